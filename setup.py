@@ -1,0 +1,47 @@
+"""Packaging of esc-arch.  Install torch first: see the README's first section."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = {}
+exec((ROOT / "esc_arch" / "version.py").read_text(), VERSION)
+
+setup(
+    name="esc-arch",
+    version=VERSION["__version__"],
+    description="ESC efficient image super-resolution as a BasicSR plug-in",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10,<3.13",  # basicsr 1.4.2 does not build on 3.13
+    packages=find_packages(include=["esc_arch", "esc_arch.*"]),
+    install_requires=[
+        "torch>=2.6,<2.16",
+        "torchvision",  # basicsr's degradations and VGG
+        "basicsr==1.4.2",  # the training, testing and data pipeline
+        "einops",  # window partition, scale transfer
+        "lmdb",  # BasicSR's LMDB back-end
+        "numpy",
+        "opencv-python",  # image files, as BasicSR reads them
+        "pyyaml",  # option files
+        "rich",  # tables of the command line
+    ],
+    extras_require={
+        "demo": [
+            "matplotlib",  # curves of the demo run
+            "pillow",  # the demo's picture
+            "scikit-image",  # the photographs of the demo
+        ],
+        "test": ["pytest", "hypothesis", "ruff"],
+    },
+    entry_points={"console_scripts": ["basicsr=esc_arch.cli.main:main"]},
+    classifiers=[
+        "License :: OSI Approved :: Apache Software License",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Topic :: Scientific/Engineering :: Image Processing",
+    ],
+)
