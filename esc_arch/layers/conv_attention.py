@@ -1,0 +1,57 @@
+"""ConvAttn: convolution in the place of self-attention."""
+
+from torch import Tensor, nn
+
+from esc_arch.ops.bands import by_bands, replace_first_channels
+from esc_arch.ops.conv_attention import conv_attention
+
+
+class ConvolutionalAttention(nn.Module):
+    """The shared large kernel and a dynamic kernel, on the first ``pdim`` channels.
+
+    Args:
+        pdim: number of channels that are convolved.
+
+    Shape: (B, pdim, H, W) and the large kernel (pdim, pdim, k, k) -> (B, pdim, H, W).
+
+    Source: ESC, arXiv 2503.06671, ConvAttn.
+    """
+
+    def __init__(self, pdim: int) -> None:
+        super().__init__()
+        self.pdim = pdim
+        self.dwc_proj = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1),
+            nn.Conv2d(pdim, pdim // 2, 1),
+            nn.GELU(),
+            nn.Conv2d(pdim // 2, pdim * 3 * 3, 1),
+        )
+        # The dynamic kernel starts at zero: training begins with the shared kernel alone.
+        nn.init.zeros_(self.dwc_proj[-1].weight)
+        nn.init.zeros_(self.dwc_proj[-1].bias)
+
+    def forward(self, x: Tensor, large_kernel: Tensor) -> Tensor:
+        dynamic_kernel = self.dwc_proj(x).reshape(-1, self.pdim, 3, 3)
+        return conv_attention(x, large_kernel, dynamic_kernel)
+
+
+class ConvAttnWrapper(nn.Module):
+    """ConvAttn on the first ``pdim`` channels, a 1x1 convolution over all, the residual.
+
+    Args:
+        dim: number of channels.
+        pdim: number of channels that ConvAttn convolves; the others pass by it.
+
+    Shape: x (B, dim, H, W), which may be overwritten; large_kernel (pdim, pdim, k, k);
+    residual (B, dim, H, W), which may be overwritten -> (B, dim, H, W).
+    """
+
+    def __init__(self, dim: int, pdim: int) -> None:
+        super().__init__()
+        self.pdim = pdim
+        self.plk = ConvolutionalAttention(pdim)
+        self.aggr = nn.Conv2d(dim, dim, 1)
+
+    def forward(self, x: Tensor, large_kernel: Tensor, residual: Tensor) -> Tensor:
+        x = replace_first_channels(x, self.plk(x[:, : self.pdim], large_kernel))
+        return by_bands(self.aggr, x, residual=residual, reuse=residual)

@@ -1,0 +1,62 @@
+"""The block of the ESC networks: one self-attention, then convolutional attentions."""
+
+from torch import Tensor, nn
+
+from esc_arch.layers.conv_attention import ConvAttnWrapper
+from esc_arch.layers.conv_ffn import ConvFFN
+from esc_arch.layers.norm import ChannelLayerNorm
+from esc_arch.layers.window_attention import WindowAttention
+from esc_arch.ops.bands import by_bands
+
+
+class ESCBlock(nn.Module):
+    """Self-attention first, ``conv_blocks`` convolutional attentions after it.
+
+    Args:
+        dim: number of channels.
+        pdim: number of channels that ConvAttn convolves.
+        conv_blocks: number of convolutional attentions.
+        window_size: side of the attention's window in pixels.
+        num_heads: heads of the attention.
+        exp_ratio: expansion of the ConvFFN before each convolutional attention.
+        attn_type: attention back-end.
+        use_ln: normalise before each convolutional attention, too.
+
+    Shape: (B, dim, H, W), (pdim, pdim, k, k) -> (B, dim, H, W).
+
+    Source: ESC, arXiv 2503.06671.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        pdim: int,
+        conv_blocks: int,
+        window_size: int,
+        num_heads: int,
+        exp_ratio: float,
+        attn_type: str,
+        use_ln: bool,
+    ) -> None:
+        super().__init__()
+        self.ln_proj = ChannelLayerNorm(dim)
+        self.proj = ConvFFN(dim, 2)
+        self.ln_attn = ChannelLayerNorm(dim)
+        self.attn = WindowAttention(dim, window_size, num_heads, attn_type)
+        self.lns = nn.ModuleList(
+            ChannelLayerNorm(dim) if use_ln else nn.Identity() for _ in range(conv_blocks)
+        )
+        self.pconvs = nn.ModuleList(ConvAttnWrapper(dim, pdim) for _ in range(conv_blocks))
+        self.convffns = nn.ModuleList(ConvFFN(dim, exp_ratio) for _ in range(conv_blocks))
+        self.ln_out = ChannelLayerNorm(dim)
+        self.conv_out = nn.Conv2d(dim, dim, 3, padding=1)
+
+    def forward(self, x: Tensor, large_kernel: Tensor) -> Tensor:
+        skip = x
+        x = by_bands(lambda x: self.proj(self.ln_proj(x)), x, halo=1)
+        x = x + self.attn(self.ln_attn(x))
+        y = None
+        for ln, convffn, pconv in zip(self.lns, self.convffns, self.pconvs, strict=True):
+            y = by_bands(lambda x, f=convffn, ln=ln: f(ln(x)), x, halo=1, reuse=y)
+            x = pconv(y, large_kernel, residual=x)
+        return by_bands(lambda x: self.conv_out(self.ln_out(x)), x, halo=1, residual=skip)

@@ -1,0 +1,48 @@
+"""The convolution of ConvAttn: a large shared kernel plus a small one made from the input.
+
+Shapes: B images, p channels, H x W pixels, k the side of the large kernel.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def conv_attention(x: Tensor, large_kernel: Tensor, dynamic_kernel: Tensor) -> Tensor:
+    """``conv(x, large_kernel) + depthwise_conv(x, dynamic_kernel)``, both with zero padding.
+
+    Args:
+        x: (B, p, H, W).
+        large_kernel: (p, p, k, k), k odd and at least 3, the same for every image.
+        dynamic_kernel: (B, p, 3, 3), one kernel per image and channel.
+
+    Returns:
+        (B, p, H, W).
+
+    Source: ESC, arXiv 2503.06671, ConvAttn.
+    """
+    batch, p, height, width = x.shape
+    radius = large_kernel.shape[-1] // 2
+    if isinstance(batch, int) and batch == 1:
+        # Convolution is linear in its kernel: one pass over x does for both.
+        return F.conv2d(x, add_to_diagonal(large_kernel, dynamic_kernel[0]), padding=radius)
+    per_image = x.reshape(1, batch * p, height, width)
+    dynamic = F.conv2d(
+        per_image, dynamic_kernel.reshape(batch * p, 1, 3, 3), padding=1, groups=batch * p
+    )
+    return F.conv2d(x, large_kernel, padding=radius) + dynamic.view(batch, p, height, width)
+
+
+def add_to_diagonal(large_kernel: Tensor, dynamic_kernel: Tensor) -> Tensor:
+    """The one kernel that does what the large and the depth-wise kernel do together.
+
+    Args:
+        large_kernel: (p, p, k, k), k odd and at least 3.
+        dynamic_kernel: (p, 3, 3).
+
+    Returns:
+        (p, p, k, k): the depth-wise kernel added in the middle of the diagonal.
+    """
+    diagonal = torch.diag_embed(dynamic_kernel.permute(1, 2, 0)).permute(2, 3, 0, 1)
+    margin = large_kernel.shape[-1] // 2 - 1
+    return large_kernel + F.pad(diagonal, (margin,) * 4)

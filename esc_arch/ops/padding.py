@@ -1,0 +1,51 @@
+"""Reflection padding without a limit on its width, and its undoing."""
+
+import torch
+from torch import Tensor
+
+
+def reflect_pad_bottom_right(x: Tensor, bottom: int, right: int) -> Tensor:
+    """Extend an image to the bottom and the right by reflection.
+
+    ``torch.nn.functional.pad`` refuses to pad by as much as the image's side; here the
+    reflection goes on back and forth, as in ``numpy.pad(mode="reflect")``.
+
+    Args:
+        x: (B, H, W, C), any dtype; H and W at least 1.
+        bottom, right: rows and columns to add.
+
+    Returns:
+        (B, H + bottom, W + right, C); ``x`` itself when there is nothing to add.
+    """
+    return _reflect_end(_reflect_end(x, 1, bottom), 2, right)
+
+
+def crop_bottom_right(x: Tensor, height: int, width: int) -> Tensor:
+    """Undo :func:`reflect_pad_bottom_right`: the first rows and columns.
+
+    Args:
+        x: (B, H', W', C), H' >= height, W' >= width.
+
+    Returns:
+        (B, height, width, C); a view, when the sizes are known.
+    """
+    if isinstance(height, int) and isinstance(width, int):
+        return x[:, :height, :width]
+    # The layout of a view depends on whether anything is cut off; a graph that holds for
+    # every size needs a copy, whose layout does not.
+    rows = torch.arange(height, device=x.device)
+    columns = torch.arange(width, device=x.device)
+    return x.index_select(1, rows).index_select(2, columns)
+
+
+def _reflect_end(x: Tensor, dim: int, pad: int) -> Tensor:
+    # A symbolic size (torch.export, torch.compile with dynamic shapes) is not an int:
+    # then pad in any case, so that the graph holds for every size.
+    if isinstance(pad, int) and pad == 0:
+        return x
+    last = x.shape[dim] - 1
+    position = torch.arange(last + 1 + pad, device=x.device)
+    # Reflection walks 0, 1, ..., last, ..., 1 with this period; one pixel has period 1.
+    period = max(2 * last, 1) if isinstance(last, int) else torch.sym_max(2 * last, 1)
+    phase = position % period
+    return x.index_select(dim, torch.minimum(phase, period - phase).clamp(max=last))

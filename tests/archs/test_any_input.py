@@ -1,0 +1,197 @@
+"""What every network must take: sizes, batches, types, layouts and modes."""
+
+import copy
+import time
+
+import pytest
+import torch
+from torch import nn
+
+from esc_arch.archs import PRESETS
+from esc_arch.ops import bands
+from tests.reference_cases import deviation, fill_parameters
+
+# The presets' own structure, small: every argument that sets a size is cut down.
+SMALL = {
+    "dim": 16,
+    "pdim": 4,
+    "kernel_size": 5,
+    "n_blocks": 2,
+    "conv_blocks": 2,
+    "window_size": 8,
+    "num_heads": 2,
+}
+
+
+def small(name: str, scale: int = 2, **arguments: object) -> nn.Module:
+    preset = PRESETS[name]
+    values = {**preset.arguments, **SMALL, "upscaling_factor": scale, **arguments}
+    return fill_parameters(preset.network(**values)).eval()
+
+
+def distinct_when_small() -> list[str]:
+    """One preset for each network that differs from the others by more than its size."""
+    by_structure = {}
+    for name, preset in PRESETS.items():
+        structure = (preset.network, tuple(sorted({**preset.arguments, **SMALL}.items())))
+        by_structure.setdefault(structure, name)
+    return list(by_structure.values())
+
+
+pytestmark = pytest.mark.parametrize("name", distinct_when_small())
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (3, 2), (7, 8), (8, 8), (9, 17), (4, 40)])
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_sides_from_one_pixel(name, size, scale):
+    with torch.no_grad():
+        y = small(name, scale)(torch.rand(1, 3, *size))
+    assert y.shape == (1, 3, size[0] * scale, size[1] * scale)
+    assert y.isfinite().all()
+
+
+def test_a_batch_equals_its_images_one_by_one(name):
+    network, x = small(name), torch.rand(3, 3, 11, 19)
+    with torch.no_grad():
+        y, single = network(x), torch.cat([network(image[None]) for image in x])
+    assert deviation(y, single) < 1e-5
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_in_bands_equals_the_whole_map(name, batch, monkeypatch):
+    network, x = small(name), torch.rand(batch, 3, 29, 19)
+    with torch.no_grad():
+        whole = network(x)
+        monkeypatch.setattr(bands, "PIXELS_PER_BAND", 5 * 19)
+        monkeypatch.setattr("esc_arch.layers.window_attention.PIXELS_PER_PASS_AND_CORE", 1)
+        cut = network(x)
+    assert deviation(cut, whole) < 1e-5
+
+
+def test_train_and_eval_mode_compute_the_same(name):
+    network, x = small(name), torch.rand(2, 3, 11, 19)
+    with torch.no_grad():
+        evaluated = network(x)
+    assert deviation(network.train()(x), evaluated) < 1e-5
+
+
+def test_gradients_in_eval_mode(name):
+    network = small(name).double()
+    x = torch.rand(2, 3, 9, 10, dtype=torch.float64, requires_grad=True)
+    gradient = torch.autograd.grad(network(x).sum(), x)[0]
+    step = 1e-5 * torch.randn_like(x)
+    with torch.no_grad():
+        difference = (network(x + step) - network(x - step)).sum() / 2
+    assert (gradient * step).sum().item() == pytest.approx(difference.item(), rel=1e-4)
+
+
+def test_the_input_is_not_written_to(name, monkeypatch):
+    network, x = small(name), torch.rand(1, 3, 29, 19)
+    before = x.clone()
+    monkeypatch.setattr(bands, "PIXELS_PER_BAND", 5 * 19)
+    with torch.no_grad():
+        network(x)
+    network(x).sum().backward()
+    assert torch.equal(x, before)
+
+
+def test_the_second_call_gives_the_same(name):
+    network, x = small(name), torch.rand(1, 3, 9, 10)
+    with torch.no_grad():
+        assert torch.equal(network(x), network(x))
+
+
+def test_channels_last_in_and_out(name):
+    network, x = small(name), torch.rand(2, 3, 11, 19)
+    with torch.no_grad():
+        y = network(x)
+        y_last = network(x.contiguous(memory_format=torch.channels_last))
+    assert y.is_contiguous()
+    assert y_last.is_contiguous(memory_format=torch.channels_last)
+    assert deviation(y_last, y) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("dtype", "bound"), [(torch.float64, 1e-5), (torch.float16, 2e-2), (torch.bfloat16, 2e-1)]
+)
+def test_other_floating_types(name, dtype, bound):
+    network, x = small(name), torch.rand(2, 3, 11, 19)
+    with torch.no_grad():
+        expected = network(x)
+        y = network.to(dtype)(x.to(dtype))
+    assert y.dtype == dtype
+    assert deviation(y, expected) < bound
+    network.train()(x.to(dtype)).sum().backward()
+    assert all(p.grad.isfinite().all() for p in network.parameters())
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_autocast(name, batch):
+    network, x = small(name), torch.rand(batch, 3, 11, 19)
+    with torch.no_grad():
+        expected = network(x)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            y = network(x)
+    assert 0 < deviation(y, expected) < 2e-1
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        network.train()(x).float().sum().backward()
+    assert all(p.grad.isfinite().all() for p in network.parameters())
+
+
+@pytest.mark.parametrize("attn_type", ["naive", "sdpa"])
+def test_copies_and_assigned_tables_are_followed(name, attn_type):
+    network, x = small(name, attn_type=attn_type), torch.rand(1, 3, 11, 19)
+    with torch.no_grad():
+        before = network(x)
+        twin = copy.deepcopy(network)
+        for block in twin.blocks:
+            block.attn.relative_position_bias.copy_(
+                torch.randn_like(block.attn.relative_position_bias)
+            )
+        changed = twin(x)
+        assert torch.equal(network(x), before)
+        network.load_state_dict(twin.state_dict(), assign=True)
+        assert torch.equal(network(x), changed)
+    assert deviation(changed, before) > 1e-3
+
+
+def test_data_parallel_on_a_cpu(name):
+    network, x = small(name), torch.rand(2, 3, 11, 19)
+    with torch.no_grad():
+        assert torch.equal(nn.DataParallel(network)(x), network(x))
+
+
+@pytest.mark.slow
+def test_export_with_dynamic_sizes(name):
+    network = small(name)
+    size = torch.export.Dim.AUTO
+    program = torch.export.export(
+        network, (torch.rand(2, 3, 13, 17),), dynamic_shapes=({0: size, 2: size, 3: size},)
+    ).module()
+    for shape in [(2, 3, 13, 17), (1, 3, 16, 16), (3, 3, 9, 40)]:
+        x = torch.rand(shape)
+        with torch.no_grad():
+            assert deviation(program(x), network(x)) < 1e-5
+
+
+@pytest.mark.slow
+def test_compiled(name):
+    if name != "esc":
+        pytest.skip("compiling takes half a minute: one preset stands for all")
+    network = small(name, n_blocks=1, conv_blocks=1)
+    compiled = torch.compile(network, fullgraph=True)
+    with torch.no_grad():
+        for shape in [(2, 3, 13, 17), (1, 3, 16, 16)]:
+            x = torch.rand(shape)
+            assert deviation(compiled(x), network(x)) < 1e-5
+
+
+def test_built_quickly_and_without_index_tables(name):
+    start = time.perf_counter()
+    network = PRESETS[name].network(**PRESETS[name].arguments, upscaling_factor=2)
+    seconds = time.perf_counter() - start
+    assert sum(buffer.nbytes for buffer in network.buffers()) == 0
+    tensors = [v for m in network.modules() for v in vars(m).values() if torch.is_tensor(v)]
+    assert tensors == []
+    # The bar is for ESC; the extra-large network holds thirteen times as many numbers.
+    assert seconds < (0.3 if name == "esc" else 1.0)

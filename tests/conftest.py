@@ -1,0 +1,31 @@
+"""What every test needs: a mended basicsr, the same random numbers, esc_arch's log."""
+
+# Before any import of basicsr, which needs its mends.
+import esc_arch  # noqa: F401, I001
+
+import logging
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def said(caplog, monkeypatch):
+    """The messages that esc_arch has logged since the test began, a list that grows.
+
+    BasicSR's own logger hands nothing on to the root logger, where caplog listens.
+    """
+    logger = logging.getLogger("basicsr.esc_arch")
+    monkeypatch.setattr(logger, "propagate", False)
+    caplog.set_level(logging.INFO, logger=logger.name)
+    messages = []
+    handler = logging.Handler()
+    handler.emit = lambda record: messages.append((record.levelname, record.getMessage()))
+    logger.addHandler(handler)
+    yield messages
+    logger.removeHandler(handler)

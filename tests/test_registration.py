@@ -1,0 +1,130 @@
+"""Registering beside BasicSR and beside other plug-ins."""
+
+import json
+
+import pytest
+from basicsr.archs import build_network
+from basicsr.utils.registry import ARCH_REGISTRY
+from torch import nn
+
+import esc_arch
+from esc_arch.registration import register_arch
+from tests.run_python import output_of, start_python
+
+SMALL = {
+    "type": "ESC",
+    "dim": 4,
+    "pdim": 2,
+    "kernel_size": 3,
+    "n_blocks": 1,
+    "conv_blocks": 1,
+    "window_size": 2,
+    "num_heads": 1,
+    "upscaling_factor": 2,
+}
+
+# Imports of esc_arch in one process: the first one; again; reloaded; and anew, after
+# BasicSR and after a plug-in that has an ESC of its own.
+IMPORTS = """
+    import importlib, json, logging, sys
+
+    class Warnings(logging.Handler):
+        def emit(self, record):
+            warnings.append(f"{record.levelname}: {record.getMessage()}")
+
+    warnings = []
+    logging.getLogger("basicsr").addHandler(Warnings())
+    facts = {}
+
+    import esc_arch
+    import basicsr
+    from basicsr import train
+    from basicsr.archs import build_network
+    from basicsr.utils.registry import ARCH_REGISTRY
+
+    facts["registered"] = ARCH_REGISTRY.get("ESC") is esc_arch.ESC
+    first = esc_arch.ESC
+    importlib.reload(esc_arch)
+    importlib.reload(esc_arch.compat)
+    esc_arch.compat.before_basicsr()
+    esc_arch.compat.after_basicsr()
+    facts["after reload"] = ARCH_REGISTRY.get("ESC") is first is esc_arch.ESC
+    facts["resume"] = train.load_resume_state is esc_arch.compat._load_resume_state
+
+    def forget():
+        for name in [n for n in sys.modules if n.split(".")[0] == "esc_arch"]:
+            del sys.modules[name]
+
+    forget()
+    import esc_arch
+    facts["anew"] = ARCH_REGISTRY.get("ESC") is first
+    facts["silent"] = list(warnings)
+
+    forget()
+    del ARCH_REGISTRY._obj_map["ESC"]
+    other = type("ESC", (first,), {"__module__": "other_plugin.archs"})
+    ARCH_REGISTRY.register(other)
+    import esc_arch
+    facts["other kept"] = ARCH_REGISTRY.get("ESC") is other
+    facts["ours is apart"] = esc_arch.ESC is not other
+    facts["built"] = type(build_network(json.loads(sys.argv[1]))) is other
+    facts["warnings"] = warnings
+    print("FACTS" + json.dumps(facts))
+"""
+
+
+@pytest.fixture(scope="module")
+def facts():
+    return json.loads(output_of(start_python(IMPORTS, json.dumps(SMALL))).rpartition("FACTS")[2])
+
+
+def test_import_registers_the_network(facts):
+    assert facts["registered"]
+
+
+def test_import_may_happen_again(facts):
+    assert facts["after reload"]
+    assert facts["anew"]
+    assert facts["resume"]
+    assert facts["silent"] == []
+
+
+def test_network_of_another_plugin_is_kept(facts):
+    assert facts["other kept"]
+    assert facts["built"]
+    assert facts["ours is apart"]
+
+
+def test_one_warning_says_whose_network_is_kept(facts):
+    (warning,) = facts["warnings"]
+    assert warning.startswith("WARNING: ")
+    assert "ESC" in warning
+    assert "other_plugin.archs" in warning
+    assert "esc_arch.archs.esc_arch" in warning
+
+
+def test_basicsr_builds_the_registered_network():
+    assert type(build_network(dict(SMALL))) is esc_arch.ESC
+
+
+@pytest.fixture
+def spare_registry(monkeypatch):
+    monkeypatch.setattr(ARCH_REGISTRY, "_obj_map", dict(ARCH_REGISTRY._obj_map))
+
+
+def test_decorator_gives_the_class_back(spare_registry):
+    class Unheard(nn.Module):
+        pass
+
+    assert register_arch(Unheard) is Unheard
+    assert ARCH_REGISTRY.get("Unheard") is Unheard
+
+
+def test_a_network_of_basicsr_is_kept(spare_registry, said):
+    theirs = ARCH_REGISTRY.get("SwinIR")
+    ours = type("SwinIR", (nn.Module,), {"__module__": "esc_arch.archs.swinir_arch"})
+    assert register_arch(ours) is ours
+    assert ARCH_REGISTRY.get("SwinIR") is theirs
+    ((level, message),) = said
+    assert level == "WARNING"
+    assert "basicsr.archs.swinir_arch" in message
