@@ -1,0 +1,236 @@
+"""Checks that checkpoints and training states load: file, key, network."""
+
+import os
+import pickle
+from collections import Counter
+from collections.abc import Mapping
+
+import torch
+
+from esc_arch.options.constructors import complaint
+from esc_arch.options.networks import build
+from esc_arch.options.problems import Problems, describe, listed
+from esc_arch.options.run import Run
+
+STATE_KEYS = ("epoch", "iter", "optimizers", "schedulers")
+
+
+def inspect_checkpoints(problems: Problems, opt: Mapping[str, object], run: Run) -> None:
+    """Look at the files that ``path`` names, when that section has no problem yet."""
+    path = opt.get("path")
+    if not isinstance(path, dict) or problems.under("path"):
+        return
+    networks = [key for key in opt if key.startswith("network_")]
+    if run.is_train and (run.auto_resume or path.get("resume_state")):
+        if run.auto_resume:
+            resumed = _inspect_state_names(
+                problems, os.path.join(run.folder(opt), "training_states")
+            )
+            iteration = None
+        else:
+            resumed = True
+            iteration = _inspect_state(problems, path["resume_state"])
+        if resumed:
+            # BasicSR replaces the pretrained files by the networks saved with the state.
+            kept = path.get("ignore_resume_networks") or ()
+            for key in (key for key in networks if key not in kept):
+                if iteration is not None:
+                    _inspect_saved(problems, opt, key, run, iteration)
+            networks = [key for key in networks if key in kept]
+    for key in networks:
+        file = path.get(f"pretrain_{key}")
+        if file is not None:
+            param_key = path.get(key.replace("network", "param_key"), "params")
+            _inspect_network(problems, opt, key, f"path.pretrain_{key}", file, param_key, run)
+
+
+def _inspect_saved(problems: Problems, opt: Mapping, key: str, run: Run, iteration: int) -> None:
+    """The network that BasicSR loads beside a training state."""
+    name = f"net_{key.removeprefix('network_')}_{iteration}.pth"
+    file = os.path.join(run.folder(opt), "models", name)
+    if not os.path.isfile(file):
+        problems.add(
+            "path.resume_state",
+            f"the network saved with it, {file}",
+            "no such file",
+            "Resume under the `name` of the experiment that saved the state.",
+        )
+        return
+    _inspect_network(problems, opt, key, "path.resume_state", file, "params", run)
+
+
+def _inspect_network(
+    problems: Problems,
+    opt: Mapping,
+    key: str,
+    path_key: str,
+    file: str,
+    param_key: str | None,
+    run: Run,
+) -> None:
+    content = _load(problems, path_key, file, "a checkpoint (.pth)")
+    if content is None:
+        return
+    param_name = f"path.{key.replace('network', 'param_key')}"
+    # Exponential averages are loaded by this key, whatever param_key_g says.
+    train = opt.get("train")
+    decay = train.get("ema_decay", 0) if run.is_train and isinstance(train, dict) else 0
+    wanted = {param_key: param_name}
+    if key == "network_g" and isinstance(decay, (int, float)) and decay > 0:
+        wanted.setdefault("params_ema", f"{path_key} (for train.ema_decay)")
+    seen = []
+    for name, problem_key in wanted.items():
+        weights = _weights(problems, problem_key, file, content, name)
+        if weights is not None and not any(weights is other for other in seen):
+            seen.append(weights)
+            if not problems.under(key):
+                strict = opt["path"].get(key.replace("network", "strict_load"), True)
+                _inspect_weights(problems, path_key, file, weights, opt[key], strict)
+
+
+def _weights(
+    problems: Problems, key: str, file: str, content: Mapping, name: str | None
+) -> Mapping | None:
+    """The state dict that BasicSR takes from a checkpoint's content."""
+    if name is None:
+        weights = content
+    elif name in content or "params" in content:
+        weights = content.get(name, content.get("params"))
+    else:
+        bare = bool(content) and all(torch.is_tensor(value) for value in content.values())
+        problems.add(
+            key,
+            f"{' or '.join(dict.fromkeys((repr(name), repr('params'))))} in {file}",
+            f"the keys {listed(content, 5)}",
+            "The file is a bare state dict: wrap it as {'params': ...}, or, without "
+            "train.ema_decay, write `param_key_g: ~`."
+            if bare
+            else "Write one of these keys.",
+        )
+        return None
+    if not isinstance(weights, dict) or not all(torch.is_tensor(v) for v in weights.values()):
+        place = f"'{name}' of {file}" if name else file
+        problems.add(
+            key,
+            f"parameters by name in {place}",
+            f"keys {listed(weights, 5)}" if isinstance(weights, dict) else describe(weights),
+            "Write the key that holds the parameters, such as `params`.",
+        )
+        return None
+    return weights
+
+
+def _inspect_weights(
+    problems: Problems, key: str, file: str, weights: Mapping, section: Mapping, strict: bool
+) -> None:
+    network = build(section)
+    weights = {name.removeprefix("module."): value for name, value in weights.items()}
+    own = network.state_dict()
+    common = own.keys() & weights.keys()
+    if not strict:
+        # BasicSR leaves out what does not fit, which may be everything.
+        if not any(own[name].shape == weights[name].shape for name in common):
+            problems.add(
+                key,
+                f"parameters of {section['type']}",
+                f"{file}, of which none fits",
+                "Name a checkpoint of this network.",
+            )
+        return
+    try:
+        network.load_state_dict(weights, strict=True)
+        return
+    except Exception as error:
+        reason = complaint(error)
+    missing, unexpected = sorted(own.keys() - common), sorted(weights.keys() - common)
+    unequal = [
+        f"{name} {tuple(weights[name].shape)} instead of {tuple(own[name].shape)}"
+        for name in sorted(common)
+        if own[name].shape != weights[name].shape
+    ]
+    counts = (("missing", missing), ("not of this network", unexpected), ("of other size", unequal))
+    found = [f"{len(n)} {what} ({listed(n, 3)})" for what, n in counts if n]
+    problems.add(
+        key,
+        f"the {len(own)} parameters of {section['type']} with the arguments of this file",
+        f"{file} with {'; '.join(found) or reason}",
+        "Name a checkpoint of this network, or change the network's arguments to the checkpoint's.",
+    )
+
+
+def _inspect_state(problems: Problems, file: str) -> int | None:
+    """The iteration of a training state, or None after noting why not."""
+    key = "path.resume_state"
+    state = _load(problems, key, file, "a training state (.state)")
+    if state is None:
+        return None
+    absent = [name for name in STATE_KEYS if name not in state]
+    if absent or not isinstance(state["iter"], int):
+        problems.add(
+            key,
+            f"a training state with {', '.join(STATE_KEYS)}",
+            f"{file} with the keys {listed(state, 5)}",
+            "Name a .state file of training_states/; networks go under pretrain_network_g.",
+        )
+        return None
+    return state["iter"]
+
+
+def _inspect_state_names(problems: Problems, folder: str) -> bool:
+    """Whether --auto_resume finds a state; it takes file names for iterations."""
+    names = os.listdir(folder) if os.path.isdir(folder) else []
+    states = sorted(name for name in names if name.endswith(".state") and name[0] != ".")
+    odd = [name for name in states if not name.removesuffix(".state").isdecimal()]
+    if odd:
+        problems.add(
+            "--auto_resume",
+            f"files named by iteration, such as 5000.state, in {folder}",
+            listed(odd, 3),
+            "Move these files away.",
+        )
+    return bool(states)
+
+
+def _load(problems: Problems, key: str, file: str, what: str) -> Mapping | None:
+    """The content of a checkpoint, read without running what it may hold."""
+    path = os.path.expanduser(file)
+    if not os.path.isfile(path):
+        found = f"the folder {file}" if os.path.isdir(path) else f"no file {file}"
+        problems.add(key, what, found, "Check the path; it starts at the current folder.")
+        return None
+    try:
+        content = _unpickle(path)
+    except pickle.UnpicklingError as error:
+        text = str(error)
+        if "GLOBAL" in text or "nsupported" in text:
+            problems.add(
+                key,
+                f"{what} of tensors and plain values",
+                f"Python objects in {file}, which could run code when loaded",
+                "If you trust its source, load it there and save its state_dict alone.",
+            )
+        else:
+            problems.add(key, what, f"{file}, which is none", "Download or save it again.")
+        return None
+    except Exception as error:
+        problems.add(
+            key,
+            what,
+            f"{file}, which does not load: {complaint(error)}",
+            "Download or save it again.",
+        )
+        return None
+    if not isinstance(content, dict):
+        problems.add(key, what, f"{file} with a {type(content).__name__}", "Name another file.")
+        return None
+    return content
+
+
+def _unpickle(path: str) -> object:
+    # BasicSR's multi-step scheduler keeps its milestones in a Counter.
+    with torch.serialization.safe_globals([Counter]):
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except RuntimeError:
+            # Files of PyTorch before 1.6 cannot be mapped.
+            return torch.load(path, map_location="cpu", weights_only=True)

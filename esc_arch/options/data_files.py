@@ -1,0 +1,370 @@
+"""Checks that the data of an option file is there and fits: names, pairs, sizes.
+
+File names are all looked at.  Image sizes are read from file headers, of at most
+SIZE_SAMPLE images spread over a dataset, since opening every file of a large one takes
+minutes on a network disk; an LMDB tells all its sizes in one text file.
+"""
+
+import math
+import os
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
+
+import torch
+from PIL import Image
+
+from esc_arch.options.datasets import PAIRED, SINGLE
+from esc_arch.options.lmdb_files import Records, inspect_lmdb
+from esc_arch.options.problems import Problems, listed
+from esc_arch.options.run import Run
+
+SIZE_SAMPLE = 2000
+
+# What both OpenCV, which BasicSR reads with, and Pillow decode to 8 or 16 bits.
+IMAGE_SUFFIXES = (
+    ".bmp", ".jpeg", ".jpg", ".jp2", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp",
+)  # fmt: skip
+
+
+class Size(NamedTuple):
+    width: int
+    height: int
+
+    def __str__(self) -> str:
+        return f"{self.width}x{self.height}"
+
+
+class Pair(NamedTuple):
+    """Names of an HR and an LR image for the message, and how to get their sizes."""
+
+    gt: str
+    lq: str
+    gt_size: Callable[[], Size | None]
+    lq_size: Callable[[], Size | None]
+
+
+def inspect_data(problems: Problems, opt: Mapping[str, object], run: Run) -> None:
+    """Look at the files of every dataset whose section has no problem yet."""
+    datasets = opt.get("datasets")
+    for phase, section in datasets.items() if isinstance(datasets, dict) else ():
+        key = f"datasets.{phase}"
+        if problems.under(key) or not isinstance(section, dict):
+            continue
+        if section.get("type") == PAIRED:
+            count = _inspect_paired(problems, key, section, opt.get("scale"), phase == "train")
+        elif section.get("type") == SINGLE:
+            count = _inspect_single(problems, key, section)
+        else:
+            _inspect_roots(problems, key, section)
+            continue
+        if phase == "train" and run.is_train and not problems.under(key):
+            _inspect_batch(problems, key, section, count, opt.get("num_gpu"), run)
+
+
+def _inspect_paired(
+    problems: Problems, key: str, section: Mapping, scale: object, train: bool
+) -> int:
+    gt_root, lq_root = section["dataroot_gt"], section["dataroot_lq"]
+    gt_key, lq_key = f"{key}.dataroot_gt", f"{key}.dataroot_lq"
+    scale = section.get("scale") if scale is None else scale
+    if section["io_backend"]["type"] == "lmdb":
+        gt = inspect_lmdb(problems, gt_key, gt_root)
+        lq = inspect_lmdb(problems, lq_key, lq_root)
+        if gt is None or lq is None:
+            return 0
+        if os.path.realpath(os.path.expanduser(gt_root)) == os.path.realpath(
+            os.path.expanduser(lq_root)
+        ):
+            problems.add(lq_key, "the LMDB of LR images", f"that of {gt_key}", "Name the LR one.")
+            return 0
+        pairs = _lmdb_pairs(problems, lq_key, gt, lq)
+    elif section.get("meta_info_file") is not None:
+        pairs = _listed_pairs(problems, key, section)
+    else:
+        pairs = _folder_pairs(problems, key, section)
+    if not problems.under(key) and not problems.under("scale"):
+        patch = section["gt_size"] if train else None
+        _inspect_sizes(problems, key, pairs, scale, patch)
+    return len(pairs)
+
+
+def _inspect_single(problems: Problems, key: str, section: Mapping) -> int:
+    root, root_key = os.path.expanduser(section["dataroot_lq"]), f"{key}.dataroot_lq"
+    if section["io_backend"]["type"] == "lmdb":
+        return len(inspect_lmdb(problems, root_key, section["dataroot_lq"]) or ())
+    if section.get("meta_info_file") is not None:
+        if not _is_folder(problems, root_key, section["dataroot_lq"]):
+            return 0
+        names = _listed_names(problems, f"{key}.meta_info_file", section["meta_info_file"])
+        _note_missing(problems, root_key, root, names, section["meta_info_file"])
+    else:
+        names = _image_names(problems, root_key, section["dataroot_lq"])
+    if not problems.under(key):
+        files = [(name, _reader(problems, root_key, os.path.join(root, name))) for name in names]
+        for _, size in _sample(files):
+            size()
+    return len(names)
+
+
+def _inspect_roots(problems: Problems, key: str, section: Mapping) -> None:
+    """Of other datasets, only that the folders they name exist can be told."""
+    for name, value in section.items():
+        if (
+            name.startswith("dataroot")
+            and isinstance(value, str)
+            and not os.path.exists(os.path.expanduser(value))
+        ):
+            _add_no_folder(problems, f"{key}.{name}", value)
+
+
+def _inspect_batch(
+    problems: Problems, key: str, section: Mapping, count: int, num_gpu: object, run: Run
+) -> None:
+    """BasicSR drops an incomplete batch; with no complete one it trains nothing, silently."""
+    if run.launcher != "none":
+        replicas = run.processes()
+    elif num_gpu == "auto":
+        replicas = max(torch.cuda.device_count(), 1)
+    else:
+        replicas = max(num_gpu, 1) if isinstance(num_gpu, int) else 1
+    ratio = section.get("dataset_enlarge_ratio", 1)
+    batch = section["batch_size_per_gpu"] * replicas
+    if count * ratio < batch:
+        problems.add(
+            f"{key}.batch_size_per_gpu",
+            f"no more than the {count} images times dataset_enlarge_ratio {ratio} in a batch",
+            f"a batch of {batch}",
+            f"Write `dataset_enlarge_ratio: {math.ceil(batch / count)}`, or a smaller batch.",
+        )
+
+
+def _folder_pairs(problems: Problems, key: str, section: Mapping) -> list[Pair]:
+    """Pairs as BasicSR's paired_paths_from_folder makes them."""
+    gt_names = _image_names(problems, f"{key}.dataroot_gt", section["dataroot_gt"])
+    lq_names = _image_names(problems, f"{key}.dataroot_lq", section["dataroot_lq"])
+    if problems.under(key):
+        return []
+    wanted = {_lq_name(section, name): name for name in gt_names}
+    present = set(lq_names)
+    without_lq = [f"{gt} (LR {lq})" for lq, gt in wanted.items() if lq not in present]
+    without_gt = [name for name in lq_names if name not in wanted]
+    advice = (
+        f"LR files are named by filename_tmpl '{section.get('filename_tmpl', '{}')}' with the "
+        "extension of the HR file."
+    )
+    if without_lq:
+        problems.add(
+            f"{key}.dataroot_lq",
+            "an LR image for each HR image",
+            f"{len(without_lq)} HR images without one: {listed(without_lq, 3)}",
+            advice,
+        )
+    if without_gt:
+        problems.add(
+            f"{key}.dataroot_gt",
+            "an HR image for each LR image",
+            f"{len(without_gt)} LR images without one: {listed(without_gt, 3)}",
+            advice,
+        )
+    return _file_pairs(problems, key, section, gt_names)
+
+
+def _listed_pairs(problems: Problems, key: str, section: Mapping) -> list[Pair]:
+    """Pairs as BasicSR's paired_paths_from_meta_info_file makes them."""
+    for name in ("dataroot_gt", "dataroot_lq"):
+        _is_folder(problems, f"{key}.{name}", section[name])
+    meta = section["meta_info_file"]
+    names = _listed_names(problems, f"{key}.meta_info_file", meta)
+    if problems.under(key):
+        return []
+    gt_root = os.path.expanduser(section["dataroot_gt"])
+    lq_root = os.path.expanduser(section["dataroot_lq"])
+    lq_names = [_lq_name(section, name) for name in names]
+    _note_missing(problems, f"{key}.dataroot_gt", gt_root, names, meta)
+    _note_missing(problems, f"{key}.dataroot_lq", lq_root, lq_names, meta)
+    return _file_pairs(problems, key, section, names)
+
+
+def _file_pairs(
+    problems: Problems, key: str, section: Mapping, gt_names: Iterable[str]
+) -> list[Pair]:
+    gt_root = os.path.expanduser(section["dataroot_gt"])
+    lq_root = os.path.expanduser(section["dataroot_lq"])
+    pairs = []
+    for gt in gt_names:
+        lq = _lq_name(section, gt)
+        read_gt = _reader(problems, f"{key}.dataroot_gt", os.path.join(gt_root, gt))
+        read_lq = _reader(problems, f"{key}.dataroot_lq", os.path.join(lq_root, lq))
+        pairs.append(Pair(gt, lq, read_gt, read_lq))
+    return pairs
+
+
+def _lmdb_pairs(problems: Problems, key: str, gt: Records, lq: Records) -> list[Pair]:
+    """Pairs as BasicSR's paired_paths_from_lmdb makes them."""
+    for some, others, what in ((gt, lq, "HR"), (lq, gt, "LR")):
+        alone = sorted(some.keys() - others.keys())
+        if alone:
+            problems.add(
+                key,
+                "the same keys in the LR and the HR LMDB",
+                f"{len(alone)} keys of {what} only: {listed(alone, 3)}",
+                "Make both LMDBs from images of the same names.",
+            )
+
+    def size(records: Records, name: str) -> Callable[[], Size | None]:
+        return lambda: Size(*records[name]) if records[name] else None
+
+    return [Pair(name, name, size(gt, name), size(lq, name)) for name in gt if name in lq]
+
+
+def _inspect_sizes(
+    problems: Problems, key: str, pairs: list[Pair], scale: int, patch: int | None
+) -> None:
+    """Compare HR and LR sizes.
+
+    Args:
+        scale: the upscaling factor.
+        patch: gt_size in training, where sizes have to fit exactly; None otherwise,
+            where BasicSR crops what the HR image has beyond a multiple of the scale.
+    """
+    unequal, small = [], []
+    for pair in _sample(pairs):
+        gt, lq = pair.gt_size(), pair.lq_size()
+        if gt is None or lq is None:
+            continue
+        spare = [g - side * scale for g, side in zip(gt, lq, strict=True)]
+        if not all(0 <= s < (1 if patch else scale) for s in spare):
+            want = Size(gt.width // scale, gt.height // scale)
+            unequal.append(f"{pair.gt} HR {gt}, LR {lq} instead of {want}")
+        elif patch and min(gt) < patch:
+            small.append(f"{pair.gt} ({gt})")
+    if unequal:
+        exactly = ", and HR sides that are multiples of it" if patch else ""
+        problems.add(
+            f"{key}.dataroot_lq",
+            f"LR images {scale} times smaller than HR{exactly}",
+            f"{len(unequal)} that are not: {listed(unequal, 3)}",
+            "Take the LR folder of this scale, or crop the HR images and make the LR ones again.",
+        )
+    if small:
+        problems.add(
+            f"{key}.gt_size",
+            "no more than the smaller side of each HR image",
+            f"{patch}, and {len(small)} smaller images: {listed(small, 3)}",
+            "Remove these images, or lower gt_size.",
+        )
+
+
+def _image_names(problems: Problems, key: str, root: str) -> list[str]:
+    """File names in a folder, as BasicSR's scandir lists them: all but hidden ones."""
+    if not _is_folder(problems, key, root):
+        return []
+    with os.scandir(os.path.expanduser(root)) as entries:
+        names = sorted(e.name for e in entries if not e.name.startswith(".") and e.is_file())
+    if not names:
+        problems.add(key, "image files", f"none in {root}", "Put the images there.")
+    others = [name for name in names if not name.lower().endswith(IMAGE_SUFFIXES)]
+    if others:
+        problems.add(
+            key,
+            "only image files, as BasicSR reads every file of the folder",
+            f"{len(others)} other files in {root}: {listed(others, 3)}",
+            "Move them away.",
+        )
+    return names
+
+
+def _listed_names(problems: Problems, key: str, file: str) -> list[str]:
+    """First word of each line of a meta information file."""
+    try:
+        with open(file, encoding="utf-8") as lines:
+            names = [line.strip().split(" ")[0] for line in lines]
+    except FileNotFoundError:
+        problems.add(key, "a text file of image names", f"no file {file}", "Check the path.")
+        return []
+    except (OSError, ValueError) as error:
+        problems.add(key, "a text file of image names", f"{file}: {error}", "Check the file.")
+        return []
+    if not names:
+        problems.add(key, "image names, one in each line", f"{file} empty", "Fill the file.")
+    blank = [number for number, name in enumerate(names, 1) if not name]
+    if blank:
+        problems.add(
+            key,
+            "an image name in each line",
+            f"{file} with blank lines: {listed(blank, 5)}",
+            "Remove the blank lines.",
+        )
+    return names
+
+
+def _note_missing(problems: Problems, key: str, root: str, names: list[str], meta: str) -> None:
+    missing = [name for name in names if name and not os.path.isfile(os.path.join(root, name))]
+    if missing:
+        problems.add(
+            key,
+            f"the files that {meta} lists",
+            f"{len(missing)} missing in {root}: {listed(missing, 3)}",
+            "Add them, or remove their lines.",
+        )
+
+
+def _is_folder(problems: Problems, key: str, root: str) -> bool:
+    path = os.path.expanduser(root)
+    if not os.path.isdir(path):
+        _add_no_folder(problems, key, root)
+        return False
+    if not os.access(path, os.R_OK | os.X_OK):
+        problems.add(key, "a readable folder", f"no permission for {root}", "Change it.")
+        return False
+    if path.rstrip("/").endswith(".lmdb") and os.path.exists(os.path.join(path, "data.mdb")):
+        problems.add(key, "a folder of images", f"the LMDB {root}", "Write `type: lmdb`.")
+        return False
+    return True
+
+
+def _add_no_folder(problems: Problems, key: str, root: str) -> None:
+    found = f"{root}, which is a file" if os.path.exists(root) else f"no folder {root}"
+    parent = os.path.dirname(os.path.abspath(os.path.expanduser(root)))
+    advice = "Paths start at the current folder."
+    if not os.path.isdir(parent):
+        advice += f" {os.path.relpath(parent)} does not exist either."
+    problems.add(key, "a folder", found, f"Check the path. {advice}")
+
+
+def _lq_name(section: Mapping, gt_name: str) -> str:
+    stem, suffix = os.path.splitext(os.path.basename(gt_name))
+    return f"{section.get('filename_tmpl', '{}').format(stem)}{suffix}"
+
+
+def _reader(problems: Problems, key: str, file: str) -> Callable[[], Size | None]:
+    """Reads the size from a file's header; notes a problem when there is none."""
+
+    def read() -> Size | None:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                with Image.open(file) as image:
+                    size = Size(*image.size)
+                    # OpenCV turns a JPEG as its EXIF orientation says; 5 to 8 swap the sides.
+                    if image.format in ("JPEG", "MPO") and image.getexif().get(274) in (5, 6, 7, 8):
+                        size = Size(size.height, size.width)
+                    return size
+        except Image.DecompressionBombError:
+            # A size that Pillow thinks suspicious is none of this check's business.
+            return None
+        except Exception as error:
+            found = "an empty file" if os.path.getsize(file) == 0 else str(error)
+            problems.add(
+                key, "readable images", f"{file}: {found}", "Copy or make the image again."
+            )
+            return None
+
+    return read
+
+
+def _sample(items: list) -> list:
+    """At most SIZE_SAMPLE of the items, evenly spread."""
+    step = max(math.ceil(len(items) / SIZE_SAMPLE), 1)
+    return items[::step]

@@ -1,0 +1,104 @@
+"""Collects everything that is wrong with one option file and words it.
+
+A problem names the key, what was expected, what was found and what to do.
+"""
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from esc_arch.errors import UserError
+
+
+@dataclass(frozen=True)
+class Problem:
+    key: str
+    expected: str
+    found: str
+    advice: str
+
+    def __str__(self) -> str:
+        return f"{self.key}: expected {self.expected}; found {self.found}. {self.advice}"
+
+
+class Problems:
+    """The problems of one option file.
+
+    Args:
+        source: the file's name, for the message.
+    """
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+        self._found: list[Problem] = []
+
+    def add(self, key: str, expected: str, found: str, advice: str) -> None:
+        """Note one problem; ``key`` is the dotted path of the option."""
+        problem = Problem(key, expected, found, advice)
+        if problem not in self._found:
+            self._found.append(problem)
+
+    def under(self, key: str) -> bool:
+        """Whether a problem is known at ``key``, below it or above it."""
+        return any(
+            problem.key == key
+            or problem.key.startswith(f"{key}.")
+            or key.startswith(f"{problem.key}.")
+            for problem in self._found
+        )
+
+    def raise_if_any(self) -> None:
+        """Raises: UserError: listing every problem, when there is one."""
+        if not self._found:
+            return
+        if len(self._found) == 1:
+            raise UserError(f"{self.source}: {self._found[0]}")
+        lines = [f"  {number}. {problem}" for number, problem in enumerate(self._found, 1)]
+        raise UserError("\n".join([f"{self.source}: {len(self._found)} problems", *lines]))
+
+
+MISSING = "no such key"
+
+
+def describe(value: object) -> str:
+    """A value as a user wrote it, with its kind: ``'abc' (text)``."""
+    if value is None:
+        return "nothing (~)"
+    if isinstance(value, bool):
+        return f"{str(value).lower()} (true or false)"
+    if isinstance(value, dict):
+        return f"a section with the keys {listed(value)}" if value else "an empty section"
+    kind = {int: "whole number", float: "number", str: "text", list: "list"}.get(type(value))
+    return f"{shortened(repr(value))} ({kind or type(value).__name__})"
+
+
+def shortened(text: str, limit: int = 80) -> str:
+    """``text``, cut to ``limit`` characters."""
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."
+
+
+def listed(names: Iterable[object], limit: int = 40) -> str:
+    """Names separated by commas, the first ``limit`` of them."""
+    names = [str(name) for name in names]
+    rest = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + rest
+
+
+def nearest(name: object, known: Iterable[str]) -> str | None:
+    """The known name closest to ``name``, ignoring case, or None when none is close."""
+    by_lower = {k.lower(): k for k in known}
+    close = difflib.get_close_matches(str(name).lower(), by_lower, n=1)
+    return by_lower[close[0]] if close else None
+
+
+def suggestion(name: object, known: Iterable[str]) -> str:
+    """What to write instead of an unknown name."""
+    known = sorted(known)
+    if not known:
+        return "Remove it."
+    # A part of a name, as in `psnr` for calculate_psnr, is close to it too.
+    containing = [k for k in known if len(str(name)) > 1 and str(name).lower() in k.lower()]
+    close = nearest(name, known) or min(containing, key=len, default=None)
+    if close is not None:
+        return f"Did you mean '{close}'?"
+    return f"Known are: {listed(known)}."

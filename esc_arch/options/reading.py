@@ -1,0 +1,168 @@
+"""Reads an option file: YAML that cannot run code, with errors by file and line."""
+
+import re
+from collections.abc import Hashable
+from pathlib import Path
+
+import yaml
+
+from esc_arch.errors import UserError
+
+# Far above any option file; a few lines of aliases can otherwise stand for gigabytes.
+MAX_VALUES = 100_000
+
+
+class OptionLoader(yaml.SafeLoader):
+    """SafeLoader that reads ``5e-4`` as a number and refuses a key given twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        lines: dict[Hashable, int] = {}
+        for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
+            key, line = self.construct_object(key_node, deep=True), key_node.start_mark.line + 1
+            if isinstance(key, Hashable) and lines.setdefault(key, line) != line:
+                raise yaml.constructor.ConstructorError(
+                    problem=f"key '{key}' is given twice in one section, first in line "
+                    f"{lines[key]}; keep one of them",
+                    problem_mark=key_node.start_mark,
+                )
+        return super().construct_mapping(node, deep)
+
+    def construct_undefined(self, node: yaml.Node) -> None:
+        raise yaml.constructor.ConstructorError(
+            problem=f"tag '{_short_tag(node.tag)}' is refused, as it could run code; expected "
+            "plain values, write the value without a tag",
+            problem_mark=node.start_mark,
+        )
+
+
+# YAML 1.1 asks for a dot in a number with an exponent; people write 5e-4.
+OptionLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)[eE][-+]?[0-9]+$"),
+    list("-+.0123456789"),
+)
+OptionLoader.add_constructor(None, OptionLoader.construct_undefined)
+
+
+def read(path: str) -> dict:
+    """Read an option file.
+
+    Args:
+        path: file name of the YAML file.
+
+    Returns:
+        Its content as plain dicts, lists and scalars, keys in the file's order; no part
+        is shared between two places, even where the file uses an alias.
+
+    Raises:
+        UserError: when there is no such file, or it is not UTF-8, not YAML, has a key
+            twice, a tag that asks for a Python object, or no mapping at its top.
+    """
+    file = Path(path)
+    if file.is_dir():
+        raise UserError(f"{path}: expected an option file (.yml); found a folder. Name the file.")
+    try:
+        text = file.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        raise UserError(
+            f"{path}: expected an option file; found no such file. Check the path: the current "
+            f"folder is {Path.cwd()}."
+        ) from None
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path}: expected a YAML file in UTF-8; found byte {error.object[error.start]:#04x} "
+            f"at position {error.start}. Save the file as UTF-8 text."
+        ) from None
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path}: expected a readable option file; found: {error}. Check the path and its "
+            "permissions."
+        ) from None
+    opt = parse_yaml(text, path)
+    if opt is None:
+        raise UserError(
+            f"{path}: expected an option file; found it empty. Start from a file under options/."
+        )
+    if not isinstance(opt, dict):
+        raise UserError(
+            f"{path}: expected keys such as `name:` at the top; found a {type(opt).__name__}. "
+            "Start from a file under options/."
+        )
+    return opt
+
+
+def parse_yaml(text: str, source: str) -> object:
+    """The value of one YAML document.
+
+    Args:
+        source: name for the message, usually the file's.
+
+    Raises:
+        UserError: with source and line.
+    """
+    loader = None
+    try:
+        loader = OptionLoader(text)
+        return _unshared(loader.get_single_data(), source)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = f":{mark.line + 1}" if mark else ""
+        context = f"{error.context}, " if error.context else ""
+        raise UserError(
+            f"{source}{line}: not a usable option file: {context}{error.problem}."
+            f"{_hint(text, mark)}"
+        ) from None
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise UserError(
+            f"{source}:{line}: expected text; found the control character "
+            f"{error.character:#04x}. Remove it."
+        ) from None
+    except (ValueError, OverflowError, KeyError, TypeError) as error:
+        # SafeLoader lets these through for `!!float abc`, `!!int x` or a date like 2024-99-99.
+        line = loader.line + 1 if loader else 1
+        raise UserError(
+            f"{source}: expected values that fit their tags; found one that does not, before "
+            f"line {line}: {error}. Write it as text in quotes, or without the tag."
+        ) from None
+    except RecursionError:
+        raise UserError(
+            f"{source}: expected a few levels of sections; found nesting without end. "
+            "Remove the aliases (*name) or brackets that cause it."
+        ) from None
+
+
+def _hint(text: str, mark: yaml.Mark | None) -> str:
+    """What is often wrong with a line like the one at ``mark``."""
+    lines = text.splitlines()
+    line = lines[mark.line] if mark and mark.line < len(lines) else ""
+    if "\t" in line:
+        return " The line holds a tab: indent with spaces."
+    return " Look at this line and the one before: indentation, quotes, a space after each colon."
+
+
+def _short_tag(tag: str) -> str:
+    return tag.replace("tag:yaml.org,2002:", "!!")
+
+
+def _unshared(value: object, source: str) -> object:
+    """A copy without shared parts: BasicSR pops keys from sections while it reads them."""
+    left = MAX_VALUES
+
+    def copy(part: object) -> object:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise UserError(
+                f"{source}: expected at most {MAX_VALUES} values; found more. "
+                "Remove the aliases (*name) that multiply them."
+            )
+        if isinstance(part, dict):
+            return {key: copy(item) for key, item in part.items()}
+        if isinstance(part, list):
+            return [copy(item) for item in part]
+        return part
+
+    return copy(value)

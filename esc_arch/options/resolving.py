@@ -1,0 +1,86 @@
+"""From an option file to the options that BasicSR's pipelines take."""
+
+import argparse
+import os
+import random
+
+import torch
+from basicsr.utils import options as basicsr_options
+
+from esc_arch.options.checking import check
+from esc_arch.options.forcing import force
+from esc_arch.options.reading import read
+from esc_arch.options.run import Run
+
+
+def parse(args: argparse.Namespace, root_path: str, is_train: bool) -> dict:
+    """Read, check and complete an option file.
+
+    Args:
+        args: opt (the file), launcher, auto_resume, debug and force_yml.
+        root_path: folder under which experiments/ and results/ are made.
+        is_train: whether to train rather than test.
+
+    Returns:
+        What ``basicsr.utils.options.parse_options`` returns for the same file.
+
+    Raises:
+        UserError: for anything wrong with the file or what it names; nothing has been
+            written and no process group started then.
+    """
+    opt = read(args.opt)
+    force(opt, args.force_yml, args.opt)
+    run = Run(is_train, root_path, args.launcher, args.auto_resume, args.debug)
+    check(opt, args.opt, run)
+    return resolve(opt, args, root_path, is_train)
+
+
+def resolve(opt: dict, args: argparse.Namespace, root_path: str, is_train: bool) -> dict:
+    """The part of BasicSR's parse_options that follows the reading, on checked options.
+
+    See :func:`parse`; changes and returns ``opt``.
+    """
+    # Looked up in the module, where esc_arch.compat may have put a mended one.
+    if args.launcher != "none":
+        dist_params = opt.get("dist_params", {}) if args.launcher == "slurm" else {}
+        basicsr_options.init_dist(args.launcher, **dist_params)
+    opt["dist"] = args.launcher != "none"
+    opt["rank"], opt["world_size"] = basicsr_options.get_dist_info()
+
+    if opt.get("manual_seed") is None:
+        opt["manual_seed"] = random.randint(1, 10000)
+    basicsr_options.set_random_seed(opt["manual_seed"] + opt["rank"])
+
+    opt["auto_resume"] = args.auto_resume
+    opt["is_train"] = is_train
+    opt["name"] = Run(is_train, debug=args.debug).experiment(opt)
+    if opt["num_gpu"] == "auto":
+        opt["num_gpu"] = torch.cuda.device_count()
+
+    for phase, dataset in opt["datasets"].items():
+        dataset["phase"] = phase.split("_")[0]
+        if "scale" in opt:
+            dataset["scale"] = opt["scale"]
+        for key in ("dataroot_gt", "dataroot_lq"):
+            if dataset.get(key) is not None:
+                dataset[key] = os.path.expanduser(dataset[key])
+    for key, value in opt["path"].items():
+        if value is not None and ("resume_state" in key or "pretrain_network" in key):
+            opt["path"][key] = os.path.expanduser(value)
+
+    if is_train:
+        root = os.path.join(root_path, "experiments", opt["name"])
+        opt["path"]["experiments_root"] = root
+        opt["path"]["models"] = os.path.join(root, "models")
+        opt["path"]["training_states"] = os.path.join(root, "training_states")
+        if "debug" in opt["name"]:
+            if opt.get("val") is not None:
+                opt["val"]["val_freq"] = 8
+            opt["logger"]["print_freq"] = 1
+            opt["logger"]["save_checkpoint_freq"] = 8
+    else:
+        root = os.path.join(root_path, "results", opt["name"])
+        opt["path"]["results_root"] = root
+    opt["path"]["log"] = root
+    opt["path"]["visualization"] = os.path.join(root, "visualization")
+    return opt

@@ -1,0 +1,74 @@
+"""Every option file of the repository is right and its network can be built."""
+
+from pathlib import Path
+
+import pytest
+from basicsr.archs import build_network
+
+from esc_arch import options
+from esc_arch.archs import PRESETS
+
+FOLDER = Path(__file__).parents[2] / "options"
+FILES = sorted(FOLDER.rglob("*.yml"))
+PUBLISHED = [
+    f"{task}_{net}_x{scale}.yml"
+    for task in ("train", "test")
+    for net in ("ESC", "ESC_light")
+    for scale in (2, 3, 4)
+]
+
+
+def test_the_published_recipes_are_there():
+    assert set(PUBLISHED) <= {file.name for file in FOLDER.glob("*.yml")}
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(FOLDER)))
+def test_file_is_right(file):
+    opt = options.read(str(file))
+    options.check_structure(opt, str(file), is_train=file.name.startswith("train"))
+    build_network(opt["network_g"])
+    if file.parent == FOLDER:
+        assert opt["name"] == file.stem
+        assert "debug" not in opt["name"], "BasicSR's debug mode goes by the name"
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_networks_are_the_presets(name):
+    network = options.read(str(FOLDER / name))["network_g"]
+    scale = int(name[-len("2.yml")])
+    preset = PRESETS["esc_light" if "light" in name else "esc"]
+    assert network == {"type": "ESC", "upscaling_factor": scale, **preset.arguments}
+    assert scale in preset.scales
+
+
+@pytest.mark.parametrize("name", [name for name in PUBLISHED if name.startswith("train")])
+def test_recipe_of_the_paper(name):
+    opt = options.read(str(FOLDER / name))
+    train, data = opt["train"], opt["datasets"]["train"]
+    assert data["gt_size"] == 64 * opt["scale"]
+    assert data["batch_size_per_gpu"] * 4 == 64
+    assert train["optim_g"] == {"type": "Adam", "lr": 5e-4, "weight_decay": 0, "betas": [0.9, 0.9]}
+    assert train["scheduler"]["milestones"] == [250000, 400000, 450000, 475000, 490000]
+    assert (train["total_iter"], train["warmup_iter"], train["ema_decay"]) == (500000, 20000, 0.999)
+    starts_from = opt["path"]["pretrain_network_g"]
+    if opt["scale"] == 2:
+        assert starts_from is None
+    else:
+        x2 = options.read(str(FOLDER / f"{opt['name'][:-1]}2.yml"))
+        assert starts_from == f"experiments/{x2['name']}/models/net_g_latest.pth"
+        assert opt["path"]["param_key_g"] == "params_ema"
+
+
+@pytest.mark.parametrize("name", [name for name in PUBLISHED if name.startswith("test")])
+def test_test_files_take_the_trained_weights(name):
+    opt = options.read(str(FOLDER / name))
+    trained = options.read(str(FOLDER / name.replace("test", "train")))
+    assert (
+        opt["path"]["pretrain_network_g"]
+        == f"experiments/{trained['name']}/models/net_g_latest.pth"
+    )
+    assert opt["network_g"] == trained["network_g"]
+    sets = [section["name"] for section in opt["datasets"].values()]
+    assert sets == ["Set5", "Set14", "B100", "Urban100", "Manga109"]
+    for metric in opt["val"]["metrics"].values():
+        assert (metric["crop_border"], metric["test_y_channel"]) == (opt["scale"], True)

@@ -1,0 +1,170 @@
+"""Checks of pretrained networks and training states."""
+
+import os
+from collections import Counter
+
+import pytest
+import torch
+from option_cases import mutated
+
+from esc_arch import options
+from esc_arch.errors import UserError
+from esc_arch.options.networks import build
+
+RUN = options.Run(is_train=True)
+
+
+class Code:
+    """Unpickling it makes a file named ``ran``."""
+
+    def __reduce__(self):
+        return os.mkdir, ("ran",)
+
+
+def contains(text, *fragments):
+    assert all(fragment in text for fragment in fragments), text
+
+
+def messages(opt, run=RUN):
+    with pytest.raises(UserError) as caught:
+        options.check_files(opt, "tiny.yml", run)
+    return str(caught.value)
+
+
+@pytest.fixture
+def opt(workplace, train_opt):
+    train_opt["path"]["pretrain_network_g"] = "net.pth"
+    return train_opt
+
+
+@pytest.fixture
+def weights(opt):
+    return build(opt["network_g"]).state_dict()
+
+
+def test_right_checkpoint_passes(opt, weights):
+    torch.save({"params": weights}, "net.pth")
+    opt["path"]["param_key_g"] = "params_ema"  # BasicSR falls back to params
+    options.check_files(opt, "tiny.yml", RUN)
+    torch.save({"params_ema": {f"module.{k}": v for k, v in weights.items()}}, "net.pth")
+    options.check_files(opt, "tiny.yml", RUN)
+    # A file of PyTorch before 1.6.
+    torch.save({"params": weights}, "net.pth", _use_new_zipfile_serialization=False)
+    options.check_files(opt, "tiny.yml", RUN)
+
+
+def test_checkpoint_of_another_scale_passes(opt):
+    other = build(opt["network_g"] | {"upscaling_factor": 4})
+    torch.save({"params": other.state_dict()}, "net.pth")
+    options.check_files(opt, "tiny.yml", RUN)
+
+
+def test_missing_file(opt):
+    contains(messages(opt), "path.pretrain_network_g:", "no file net.pth", "current folder")
+    opt["path"]["pretrain_network_g"] = "data"
+    contains(messages(opt), "path.pretrain_network_g:", "the folder data")
+
+
+@pytest.mark.parametrize("content", [b"", b"junk", b"PK\x03\x04 cut off", b"\x80\x02}q\x00."])
+def test_not_a_checkpoint(opt, content):
+    with open("net.pth", "wb") as file:
+        file.write(content)
+    contains(messages(opt), "net.pth", "path.")
+
+
+def test_code_is_refused(opt):
+    torch.save({"params": Code()}, "net.pth")
+    contains(messages(opt), "path.pretrain_network_g:", "could run code")
+    assert not os.path.exists("ran")
+
+
+def test_wrong_key(opt, weights):
+    torch.save({"state_dict": weights, "epoch": 3}, "net.pth")
+    text = messages(opt)
+    contains(text, "path.param_key_g:", ["'params'", "'params' in net.pth"][0])
+    contains(text, "the keys state_dict, epoch")
+
+
+def test_bare_state_dict(opt, weights):
+    torch.save(weights, "net.pth")
+    contains(messages(opt), "path.param_key_g:", "a bare state dict", "`param_key_g: ~`")
+    opt["path"]["param_key_g"] = None
+    contains(messages(opt), "for train.ema_decay", "'params_ema'")
+    opt["train"]["ema_decay"] = 0
+    options.check_files(opt, "tiny.yml", RUN)
+
+
+def test_key_of_something_else(opt, weights):
+    torch.save({"params": 3}, "net.pth")
+    contains(messages(opt), "parameters by name in 'params' of net.pth", "3 (whole number)")
+
+
+def test_another_network(opt):
+    other = opt["network_g"] | {"dim": 16, "n_blocks": 2}
+    torch.save({"params": build(other).state_dict()}, "net.pth")
+    text = messages(opt)
+    contains(text, "path.pretrain_network_g:", "not of this network (blocks.1.", "of other size (")
+    contains(text, "blocks.0.attn.to_out.bias (16,) instead of (8,)")
+    torch.save({"params": {"x": torch.zeros(1)}}, "net.pth")
+    contains(messages(opt), "missing (", "1 not of this network (x)")
+
+
+def test_loose_loading_needs_something_in_common(opt, weights):
+    opt["path"]["strict_load_g"] = False
+    torch.save({"params": {"proj.weight": weights["proj.weight"], "x": torch.zeros(1)}}, "net.pth")
+    options.check_files(opt, "tiny.yml", RUN)
+    torch.save({"params": {"x": torch.zeros(1)}}, "net.pth")
+    contains(messages(opt), "of which none fits")
+
+
+@pytest.fixture
+def resumed(workplace, train_opt, monkeypatch):
+    """A training state at iteration 5 with its network, as BasicSR saves them."""
+    weights = build(train_opt["network_g"]).state_dict()
+    os.makedirs("experiments/tiny/models")
+    os.makedirs("experiments/tiny/training_states")
+    scheduler = {"milestones": Counter([5])}
+    state = {"epoch": 0, "iter": 5, "optimizers": [{}], "schedulers": [scheduler]}
+    torch.save(state, "experiments/tiny/training_states/5.state")
+    torch.save({"params": weights, "params_ema": weights}, "experiments/tiny/models/net_g_5.pth")
+    return mutated(train_opt, "path.resume_state", "experiments/tiny/training_states/5.state")
+
+
+def test_right_state_passes(resumed):
+    options.check_files(resumed, "tiny.yml", RUN)
+    # BasicSR does not read this one then.
+    resumed["path"]["pretrain_network_g"] = "nowhere.pth"
+    options.check_files(resumed, "tiny.yml", RUN)
+
+
+def test_state_without_its_network(resumed):
+    os.remove("experiments/tiny/models/net_g_5.pth")
+    contains(messages(resumed), "path.resume_state:", "experiments/tiny/models/net_g_5.pth")
+
+
+def test_state_under_another_name(resumed):
+    resumed["name"] = "other"
+    contains(messages(resumed), "experiments/other/models/net_g_5.pth", "Resume under the `name`")
+
+
+def test_state_of_another_network(resumed):
+    resumed["network_g"]["n_blocks"] = 2
+    contains(messages(resumed), "path.resume_state:", "missing (blocks.1.")
+
+
+def test_network_given_as_state(resumed):
+    resumed["path"]["resume_state"] = "experiments/tiny/models/net_g_5.pth"
+    contains(messages(resumed), "path.resume_state:", "a training state with epoch, iter")
+    resumed["path"]["resume_state"] = "5.state"
+    contains(messages(resumed), "path.resume_state:", "no file 5.state")
+
+
+def test_auto_resume(resumed):
+    run = options.Run(is_train=True, auto_resume=True)
+    resumed["path"] |= {"resume_state": None, "pretrain_network_g": "nowhere.pth"}
+    options.check_files(resumed, "tiny.yml", run)
+    os.rename("experiments/tiny/models", "experiments/tiny/models_moved")
+    open("experiments/tiny/training_states/last.state", "w").close()
+    contains(messages(resumed, run), "--auto_resume:", "last.state")
+    resumed["name"] = "fresh"
+    contains(messages(resumed, run), "path.pretrain_network_g:", "nowhere.pth")
