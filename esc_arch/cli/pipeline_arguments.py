@@ -1,0 +1,35 @@
+"""The arguments that ``train`` and ``test`` take, spelled as BasicSR spells them."""
+
+import argparse
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-opt", required=True, metavar="FILE", help="option file (YAML)")
+    parser.add_argument(
+        "--launcher",
+        choices=["none", "pytorch", "slurm"],
+        default="none",
+        help="how the processes of a distributed run were started (default: none)",
+    )
+    parser.add_argument(
+        "--auto_resume",
+        action="store_true",
+        help="go on from the newest training state of this experiment, if there is one",
+    )
+    parser.add_argument(
+        "--debug", action="store_true", help="BasicSR's debug mode: validates and saves often"
+    )
+    parser.add_argument(
+        "--local_rank",
+        "--local-rank",
+        type=int,
+        default=0,
+        help="set by the launcher; BasicSR reads the rank from the environment",
+    )
+    parser.add_argument(
+        "--force_yml",
+        nargs="+",
+        default=[],
+        metavar="KEY:KEY=VALUE",
+        help="replace values of the option file, e.g. train:ema_decay=0.99",
+    )
