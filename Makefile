@@ -1,0 +1,76 @@
+# Two commands: make demo, make test.  Each sets itself up on a fresh machine.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+INSTALLED := $(VENV)/.installed
+
+# Threads of PyTorch that wait for each other give their core away. Spinning, which is the
+# default, makes training ten times slower when another process wants one of two cores.
+export OMP_WAIT_POLICY := PASSIVE
+
+# What each step of the demo leaves behind, in the order of the steps.
+DEMO_DATA := datasets/demo/photos.json
+DEMO_WEIGHTS := experiments/ESC_demo_x2/models/net_g_latest.pth
+DEMO_TESTED := results/ESC_demo_x2/.tested
+DEMO_REPORT := experiments/demo/results.json
+DEMO_TRAIN_OPT := options/demo/train_ESC_x2.yml
+DEMO_TEST_OPT := options/demo/test_ESC_x2.yml
+
+.PHONY: help install demo test lint clean clean-demo
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make demo   install into $(VENV), train and test a small ESC on real photographs"
+	@echo "make test   install into $(VENV), run the tests"
+	@echo "make lint   check style and format"
+	@echo "make clean  remove $(VENV) and what the demo wrote (make clean-demo: only that)"
+
+install: $(INSTALLED)
+
+# torch goes first and basicsr is built against it: an isolated build of basicsr
+# would fetch a second torch of several GB.
+$(INSTALLED): setup.py constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 10) <= v <= (3, 12) else "Python 3.10 to 3.12 is needed, this is %d.%d: call make PYTHON=python3.11" % v)'
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install -q -c constraints.txt torch numpy cython setuptools wheel
+	$(PIP) install -q -c constraints.txt --no-build-isolation basicsr torchvision
+	$(PIP) install -q -c constraints.txt --no-build-isolation -e '.[demo,test]'
+	@touch $@
+
+demo: $(DEMO_REPORT)
+	@cat experiments/demo/results.md
+	@echo "The pictures are experiments/demo/comparison.png and curves.png."
+
+$(DEMO_DATA): demo/prepare_data.py | $(INSTALLED)
+	$(BIN)/python demo/prepare_data.py
+
+# An interrupted run goes on from its last state. States older than the data or the
+# options belong to another run, which BasicSR then sets aside as *_archived_*.
+$(DEMO_WEIGHTS): $(DEMO_DATA) $(DEMO_TRAIN_OPT) | $(INSTALLED)
+	@find experiments -path '*/ESC_demo_x2/training_states/*.state' \
+		\( ! -newer $(DEMO_DATA) -o ! -newer $(DEMO_TRAIN_OPT) \) -delete
+	$(BIN)/basicsr train -opt $(DEMO_TRAIN_OPT) --auto_resume
+
+$(DEMO_TESTED): $(DEMO_WEIGHTS) $(DEMO_TEST_OPT) | $(INSTALLED)
+	rm -rf results/ESC_demo_x2
+	$(BIN)/basicsr test -opt $(DEMO_TEST_OPT)
+	@touch $@
+
+$(DEMO_REPORT): $(DEMO_TESTED) demo/report.py | $(INSTALLED)
+	$(BIN)/python demo/report.py
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+clean: clean-demo
+	rm -rf $(VENV)
+
+# experiments/demo stays: it is committed.
+clean-demo:
+	rm -rf datasets/demo datasets/.demo.* results/ESC_demo_x2
+	rm -rf experiments/ESC_demo_x2 experiments/ESC_demo_x2_archived_*

@@ -1,0 +1,262 @@
+"""The demo: its data as BasicSR reads them, its option files, and what its report reads."""
+
+import importlib.util
+import itertools
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+import esc_arch  # noqa: F401  (mends the import of basicsr, so it comes first)
+
+# isort: split
+from basicsr.data.paired_image_dataset import PairedImageDataset
+
+ROOT = Path(__file__).parents[1]
+
+
+def _load(name: str) -> ModuleType:
+    """A program of demo/, which is no package."""
+    spec = importlib.util.spec_from_file_location(f"demo_{name}", ROOT / "demo" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look for the module of a class
+    spec.loader.exec_module(module)
+    return module
+
+
+prepare_data = _load("prepare_data")
+report = _load("report")
+
+TRAINING = [name for scene in prepare_data.TRAINING.values() for name in scene]
+HELD_OUT = [name for scene in prepare_data.HELD_OUT.values() for name in scene]
+
+
+@pytest.fixture
+def few_photos(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prepare_data, "TRAINING", {"coins": ("coins.png",), "page": ("page.png",)})
+    monkeypatch.setattr(prepare_data, "HELD_OUT", {"chelsea": ("chelsea.png",)})
+
+
+def test_enough_photos_on_both_sides():
+    assert len(TRAINING) >= 5
+    assert len(HELD_OUT) >= 2
+    assert not set(TRAINING) & set(HELD_OUT)
+    assert not set(prepare_data.TRAINING) & set(prepare_data.HELD_OUT)
+
+
+def _likeness(first: str, second: str) -> float:
+    """Correlation of two photos, shrunk to 24 x 24 grey pixels, over small shifts."""
+
+    def standardised(values: np.ndarray) -> np.ndarray:
+        return (values - values.mean()) / values.std()
+
+    def thumbnail(name: str) -> np.ndarray:
+        return np.asarray(prepare_data.read_photo(name).convert("L").resize((24, 24)), float)
+
+    a, b = thumbnail(first), standardised(thumbnail(second)[4:-4, 4:-4])
+    shifts = itertools.product(range(9), repeat=2)
+    return max(float((standardised(a[y : y + 16, x : x + 16]) * b).mean()) for y, x in shifts)
+
+
+def test_no_scene_is_on_both_sides():
+    same_scene = _likeness("motorcycle_left.png", "motorcycle_right.png")
+    other_scenes = {pair: _likeness(*pair) for pair in itertools.product(TRAINING, HELD_OUT)}
+    assert same_scene > 0.8
+    assert max(other_scenes.values()) < 0.7, other_scenes
+
+
+@pytest.mark.parametrize("name", TRAINING + HELD_OUT)
+def test_photo_is_rgb_and_of_even_size(name: str):
+    photo = prepare_data.read_photo(name)
+    assert photo.mode == "RGB"
+    assert photo.width % 2 == photo.height % 2 == 0
+    assert min(photo.size) >= prepare_data.SUB_IMAGE
+
+
+def test_missing_photo_is_named():
+    with pytest.raises(SystemExit, match=r"nowhere\.png is missing.*scikit-image"):
+        prepare_data.read_photo("nowhere.png")
+
+
+def test_shrink_is_antialiased_bicubic():
+    hr = prepare_data.read_photo("chelsea.png")
+    lr = torch.from_numpy(np.array(prepare_data.shrink(hr))).permute(2, 0, 1)[None]
+    x = torch.from_numpy(np.array(hr)).permute(2, 0, 1)[None].double()
+    expected = torch.nn.functional.interpolate(x, scale_factor=0.5, mode="bicubic", antialias=True)
+    difference = (lr - expected.clamp(0, 255)).abs()
+    assert difference.max() < 1.25  # Pillow rounds after each of the two directions
+    assert difference.mean() < 0.4
+
+
+@pytest.mark.parametrize("size", [(128, 128), (130, 128), (300, 190), (191, 384)])
+def test_sub_images_cover_the_image(size: tuple[int, int]):
+    width, height = (side // 2 * 2 for side in size)
+    seen = np.zeros((height, width), int)
+    for left, top, right, bottom in prepare_data.sub_image_boxes(width, height):
+        assert (right - left, bottom - top) == (prepare_data.SUB_IMAGE,) * 2
+        assert left % 2 == top % 2 == 0
+        assert right <= width and bottom <= height
+        seen[top:bottom, left:right] += 1
+    assert seen.min() > 0
+
+
+def test_basicsr_reads_the_training_pairs(tmp_path: Path, few_photos: None):
+    folder = tmp_path / "demo"
+    prepare_data.prepare(folder)
+    dataset = PairedImageDataset(
+        {
+            "dataroot_gt": str(folder / "train/HR.lmdb"),
+            "dataroot_lq": str(folder / "train/LR_bicubic_X2.lmdb"),
+            "io_backend": {"type": "lmdb"},
+            "phase": "val",  # no random crop
+            "scale": 2,
+        }
+    )
+    assert len(dataset) == 4 * 5 + 5 * 2  # coins 384 x 302, page 384 x 190
+    names = [path["gt_path"] for path in dataset.paths]
+    assert names[0] == "coins_s001" and names[-1] == "page_s010"
+    for pair in dataset:
+        assert pair["gt"].shape == (3, 128, 128)
+        assert pair["lq"].shape == (3, 64, 64)
+        shrunk = torch.nn.functional.interpolate(
+            pair["gt"][None], scale_factor=0.5, mode="bicubic", antialias=True
+        )[0].clamp(0, 1)
+        inside = slice(4, -4)  # the edges saw pixels that were cut off afterwards
+        difference = (pair["lq"] - shrunk)[:, inside, inside].abs()
+        assert difference.max() <= 1.01 / 255
+    first = prepare_data.read_photo("coins.png").crop((0, 0, 128, 128))
+    np.testing.assert_array_equal(
+        (dataset[0]["gt"] * 255).round().byte().permute(1, 2, 0).numpy(), np.asarray(first)
+    )
+
+
+def test_basicsr_reads_the_held_out_pairs(tmp_path: Path, few_photos: None):
+    folder = tmp_path / "demo"
+    prepare_data.prepare(folder)
+    option = yaml.safe_load((ROOT / "options/demo/test_ESC_x2.yml").read_text())["datasets"]["test"]
+    roots = {
+        key: str(folder / Path(option[key]).relative_to("datasets/demo"))
+        for key in ("dataroot_gt", "dataroot_lq")
+    }
+    dataset = PairedImageDataset({**option, **roots, "phase": "test", "scale": 2})
+    assert len(dataset) == 1
+    assert dataset[0]["gt"].shape == (3, 300, 450)
+    assert dataset[0]["lq"].shape == (3, 150, 225)
+    hr = cv2.imread(str(folder / "test/HR/chelsea.png"))
+    np.testing.assert_array_equal(hr[..., ::-1], prepare_data.read_photo("chelsea.png"))
+
+
+def test_a_failed_preparation_leaves_the_old_data(
+    tmp_path: Path, few_photos: None, monkeypatch: pytest.MonkeyPatch
+):
+    folder = tmp_path / "demo"
+    folder.mkdir()
+    (folder / "old").touch()
+
+    def stop(*args: object, **arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(prepare_data, "make_lmdb_from_imgs", stop)
+    with pytest.raises(KeyboardInterrupt):
+        prepare_data.prepare(folder)
+    assert [path.name for path in tmp_path.iterdir()] == ["demo"]
+    assert [path.name for path in folder.iterdir()] == ["old"]
+
+
+def test_preparation_replaces_old_data_and_the_rest_of_a_killed_one(
+    tmp_path: Path, few_photos: None
+):
+    folder = tmp_path / "demo"
+    folder.mkdir()
+    (folder / "old").touch()
+    (tmp_path / ".demo.killed" / "train").mkdir(parents=True)
+    prepare_data.prepare(folder)
+    assert [path.name for path in tmp_path.iterdir()] == ["demo"]
+    assert sorted(path.name for path in folder.iterdir()) == ["photos.json", "test", "train"]
+    assert sorted(path.name for path in (folder / "train").iterdir()) == [
+        "HR.lmdb",
+        "LR_bicubic_X2.lmdb",
+    ]
+
+
+def test_option_files_agree_with_each_other_and_the_data():
+    train, test = (
+        yaml.safe_load((ROOT / f"options/demo/{mode}_ESC_x2.yml").read_text())
+        for mode in ("train", "test")
+    )
+    assert train["network_g"] == test["network_g"]
+    assert train["network_g"]["upscaling_factor"] == train["scale"] == prepare_data.SCALE
+    assert train["datasets"]["val"] == test["datasets"]["test"]
+    assert train["datasets"]["train"]["gt_size"] <= prepare_data.SUB_IMAGE
+    assert test["path"]["pretrain_network_g"].startswith(f"experiments/{train['name']}/")
+    set_name = test["datasets"]["test"]["name"]
+    assert str(report.ESC_IMAGES) == f"results/{test['name']}/visualization/{set_name}"
+    assert str(report.TRAIN_LOGS) == f"experiments/{train['name']}"
+    # The report finds the iteration of a validation by the loss that is printed before it.
+    assert train["val"]["val_freq"] % train["logger"]["print_freq"] == 0
+
+
+def test_logs_of_a_resumed_run_count_each_iteration_once(tmp_path: Path):
+    def step(iteration: int, loss: str) -> str:
+        return (
+            f"2026-01-01 00:00:00,000 INFO: [ESC_d..][epoch:  0, iter:{iteration:8,d}, "
+            f"lr:(1.000e-03,)] [eta: 0:00:10, time (data): 0.1 (0.0)] l_pix: {loss} \n"
+        )
+
+    def validation(psnr: str) -> str:
+        return f"2026 INFO: Validation demo\n\t # psnr: {psnr}\tBest: 40.0000 @ 1 iter\n\n"
+
+    first, second = tmp_path / "train_1.log", tmp_path / "train_2.log"
+    first.write_text(
+        step(500, "5.0000e-02")
+        + validation("30.0000")
+        + step(1000, "4.0000e-02")
+        + validation("31.0000")
+        + step(1500, "9.0000e-02")  # done again after resuming
+        + validation("20.0000")
+    )
+    second.write_text(
+        "INFO: Resuming training from epoch: 0, iter: 1000.\n"
+        + step(1500, "3.0000e-02")
+        + validation("32.0000")
+        + step(1750, "2.0000e-02")
+        + "INFO: End of training. Time consumed: 0:00:10\n"
+        + validation("33.0000")
+    )
+    history = report.read_logs([first, second])
+    assert history.loss == {500: 0.05, 1000: 0.04, 1500: 0.03, 1750: 0.02}
+    assert history.psnr == {500: 30, 1000: 31, 1500: 32, 1750: 33}
+
+
+@pytest.mark.parametrize(
+    ("gains", "passes"),
+    [
+        ({"a": 0.6, "b": 0.7}, True),
+        ({"a": 2.0, "b": -0.1}, False),  # good on average, worse on one
+        ({"a": 2.0, "b": 0.0}, False),
+        ({"a": 0.4, "b": 0.5}, False),  # better on each, too little on average
+    ],
+)
+def test_the_report_fails_below_its_margins(gains: dict[str, float], passes: bool):
+    message = report.check(gains)
+    assert (message is None) == passes
+    if message:
+        assert f"b {gains['b']:+.2f}" in message
+
+
+def test_the_report_scores_as_the_formula_says():
+    generator = np.random.default_rng(0)
+    hr = generator.integers(16, 236, (40, 50, 3), dtype=np.uint8)
+    image = np.clip(hr.astype(int) + generator.integers(-9, 10, hr.shape), 0, 255).astype(np.uint8)
+    # BT.601 luma on 8-bit RGB
+    weights = np.array([65.481, 128.553, 24.966]) / 255
+    error = ((hr.astype(float) - image) @ weights)[2:-2, 2:-2]
+    expected = 10 * np.log10(255**2 / (error**2).mean())
+    score = report.score(Image.fromarray(image), Image.fromarray(hr))
+    assert score.psnr == pytest.approx(expected, abs=1e-4)
