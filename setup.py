@@ -25,13 +25,14 @@ setup(
         "lmdb",  # BasicSR's LMDB back-end
         "numpy",
         "opencv-python",  # image files, as BasicSR reads them
+        "pillow",  # sizes from file headers, bicubic LR images
         "pyyaml",  # option files
         "rich",  # tables of the command line
+        "safetensors",  # checkpoints that cannot hold code
     ],
     extras_require={
         "demo": [
             "matplotlib",  # curves of the demo run
-            "pillow",  # the demo's picture
             "scikit-image",  # the photographs of the demo
         ],
         "test": ["pytest", "hypothesis", "ruff"],

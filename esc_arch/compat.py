@@ -5,14 +5,19 @@ repaired torchvision is left alone.  ``after_basicsr`` mends what is inside basi
 and no other release.  Both may run any number of times.
 """
 
+import functools
 import importlib
 import importlib.util
+import logging
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import torch
+
+_logger = logging.getLogger("basicsr.esc_arch")
 
 
 def before_basicsr() -> None:
@@ -29,6 +34,9 @@ def after_basicsr() -> None:
         return
     _resume_without_cuda()
     _distribute_without_cuda()
+    _degrade_without_cuda()
+    _filter_any_memory_format()
+    _vgg_from_files()
 
 
 def _import_torchvision() -> None:
@@ -126,3 +134,90 @@ def _model_to_cpu(self, net: torch.nn.Module) -> torch.nn.Module:
     return torch.nn.parallel.DistributedDataParallel(
         net, find_unused_parameters=self.opt.get("find_unused_parameters", False)
     )
+
+
+def _degrade_without_cuda() -> None:
+    """Defect: both models of Real-ESRGAN put their JPEG simulation, their sharpening and
+    their pool of training pairs on the current GPU, whatever device the networks are on, so
+    they fail without a GPU and with ``num_gpu: 0``."""
+    from basicsr.models.realesrgan_model import RealESRGANModel
+    from basicsr.models.realesrnet_model import RealESRNetModel
+
+    for model in (RealESRNetModel, RealESRGANModel):
+        if model.__init__.__module__ != __name__:
+            model.__init__ = _init_on_device(model)
+            model._dequeue_and_enqueue = _pool_on_device(model._dequeue_and_enqueue)
+
+
+def _init_on_device(model: type) -> Callable[..., None]:
+    """Stands in for ``RealESRNetModel.__init__`` and ``RealESRGANModel.__init__``."""
+    from basicsr.utils import DiffJPEG, USMSharp
+
+    def __init__(self, opt: dict) -> None:
+        super(model, self).__init__(opt)
+        self.jpeger = DiffJPEG(differentiable=False).to(self.device)
+        self.usm_sharpener = USMSharp().to(self.device)
+        self.queue_size = opt.get("queue_size", 180)
+
+    return __init__
+
+
+def _pool_on_device(exchange: Callable[..., None]) -> Callable[..., None]:
+    """``_dequeue_and_enqueue``, which makes the pool at its first call, if there is none."""
+
+    @functools.wraps(exchange)
+    def _dequeue_and_enqueue(self) -> None:
+        if not hasattr(self, "queue_lr"):
+            if self.queue_size % len(self.lq):
+                raise ValueError(f"queue_size {self.queue_size} is no multiple of {len(self.lq)}")
+            self.queue_lr = self.lq.new_zeros(self.queue_size, *self.lq.shape[1:])
+            self.queue_gt = self.gt.new_zeros(self.queue_size, *self.gt.shape[1:])
+            self.queue_ptr = 0
+        exchange(self)
+
+    return _dequeue_and_enqueue
+
+
+def _filter_any_memory_format() -> None:
+    """Defect: ``filter2D`` views a padded image as one of other dimensions.  Since PyTorch's
+    padding keeps the memory format, this stops for images that lie channels last in memory,
+    as those from BasicSR's JPEG simulation do."""
+    from basicsr.models import realesrgan_model, realesrnet_model
+    from basicsr.utils import img_process_util
+
+    if img_process_util.filter2D.__module__ == __name__:
+        return
+    filter2d = img_process_util.filter2D
+
+    def filter2D(img: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
+        return filter2d(img.contiguous(), kernel)
+
+    for module in (img_process_util, realesrnet_model, realesrgan_model):
+        module.filter2D = filter2D
+
+
+def _vgg_from_files() -> None:
+    """Defect: ``VGGFeatureExtractor`` builds VGG with the argument ``pretrained``, which
+    torchvision has deprecated since 0.13, and lets it download the weights without a word
+    and unpickle them without restrictions."""
+    from basicsr.archs import vgg_arch
+
+    names = [f"{name}{ending}" for name in vgg_arch.NAMES for ending in ("", "_bn")]
+    vgg_arch.vgg = SimpleNamespace(**{name: functools.partial(_vgg, name) for name in names})
+
+
+def _vgg(name: str, pretrained: bool) -> torch.nn.Module:
+    """Stands in for ``torchvision.models.vgg19`` and the like."""
+    from torchvision import models
+
+    # VGGFeatureExtractor loads a file into it if this does not.
+    network = getattr(models, name)(weights=None, init_weights=False)
+    if pretrained:
+        weights = models.get_model_weights(name).DEFAULT
+        path = Path(torch.hub.get_dir(), "checkpoints", Path(weights.url).name)
+        if not path.is_file():
+            # `basicsr train` has checked that it is there; other programs expect torchvision
+            # to fetch it.
+            _logger.warning(f"The weights of {name} are not in {path}: fetching {weights.url}")
+        network.load_state_dict(weights.get_state_dict(check_hash=True, weights_only=True))
+    return network

@@ -1,27 +1,57 @@
-"""Registering with BasicSR without getting in another plug-in's way."""
+"""Registering with BasicSR without getting in another plug-in's way.
+
+BasicSR stops with an assertion when a name is taken.  Here the first one stays, and a
+warning says so when it is not ours.
+"""
 
 import logging
 from typing import TypeVar
 
-from basicsr.utils.registry import ARCH_REGISTRY
+from basicsr.models.base_model import BaseModel
+from basicsr.utils.registry import (
+    ARCH_REGISTRY,
+    DATASET_REGISTRY,
+    LOSS_REGISTRY,
+    MODEL_REGISTRY,
+    Registry,
+)
 from torch import nn
+from torch.utils.data import Dataset
 
 _logger = logging.getLogger("basicsr.esc_arch")
+_Class = TypeVar("_Class", bound=type)
 _Network = TypeVar("_Network", bound=type[nn.Module])
+_Dataset = TypeVar("_Dataset", bound=type[Dataset])
+_Model = TypeVar("_Model", bound=type[BaseModel])
 
 
 def register_arch(network: _Network) -> _Network:
-    """Class decorator: register a network under its class name.
+    """Class decorator: register a network under its class name."""
+    return _register(network, ARCH_REGISTRY, "network")
 
-    BasicSR stops with an assertion when a name is taken.  Here the first one stays, and
-    a warning says so when it is not ours.
-    """
-    name = network.__name__
-    if name not in ARCH_REGISTRY:
-        ARCH_REGISTRY.register(network)
-    elif (owner := ARCH_REGISTRY.get(name).__module__) != network.__module__:
+
+def register_dataset(dataset: _Dataset) -> _Dataset:
+    """Class decorator: register a dataset under its class name."""
+    return _register(dataset, DATASET_REGISTRY, "dataset")
+
+
+def register_loss(loss: _Network) -> _Network:
+    """Class decorator: register a loss under its class name."""
+    return _register(loss, LOSS_REGISTRY, "loss")
+
+
+def register_model(model: _Model) -> _Model:
+    """Class decorator: register a model, in BasicSR's sense, under its class name."""
+    return _register(model, MODEL_REGISTRY, "model")
+
+
+def _register(ours: _Class, registry: Registry, kind: str) -> _Class:
+    name = ours.__name__
+    if name not in registry:
+        registry.register(ours)
+    elif (owner := registry.get(name).__module__) != ours.__module__:
         _logger.warning(
-            f"The network {name} is registered by {owner} already; that one is kept, "
-            f"and esc_arch's is {network.__module__}.{name}."
+            f"The {kind} {name} is registered by {owner} already; that one is kept, "
+            f"and esc_arch's is {ours.__module__}.{name}."
         )
-    return network
+    return ours

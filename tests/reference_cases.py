@@ -11,12 +11,9 @@ from torch import Tensor, nn
 import esc_arch  # noqa: F401  registers the networks
 
 REFERENCE = Path(__file__).parent / "reference"
-# A network needs not be listed: cases of networks that are not here yet wait.
-OUTPUT_CASES = {
-    case["name"]: case
-    for case in json.loads((REFERENCE / "esc_cases.json").read_text())
-    if (REFERENCE / f"{case['name']}.npz").exists() and "keys" in case
-}
+_CASES = {case["name"]: case for case in json.loads((REFERENCE / "esc_cases.json").read_text())}
+GRADIENT_CASES = {name: case for name, case in _CASES.items() if name.startswith("grad_")}
+OUTPUT_CASES = {name: case for name, case in _CASES.items() if "keys" in case}
 
 
 def arrays(name: str) -> dict[str, Tensor]:

@@ -6,19 +6,24 @@ import importlib.machinery
 import json
 import os
 import pickle
+import random
 import socket
 import sys
 from pathlib import Path
 from types import ModuleType
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from basicsr import train
+from basicsr.archs import vgg_arch
 from basicsr.data import degradations
-from basicsr.models import lr_scheduler
+from basicsr.models import lr_scheduler, realesrgan_model, realesrnet_model
 from basicsr.models.base_model import BaseModel
-from basicsr.utils import dist_util
+from basicsr.models.realesrnet_model import RealESRNetModel
+from basicsr.utils import dist_util, img_process_util
+from torchvision import models
 from torchvision.transforms import functional
 
 from esc_arch import compat
@@ -274,3 +279,143 @@ def test_one_cpu_process_needs_no_wrapper():
     net = torch.nn.Linear(2, 1)
     model = BaseModel({"num_gpu": 0, "is_train": True, "dist": False})
     assert model.model_to_device(net) is net
+
+
+# Real-ESRGAN
+
+
+DEGRADATION = {
+    f"{name}{ending}": value
+    for ending in ("", "2")
+    for name, value in {
+        "resize_prob": [1, 1, 1],
+        "resize_range": [0.5, 1.5],
+        "gaussian_noise_prob": 0.5,
+        "noise_range": [1, 30],
+        "poisson_scale_range": [0.05, 3],
+        "gray_noise_prob": 0.5,
+        "jpeg_range": [30, 95],
+    }.items()
+} | {"second_blur_prob": 0.8}
+
+
+@pytest.fixture
+def real_model():
+    """A RealESRNetModel on a CPU, though the network's part is left out."""
+    network = {"type": "SRVGGNetCompact", "num_feat": 4, "num_conv": 1, "upscale": 2}
+    opt = {"num_gpu": 0, "is_train": True, "dist": False, "scale": 2, "gt_size": 32}
+    train_opt = {
+        "optim_g": {"type": "Adam", "lr": 1e-3},
+        "scheduler": {"type": "MultiStepLR", "milestones": [5]},
+        "pixel_opt": {"type": "L1Loss"},
+    }
+    opt |= {"network_g": network, "path": {}, "train": train_opt, "queue_size": 4, "gt_usm": True}
+    return RealESRNetModel(opt | DEGRADATION)
+
+
+def real_batch(size=64):
+    kernel = torch.zeros(2, 21, 21)
+    kernel[:, 9:12, 9:12] = 1 / 9
+    names = ("kernel1", "kernel2", "sinc_kernel")
+    return {"gt": torch.rand(2, 3, size, size), **dict.fromkeys(names, kernel)}
+
+
+def test_real_esrgan_degrades_on_the_device_of_its_networks(real_model):
+    on = {t.device.type for t in (*real_model.jpeger.parameters(), real_model.usm_sharpener.kernel)}
+    assert on == {"cpu"}
+    random.seed(0)
+    np.random.seed(0)
+    # All the random branches are taken in so many rounds, and the pool is full after two.
+    for _ in range(12):
+        real_model.feed_data(real_batch())
+        assert real_model.lq.shape == (2, 3, 16, 16) and real_model.gt.shape == (2, 3, 32, 32)
+        assert real_model.lq.isfinite().all() and real_model.lq.min() >= 0
+    assert real_model.queue_lr.device.type == real_model.queue_gt.device.type == "cpu"
+
+
+def test_the_pool_of_real_esrgan_gives_each_pair_back_whole(real_model):
+    seen = []
+    for number in range(8):
+        real_model.gt = torch.full((2, 3, 4, 4), float(number))
+        real_model.lq = torch.full((2, 3, 2, 2), float(number))
+        real_model._dequeue_and_enqueue()
+        assert torch.equal(real_model.gt[:, 0, 0, 0], real_model.lq[:, 0, 0, 0])
+        seen += real_model.lq[:, 0, 0, 0].tolist()
+    # The first two batches pass through; later ones are drawn from what came before.
+    assert seen[:4] == [0, 0, 1, 1]
+    assert all(value <= 7 for value in seen) and len(set(seen[4:])) > 1
+
+
+def test_a_pool_of_no_whole_batches_is_refused(real_model):
+    real_model.queue_size = 5
+    with pytest.raises(ValueError, match="queue_size 5"):
+        real_model.feed_data(real_batch())
+
+
+@pytest.mark.parametrize("kernels", [1, 2])
+def test_filter_of_an_image_that_lies_channels_last(kernels):
+    image, kernel = torch.rand(2, 3, 12, 14), torch.rand(kernels, 5, 5)
+    expected = [
+        cv2.filter2D(
+            image[i].permute(1, 2, 0).numpy(),
+            -1,
+            kernel[i % kernels].numpy(),
+            borderType=cv2.BORDER_REFLECT_101,
+        )
+        for i in range(2)
+    ]
+    for module in (img_process_util, realesrnet_model, realesrgan_model):
+        found = module.filter2D(image.to(memory_format=torch.channels_last), kernel)
+        found = found.permute(0, 2, 3, 1).numpy()
+        np.testing.assert_allclose(found, np.stack(expected), atol=1e-5)
+
+
+def test_real_esrgan_is_mended_once():
+    before = RealESRNetModel.__init__, RealESRNetModel._dequeue_and_enqueue
+    filter2d = img_process_util.filter2D
+    compat.after_basicsr()
+    assert (RealESRNetModel.__init__, RealESRNetModel._dequeue_and_enqueue) == before
+    assert img_process_util.filter2D is filter2d
+
+
+# VGG
+
+
+@pytest.fixture
+def vgg_folder(tmp_path, monkeypatch):
+    """An empty current folder that is torch.hub's too; nothing can be downloaded."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", forbid)
+    (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
+    return tmp_path / "hub" / "checkpoints"
+
+
+def test_vgg_is_read_from_torchvisions_cache(vgg_folder, recwarn):
+    network = models.vgg11()
+    torch.save(network.state_dict(), vgg_folder / "vgg11-8a719046.pth")
+    extractor = vgg_arch.VGGFeatureExtractor(["conv1_1"], "vgg11", use_input_norm=False)
+    image = torch.rand(1, 3, 8, 8)
+    torch.testing.assert_close(extractor(image)["conv1_1"], network.features[0](image))
+    assert not [w for w in recwarn if "pretrained" in str(w.message)]
+
+
+def test_vgg_is_fetched_by_torchvision_with_a_warning(vgg_folder, monkeypatch, said):
+    network = models.vgg11()
+
+    def fetch(url: str, path: str, *args: object, **kwargs: object) -> None:
+        assert url.endswith("/vgg11-8a719046.pth")
+        torch.save(network.state_dict(), path)
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", fetch)
+    extractor = vgg_arch.VGGFeatureExtractor(["conv1_1"], "vgg11", use_input_norm=False)
+    image = torch.rand(1, 3, 8, 8)
+    torch.testing.assert_close(extractor(image)["conv1_1"], network.features[0](image))
+    assert [level for level, message in said if "vgg11-8a719046.pth" in message] == ["WARNING"]
+
+
+def test_code_in_a_vgg_file_is_refused_and_not_run(vgg_folder):
+    torch.save({"features.0.weight": MakesAFolder()}, vgg_folder / "vgg11-8a719046.pth")
+    with pytest.raises(pickle.UnpicklingError):
+        vgg_arch.VGGFeatureExtractor(["conv1_1"], "vgg11")
+    assert not Path("written by the pickle").exists()

@@ -4,11 +4,11 @@ import json
 
 import pytest
 from basicsr.archs import build_network
-from basicsr.utils.registry import ARCH_REGISTRY
+from basicsr.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY, MODEL_REGISTRY
 from torch import nn
 
 import esc_arch
-from esc_arch.registration import register_arch
+from esc_arch.registration import register_arch, register_dataset, register_model
 from tests.run_python import output_of, start_python
 
 SMALL = {
@@ -128,3 +128,23 @@ def test_a_network_of_basicsr_is_kept(spare_registry, said):
     ((level, message),) = said
     assert level == "WARNING"
     assert "basicsr.archs.swinir_arch" in message
+
+
+@pytest.mark.parametrize(
+    ("register", "registry", "taken", "kind"),
+    [
+        (register_dataset, DATASET_REGISTRY, "PairedImageDataset", "dataset"),
+        (register_model, MODEL_REGISTRY, "SRModel", "model"),
+    ],
+)
+def test_datasets_and_models_follow_the_same_rule(
+    monkeypatch, said, register, registry, taken, kind
+):
+    monkeypatch.setattr(registry, "_obj_map", dict(registry._obj_map))
+    theirs = registry.get(taken)
+    free, ours = (type(name, (), {"__module__": "esc_arch.new"}) for name in ("Unheard", taken))
+    assert register(free) is free and registry.get("Unheard") is free
+    assert register(free) is free and said == []
+    assert register(ours) is ours and registry.get(taken) is theirs
+    ((level, message),) = said
+    assert level == "WARNING" and f"The {kind} {taken} is registered by basicsr" in message

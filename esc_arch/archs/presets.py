@@ -7,6 +7,9 @@ from types import MappingProxyType
 from torch import nn
 
 from esc_arch.archs.esc_arch import ESC
+from esc_arch.archs.esc_fp_arch import ESCFP
+from esc_arch.archs.esc_real_arch import ESCReal, ESCRealM
+from esc_arch.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -43,18 +46,25 @@ _ESC_XL = {
     "num_heads": 12,
     "use_ln": True,
 }
+_ESC_REAL = {**_ESC, "n_blocks": 10, "exp_ratio": 2}
 
 PRESETS: Mapping[str, Preset] = MappingProxyType(
     {
         "esc": Preset(ESC, MappingProxyType(_ESC), (2, 3, 4)),
         "esc_light": Preset(ESC, MappingProxyType({**_ESC, "n_blocks": 3}), (2, 3, 4)),
+        "esc_fp": Preset(ESCFP, MappingProxyType({**_ESC, "dim": 48, "num_heads": 3}), (2, 3, 4)),
         "esc_xl": Preset(ESC, MappingProxyType(_ESC_XL), (2, 3, 4)),
+        "esc_real": Preset(ESCReal, MappingProxyType(_ESC_REAL), (4,)),
+        "esc_real_dysample": Preset(
+            ESCReal, MappingProxyType({**_ESC_REAL, "use_dysample": True}), (4,)
+        ),
+        "esc_real_m": Preset(ESCRealM, MappingProxyType(_ESC_REAL), (1, 2, 3, 4)),
     }
 )
 
 
-def create(name: str, scale: int, **arguments: object) -> nn.Module:
-    """Build a preset with initial weights.
+def build(name: str, scale: int, **arguments: object) -> nn.Module:
+    """A preset with initial weights.
 
     Args:
         name: key of :data:`PRESETS`.
@@ -65,9 +75,10 @@ def create(name: str, scale: int, **arguments: object) -> nn.Module:
         The network, in training mode as PyTorch builds it.
 
     Raises:
-        ValueError: when there is no preset of this name.
+        UserError: when there is no preset of this name.
+        ValueError: when the arguments do not fit each other.
     """
     if name not in PRESETS:
-        raise ValueError(f"no preset {name!r}; known are {', '.join(PRESETS)}")
+        raise UserError(f"expected a preset: {', '.join(PRESETS)}; found {name!r}. Name one.")
     preset = PRESETS[name]
     return preset.network(**{**preset.arguments, "upscaling_factor": scale, **arguments})

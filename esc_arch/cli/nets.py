@@ -7,7 +7,7 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from rich.console import Console
 from rich.table import Table
 
-from esc_arch.archs import PRESETS, create
+from esc_arch.archs import PRESETS, build
 
 HELP = "List the registered networks, with presets and parameter counts."
 
@@ -26,7 +26,7 @@ def run(args: argparse.Namespace) -> None:
     for name, preset in PRESETS.items():
         for scale in preset.scales:
             with torch.device("meta"):
-                network = create(name, scale)
+                network = build(name, scale)
             parameters = sum(p.numel() for p in network.parameters())
             table.add_row(name, preset.network.__name__, f"x{scale}", f"{parameters:,}")
     console.print(table)

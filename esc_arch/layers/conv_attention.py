@@ -3,7 +3,20 @@
 from torch import Tensor, nn
 
 from esc_arch.ops.bands import by_bands, replace_first_channels
-from esc_arch.ops.conv_attention import conv_attention
+from esc_arch.ops.conv_attention import conv_attention, factorized_conv_attention
+
+
+def dynamic_kernel_branch(pdim: int, hidden: int) -> nn.Sequential:
+    """From a map to the nine taps of each channel's kernel.
+
+    Shape: (B, pdim, H, W) -> (B, 9 * pdim, 1, 1).
+    """
+    return nn.Sequential(
+        nn.AdaptiveAvgPool2d(1),
+        nn.Conv2d(pdim, hidden, 1),
+        nn.GELU(),
+        nn.Conv2d(hidden, pdim * 3 * 3, 1),
+    )
 
 
 class ConvolutionalAttention(nn.Module):
@@ -20,12 +33,7 @@ class ConvolutionalAttention(nn.Module):
     def __init__(self, pdim: int) -> None:
         super().__init__()
         self.pdim = pdim
-        self.dwc_proj = nn.Sequential(
-            nn.AdaptiveAvgPool2d(1),
-            nn.Conv2d(pdim, pdim // 2, 1),
-            nn.GELU(),
-            nn.Conv2d(pdim // 2, pdim * 3 * 3, 1),
-        )
+        self.dwc_proj = dynamic_kernel_branch(pdim, pdim // 2)
         # The dynamic kernel starts at zero: training begins with the shared kernel alone.
         nn.init.zeros_(self.dwc_proj[-1].weight)
         nn.init.zeros_(self.dwc_proj[-1].bias)
@@ -35,23 +43,46 @@ class ConvolutionalAttention(nn.Module):
         return conv_attention(x, large_kernel, dynamic_kernel)
 
 
+class FactorizedConvAttention(nn.Module):
+    """ConvAttn with its large kernel factorized into channels and space.
+
+    Args:
+        pdim: number of channels that are convolved.
+
+    Shape: (B, pdim, H, W) and the kernels (pdim, pdim, 1, 1) and (pdim, 1, k, k)
+    -> (B, pdim, H, W).
+
+    Source: ESC-FP, arXiv 2503.06671.
+    """
+
+    def __init__(self, pdim: int) -> None:
+        super().__init__()
+        self.pdim = pdim
+        self.proj = dynamic_kernel_branch(pdim, pdim // 4)
+
+    def forward(self, x: Tensor, large_kernel: tuple[Tensor, Tensor]) -> Tensor:
+        dynamic_kernel = self.proj(x).reshape(-1, self.pdim, 3, 3)
+        return factorized_conv_attention(x, *large_kernel, dynamic_kernel)
+
+
 class ConvAttnWrapper(nn.Module):
-    """ConvAttn on the first ``pdim`` channels, a 1x1 convolution over all, the residual.
+    """ConvAttn on the first channels, a 1x1 convolution over all, the residual.
 
     Args:
         dim: number of channels.
-        pdim: number of channels that ConvAttn convolves; the others pass by it.
+        conv_attention: for the first ``conv_attention.pdim`` channels; the others pass by it.
 
-    Shape: x (B, dim, H, W), which may be overwritten; large_kernel (pdim, pdim, k, k);
-    residual (B, dim, H, W), which may be overwritten -> (B, dim, H, W).
+    Shape: x (B, dim, H, W), which may be overwritten; large_kernel as ``conv_attention``
+    takes it; residual (B, dim, H, W), which may be overwritten -> (B, dim, H, W).
     """
 
-    def __init__(self, dim: int, pdim: int) -> None:
+    def __init__(self, dim: int, conv_attention: nn.Module) -> None:
         super().__init__()
-        self.pdim = pdim
-        self.plk = ConvolutionalAttention(pdim)
+        self.plk = conv_attention
         self.aggr = nn.Conv2d(dim, dim, 1)
 
-    def forward(self, x: Tensor, large_kernel: Tensor, residual: Tensor) -> Tensor:
-        x = replace_first_channels(x, self.plk(x[:, : self.pdim], large_kernel))
+    def forward(
+        self, x: Tensor, large_kernel: Tensor | tuple[Tensor, Tensor], residual: Tensor
+    ) -> Tensor:
+        x = replace_first_channels(x, self.plk(x[:, : self.plk.pdim], large_kernel))
         return by_bands(self.aggr, x, residual=residual, reuse=residual)

@@ -2,7 +2,11 @@
 
 from torch import Tensor, nn
 
-from esc_arch.layers.conv_attention import ConvAttnWrapper
+from esc_arch.layers.conv_attention import (
+    ConvAttnWrapper,
+    ConvolutionalAttention,
+    FactorizedConvAttention,
+)
 from esc_arch.layers.conv_ffn import ConvFFN
 from esc_arch.layers.norm import ChannelLayerNorm
 from esc_arch.layers.window_attention import WindowAttention
@@ -21,8 +25,11 @@ class ESCBlock(nn.Module):
         exp_ratio: expansion of the ConvFFN before each convolutional attention.
         attn_type: attention back-end.
         use_ln: normalise before each convolutional attention, too.
+        conv_attention: the kind of ConvAttn.
+        first_exp_ratio: expansion of the ConvFFN before the self-attention.
 
-    Shape: (B, dim, H, W), (pdim, pdim, k, k) -> (B, dim, H, W).
+    Shape: (B, dim, H, W) and the large kernel, as the kind of ConvAttn takes it
+    -> (B, dim, H, W).
 
     Source: ESC, arXiv 2503.06671.
     """
@@ -37,21 +44,25 @@ class ESCBlock(nn.Module):
         exp_ratio: float,
         attn_type: str,
         use_ln: bool,
+        conv_attention: type[ConvolutionalAttention | FactorizedConvAttention],
+        first_exp_ratio: float,
     ) -> None:
         super().__init__()
         self.ln_proj = ChannelLayerNorm(dim)
-        self.proj = ConvFFN(dim, 2)
+        self.proj = ConvFFN(dim, first_exp_ratio)
         self.ln_attn = ChannelLayerNorm(dim)
         self.attn = WindowAttention(dim, window_size, num_heads, attn_type)
         self.lns = nn.ModuleList(
             ChannelLayerNorm(dim) if use_ln else nn.Identity() for _ in range(conv_blocks)
         )
-        self.pconvs = nn.ModuleList(ConvAttnWrapper(dim, pdim) for _ in range(conv_blocks))
+        self.pconvs = nn.ModuleList(
+            ConvAttnWrapper(dim, conv_attention(pdim)) for _ in range(conv_blocks)
+        )
         self.convffns = nn.ModuleList(ConvFFN(dim, exp_ratio) for _ in range(conv_blocks))
         self.ln_out = ChannelLayerNorm(dim)
         self.conv_out = nn.Conv2d(dim, dim, 3, padding=1)
 
-    def forward(self, x: Tensor, large_kernel: Tensor) -> Tensor:
+    def forward(self, x: Tensor, large_kernel: Tensor | tuple[Tensor, Tensor]) -> Tensor:
         skip = x
         x = by_bands(lambda x: self.proj(self.ln_proj(x)), x, halo=1)
         x = x + self.attn(self.ln_attn(x))

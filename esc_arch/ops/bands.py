@@ -16,6 +16,9 @@ from torch import Tensor
 # cores 20,000 took 0.9 of the time of 6,000 and of the whole 320 x 180 map.
 PIXELS_PER_BAND = 20_000
 
+# Height of a band at least, in halos: what the two halos add is computed twice.
+HALOS_PER_BAND = 6
+
 
 def runs_in_bands(x: Tensor) -> bool:
     """Whether :func:`by_bands` cuts this map: a large one, in eager inference on a CPU."""
@@ -29,44 +32,48 @@ def by_bands(
     x: Tensor,
     *,
     halo: int = 0,
+    scale: int = 1,
     residual: Tensor | None = None,
     reuse: Tensor | None = None,
 ) -> Tensor:
     """``residual + function(x)``, computed band by band where that is faster.
 
     Args:
-        function: of a band of x, (1, C, rows, W), to one of as many rows.  Each row of
-            its result depends on at most ``halo`` rows above and below, and zeros stand
-            in for rows beyond the map, as with zero-padded convolutions.
+        function: of a band of x, (1, C, rows, W), to one of ``scale`` times the rows and
+            columns.  Zeros stand in for rows beyond the map, as with zero-padded
+            convolutions.
         x: (B, C, H, W).
-        halo: rows that a row of the result needs above and below.
-        residual: (B, C', H, W), added to the result when given.
+        halo: rows of x that the result of a row needs above and below.
+        scale: by how much the function enlarges.
+        residual: (B, C', scale*H, scale*W), added to the result when given.
         reuse: a map that nobody needs any more, which may be ``residual`` but not x: its
             memory takes the result if it fits.
 
     Returns:
-        (B, C', H, W).
+        (B, C', scale*H, scale*W).
     """
     if not runs_in_bands(x):
         result = function(x)
         return result if residual is None else residual + result
     batch, _, height, width = x.shape
-    rows = max(PIXELS_PER_BAND // width, 2 * halo, 1)
+    rows = max(PIXELS_PER_BAND // (width * scale**2), HALOS_PER_BAND * halo, 1)
     result = None
     for image in range(batch):
         for top in range(0, height, rows):
             bottom = min(top + rows, height)
             first, end = max(top - halo, 0), min(bottom + halo, height)
             band = function(x[image : image + 1, :, first:end])
-            band = band[:, :, top - first : bottom - first]
+            band = band[:, :, (top - first) * scale : (bottom - first) * scale]
             if result is None:
                 dtype = band.dtype if residual is None else torch.result_type(residual, band)
-                result = _result_map((batch, band.shape[1], height, width), dtype, reuse)
-            target = result[image : image + 1, :, top:bottom]
+                shape = (batch, band.shape[1], height * scale, width * scale)
+                result = _result_map(shape, dtype, reuse)
+            rows_of_result = slice(top * scale, bottom * scale)
+            target = result[image : image + 1, :, rows_of_result]
             if residual is None:
                 target.copy_(band)
             else:
-                torch.add(residual[image : image + 1, :, top:bottom], band, out=target)
+                torch.add(residual[image : image + 1, :, rows_of_result], band, out=target)
     return result
 
 

@@ -1,4 +1,4 @@
-"""The convolution of ConvAttn: a large shared kernel plus a small one made from the input.
+"""The convolutions of ConvAttn: a large shared kernel plus a small one made from the input.
 
 Shapes: B images, p channels, H x W pixels, k the side of the large kernel.
 """
@@ -31,6 +31,31 @@ def conv_attention(x: Tensor, large_kernel: Tensor, dynamic_kernel: Tensor) -> T
         per_image, dynamic_kernel.reshape(batch * p, 1, 3, 3), padding=1, groups=batch * p
     )
     return F.conv2d(x, large_kernel, padding=radius) + dynamic.view(batch, p, height, width)
+
+
+def factorized_conv_attention(
+    x: Tensor, channel_kernel: Tensor, spatial_kernel: Tensor, dynamic_kernel: Tensor
+) -> Tensor:
+    """Mix the channels, then a depth-wise ``conv(x, spatial_kernel + dynamic_kernel)``.
+
+    Args:
+        x: (B, p, H, W).
+        channel_kernel: (p, p, 1, 1), the same for every image.
+        spatial_kernel: (p, 1, k, k), k odd and at least 3, the same for every image.
+        dynamic_kernel: (B, p, 3, 3), one kernel per image and channel, added in the
+            middle of the spatial one.
+
+    Returns:
+        (B, p, H, W).
+
+    Source: ESC-FP, arXiv 2503.06671.
+    """
+    batch, p, height, width = x.shape
+    k = spatial_kernel.shape[-1]
+    kernel = spatial_kernel.squeeze(1) + F.pad(dynamic_kernel, (k // 2 - 1,) * 4)
+    x = F.conv2d(x, channel_kernel).reshape(1, batch * p, height, width)
+    x = F.conv2d(x, kernel.reshape(batch * p, 1, k, k), padding=k // 2, groups=batch * p)
+    return x.view(batch, p, height, width)
 
 
 def add_to_diagonal(large_kernel: Tensor, dynamic_kernel: Tensor) -> Tensor:

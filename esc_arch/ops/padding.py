@@ -4,20 +4,25 @@ import torch
 from torch import Tensor
 
 
-def reflect_pad_bottom_right(x: Tensor, bottom: int, right: int) -> Tensor:
-    """Extend an image to the bottom and the right by reflection.
+def reflect_pad(x: Tensor, top: int, bottom: int, left: int, right: int) -> Tensor:
+    """Extend an image by reflection.
 
     ``torch.nn.functional.pad`` refuses to pad by as much as the image's side; here the
     reflection goes on back and forth, as in ``numpy.pad(mode="reflect")``.
 
     Args:
         x: (B, H, W, C), any dtype; H and W at least 1.
-        bottom, right: rows and columns to add.
+        top, bottom, left, right: rows and columns to add.
 
     Returns:
-        (B, H + bottom, W + right, C); ``x`` itself when there is nothing to add.
+        (B, top + H + bottom, left + W + right, C); ``x`` itself when nothing is added.
     """
-    return _reflect_end(_reflect_end(x, 1, bottom), 2, right)
+    return _reflect(_reflect(x, 1, top, bottom), 2, left, right)
+
+
+def reflect_pad_bottom_right(x: Tensor, bottom: int, right: int) -> Tensor:
+    """:func:`reflect_pad` at the ends only."""
+    return reflect_pad(x, 0, bottom, 0, right)
 
 
 def crop_bottom_right(x: Tensor, height: int, width: int) -> Tensor:
@@ -38,13 +43,13 @@ def crop_bottom_right(x: Tensor, height: int, width: int) -> Tensor:
     return x.index_select(1, rows).index_select(2, columns)
 
 
-def _reflect_end(x: Tensor, dim: int, pad: int) -> Tensor:
+def _reflect(x: Tensor, dim: int, before: int, after: int) -> Tensor:
     # A symbolic size (torch.export, torch.compile with dynamic shapes) is not an int:
     # then pad in any case, so that the graph holds for every size.
-    if isinstance(pad, int) and pad == 0:
+    if isinstance(after, int) and before == after == 0:
         return x
     last = x.shape[dim] - 1
-    position = torch.arange(last + 1 + pad, device=x.device)
+    position = torch.arange(-before, last + 1 + after, device=x.device)
     # Reflection walks 0, 1, ..., last, ..., 1 with this period; one pixel has period 1.
     period = max(2 * last, 1) if isinstance(last, int) else torch.sym_max(2 * last, 1)
     phase = position % period

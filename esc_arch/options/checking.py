@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from esc_arch.options.checkpoints import inspect_checkpoints
 from esc_arch.options.data_files import inspect_data
+from esc_arch.options.loss_files import inspect_loss_files
 from esc_arch.options.machine import inspect_machine
 from esc_arch.options.problems import Problems
 from esc_arch.options.run import Run
@@ -48,7 +49,7 @@ def check_machine(opt: Mapping[str, object], source: str, run: Run) -> None:
 
 
 def check_files(opt: Mapping[str, object], source: str, run: Run) -> None:
-    """Check datasets, checkpoints and the training state of a structurally right file.
+    """Check the files that a structurally right file names: data, checkpoints, losses' weights.
 
     Raises:
         UserError: listing every problem.
@@ -61,3 +62,5 @@ def check_files(opt: Mapping[str, object], source: str, run: Run) -> None:
 def _inspect_files(problems: Problems, opt: Mapping[str, object], run: Run) -> None:
     inspect_data(problems, opt, run)
     inspect_checkpoints(problems, opt, run)
+    if run.is_train:
+        inspect_loss_files(problems, opt)

@@ -2,7 +2,6 @@
 
 import os
 import pickle
-from collections import Counter
 from collections.abc import Mapping
 
 import torch
@@ -11,6 +10,7 @@ from esc_arch.options.constructors import complaint
 from esc_arch.options.networks import build
 from esc_arch.options.problems import Problems, describe, listed
 from esc_arch.options.run import Run
+from esc_arch.weights import read_file
 
 STATE_KEYS = ("epoch", "iter", "optimizers", "schedulers")
 
@@ -198,8 +198,16 @@ def _load(problems: Problems, key: str, file: str, what: str) -> Mapping | None:
         found = f"the folder {file}" if os.path.isdir(path) else f"no file {file}"
         problems.add(key, what, found, "Check the path; it starts at the current folder.")
         return None
+    if path.endswith(".safetensors"):
+        problems.add(
+            key,
+            f"{what}, which BasicSR reads by torch.load",
+            f"{file}",
+            "Load it with safetensors and save it as {'params': ...} with torch.save.",
+        )
+        return None
     try:
-        content = _unpickle(path)
+        content = read_file(path)
     except pickle.UnpicklingError as error:
         text = str(error)
         if "GLOBAL" in text or "nsupported" in text:
@@ -224,13 +232,3 @@ def _load(problems: Problems, key: str, file: str, what: str) -> Mapping | None:
         problems.add(key, what, f"{file} with a {type(content).__name__}", "Name another file.")
         return None
     return content
-
-
-def _unpickle(path: str) -> object:
-    # BasicSR's multi-step scheduler keeps its milestones in a Counter.
-    with torch.serialization.safe_globals([Counter]):
-        try:
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except RuntimeError:
-            # Files of PyTorch before 1.6 cannot be mapped.
-            return torch.load(path, map_location="cpu", weights_only=True)

@@ -14,9 +14,12 @@ from typing import NamedTuple
 import torch
 from PIL import Image
 
-from esc_arch.options.datasets import PAIRED, SINGLE
+from esc_arch.data.downsample_image_dataset import one_per_root, roots_of
+from esc_arch.options.datasets import DOWNSAMPLE, PAIRED, REAL, SINGLE
 from esc_arch.options.lmdb_files import Records, inspect_lmdb
 from esc_arch.options.problems import Problems, listed
+from esc_arch.options.real_esrgan import LEAST_SHARPENED, check_queue, synthesizes
+from esc_arch.options.real_esrgan import MODELS as REAL_MODELS
 from esc_arch.options.run import Run
 
 SIZE_SAMPLE = 2000
@@ -52,18 +55,27 @@ def inspect_data(problems: Problems, opt: Mapping[str, object], run: Run) -> Non
         if problems.under(key) or not isinstance(section, dict):
             continue
         if section.get("type") == PAIRED:
-            count = _inspect_paired(problems, key, section, opt.get("scale"), phase == "train")
+            least = LEAST_SHARPENED if opt.get("model_type") in REAL_MODELS else 1
+            scale = opt.get("scale")
+            count = _inspect_paired(problems, key, section, scale, phase == "train", least)
         elif section.get("type") == SINGLE:
             count = _inspect_single(problems, key, section)
+        elif section.get("type") == REAL:
+            count = _inspect_real(problems, key, section)
+        elif section.get("type") == DOWNSAMPLE:
+            count = _inspect_downsample(problems, key, section, opt.get("scale"), phase == "train")
         else:
             _inspect_roots(problems, key, section)
             continue
         if phase == "train" and run.is_train and not problems.under(key):
-            _inspect_batch(problems, key, section, count, opt.get("num_gpu"), run)
+            replicas = _replicas(opt.get("num_gpu"), run)
+            _inspect_batch(problems, key, section, count, replicas)
+            if synthesizes(opt) and not problems.under("queue_size"):
+                check_queue(problems, opt, section["batch_size_per_gpu"] * _split(replicas, run))
 
 
 def _inspect_paired(
-    problems: Problems, key: str, section: Mapping, scale: object, train: bool
+    problems: Problems, key: str, section: Mapping, scale: object, train: bool, least: int
 ) -> int:
     gt_root, lq_root = section["dataroot_gt"], section["dataroot_lq"]
     gt_key, lq_key = f"{key}.dataroot_gt", f"{key}.dataroot_lq"
@@ -85,7 +97,7 @@ def _inspect_paired(
         pairs = _folder_pairs(problems, key, section)
     if not problems.under(key) and not problems.under("scale"):
         patch = section["gt_size"] if train else None
-        _inspect_sizes(problems, key, pairs, scale, patch)
+        _inspect_sizes(problems, key, pairs, scale, patch, least)
     return len(pairs)
 
 
@@ -107,6 +119,91 @@ def _inspect_single(problems: Problems, key: str, section: Mapping) -> int:
     return len(names)
 
 
+def _inspect_real(problems: Problems, key: str, section: Mapping) -> int:
+    """HR images of any size: the dataset pads small ones."""
+    root, root_key = section["dataroot_gt"], f"{key}.dataroot_gt"
+    if section["io_backend"]["type"] == "lmdb":
+        return len(inspect_lmdb(problems, root_key, root) or ())
+    if not _is_folder(problems, root_key, root):
+        return 0
+    root, meta = os.path.expanduser(root), section["meta_info"]
+    names = _listed_names(problems, f"{key}.meta_info", meta)
+    _note_missing(problems, root_key, root, names, meta)
+    if not problems.under(key):
+        for file in _sample(names):
+            _reader(problems, root_key, os.path.join(root, file))()
+    return len(names)
+
+
+def _inspect_downsample(
+    problems: Problems, key: str, section: Mapping, scale: object, train: bool
+) -> int:
+    """HR images of one or several roots, each as large as a patch or as one LR pixel."""
+    roots = roots_of(section["dataroot_gt"])
+    metas = one_per_root(section.get("meta_info_file"), len(roots))
+    is_lmdb = section["io_backend"]["type"] == "lmdb"
+    sizes: list[tuple[str, Callable[[], Size | None]]] = []
+    for root, meta in zip(roots, metas, strict=True):
+        sizes += (_lmdb_sizes if is_lmdb else _file_sizes)(problems, key, root, meta)
+    if problems.under(key) or problems.under("scale"):
+        return len(sizes)
+    least = section["gt_size"] if train else section.get("scale") if scale is None else scale
+    read = [(name, size()) for name, size in (sizes if is_lmdb else _sample(sizes))]
+    small = [f"{name} ({size})" for name, size in read if size and min(size) < least]
+    if small and train:
+        _add_small(problems, key, least, small)
+    elif small:
+        problems.add(
+            f"{key}.dataroot_gt",
+            f"sides of at least the scale {least}, for one LR pixel",
+            f"{len(small)} smaller images: {listed(small, 3)}",
+            "Remove these images.",
+        )
+    return len(sizes)
+
+
+def _file_sizes(
+    problems: Problems, key: str, root: str, meta: str | None
+) -> list[tuple[str, Callable[[], Size | None]]]:
+    """Names in a folder, or in the text file ``meta``, and how to get the images' sizes."""
+    root_key = f"{key}.dataroot_gt"
+    if meta is None:
+        names = _image_names(problems, root_key, root)
+    else:
+        names = []
+        if _is_folder(problems, root_key, root):
+            names = _listed_names(problems, f"{key}.meta_info_file", meta)
+            _note_missing(problems, root_key, root, names, meta)
+    return [(name, _reader(problems, root_key, os.path.join(root, name))) for name in names]
+
+
+def _lmdb_sizes(
+    problems: Problems, key: str, root: str, meta: str | None
+) -> list[tuple[str, Callable[[], Size | None]]]:
+    """As :func:`_file_sizes`, of an LMDB."""
+    records = inspect_lmdb(problems, f"{key}.dataroot_gt", root)
+    if records is None:
+        return []
+    names = list(records)
+    if meta is not None:
+        listed_names = _listed_names(problems, f"{key}.meta_info_file", meta)
+        names = [name.split(".")[0] for name in listed_names]
+        missing = [name for name in names if name and name not in records]
+        if missing:
+            problems.add(
+                f"{key}.dataroot_gt",
+                f"the images that {meta} lists",
+                f"{len(missing)} missing in {root}: {listed(missing, 3)}",
+                "Add them, or remove their lines.",
+            )
+            return []
+    return [(name, _recorded(records, name)) for name in names]
+
+
+def _recorded(records: Records, name: str) -> Callable[[], Size | None]:
+    return lambda: Size(*records[name]) if records.get(name) else None
+
+
 def _inspect_roots(problems: Problems, key: str, section: Mapping) -> None:
     """Of other datasets, only that the folders they name exist can be told."""
     for name, value in section.items():
@@ -119,15 +216,9 @@ def _inspect_roots(problems: Problems, key: str, section: Mapping) -> None:
 
 
 def _inspect_batch(
-    problems: Problems, key: str, section: Mapping, count: int, num_gpu: object, run: Run
+    problems: Problems, key: str, section: Mapping, count: int, replicas: int
 ) -> None:
     """BasicSR drops an incomplete batch; with no complete one it trains nothing, silently."""
-    if run.launcher != "none":
-        replicas = run.processes()
-    elif num_gpu == "auto":
-        replicas = max(torch.cuda.device_count(), 1)
-    else:
-        replicas = max(num_gpu, 1) if isinstance(num_gpu, int) else 1
     ratio = section.get("dataset_enlarge_ratio", 1)
     batch = section["batch_size_per_gpu"] * replicas
     if count * ratio < batch:
@@ -137,6 +228,20 @@ def _inspect_batch(
             f"a batch of {batch}",
             f"Write `dataset_enlarge_ratio: {math.ceil(batch / count)}`, or a smaller batch.",
         )
+
+
+def _replicas(num_gpu: object, run: Run) -> int:
+    """How many copies of the network train together, each on its part of the batch."""
+    if run.launcher != "none":
+        return run.processes()
+    if num_gpu == "auto":
+        return max(torch.cuda.device_count(), 1)
+    return max(num_gpu, 1) if isinstance(num_gpu, int) else 1
+
+
+def _split(replicas: int, run: Run) -> int:
+    """In how many parts one process splits its batch."""
+    return replicas if run.launcher == "none" else 1
 
 
 def _folder_pairs(problems: Problems, key: str, section: Mapping) -> list[Pair]:
@@ -212,14 +317,11 @@ def _lmdb_pairs(problems: Problems, key: str, gt: Records, lq: Records) -> list[
                 "Make both LMDBs from images of the same names.",
             )
 
-    def size(records: Records, name: str) -> Callable[[], Size | None]:
-        return lambda: Size(*records[name]) if records[name] else None
-
-    return [Pair(name, name, size(gt, name), size(lq, name)) for name in gt if name in lq]
+    return [Pair(name, name, _recorded(gt, name), _recorded(lq, name)) for name in gt if name in lq]
 
 
 def _inspect_sizes(
-    problems: Problems, key: str, pairs: list[Pair], scale: int, patch: int | None
+    problems: Problems, key: str, pairs: list[Pair], scale: int, patch: int | None, least: int
 ) -> None:
     """Compare HR and LR sizes.
 
@@ -227,8 +329,9 @@ def _inspect_sizes(
         scale: the upscaling factor.
         patch: gt_size in training, where sizes have to fit exactly; None otherwise,
             where BasicSR crops what the HR image has beyond a multiple of the scale.
+        least: the smallest side of an HR image that the model takes.
     """
-    unequal, small = [], []
+    unequal, small, tiny = [], [], []
     for pair in _sample(pairs):
         gt, lq = pair.gt_size(), pair.lq_size()
         if gt is None or lq is None:
@@ -239,6 +342,15 @@ def _inspect_sizes(
             unequal.append(f"{pair.gt} HR {gt}, LR {lq} instead of {want}")
         elif patch and min(gt) < patch:
             small.append(f"{pair.gt} ({gt})")
+        elif scale * min(lq) < least:
+            tiny.append(f"{pair.gt} ({gt})")
+    if tiny:
+        problems.add(
+            f"{key}.dataroot_gt",
+            f"HR images with sides of at least {least}, which this model_type sharpens",
+            f"{len(tiny)} smaller images: {listed(tiny, 3)}",
+            "Remove these images.",
+        )
     if unequal:
         exactly = ", and HR sides that are multiples of it" if patch else ""
         problems.add(
@@ -248,12 +360,16 @@ def _inspect_sizes(
             "Take the LR folder of this scale, or crop the HR images and make the LR ones again.",
         )
     if small:
-        problems.add(
-            f"{key}.gt_size",
-            "no more than the smaller side of each HR image",
-            f"{patch}, and {len(small)} smaller images: {listed(small, 3)}",
-            "Remove these images, or lower gt_size.",
-        )
+        _add_small(problems, key, patch, small)
+
+
+def _add_small(problems: Problems, key: str, patch: int, small: list[str]) -> None:
+    problems.add(
+        f"{key}.gt_size",
+        "no more than the smaller side of each HR image",
+        f"{patch}, and {len(small)} smaller images: {listed(small, 3)}",
+        "Remove these images, or lower gt_size.",
+    )
 
 
 def _image_names(problems: Problems, key: str, root: str) -> list[str]:

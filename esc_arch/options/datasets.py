@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from basicsr.utils.file_client import FileClient
 from basicsr.utils.registry import DATASET_REGISTRY
 
+from esc_arch.data.downsample_image_dataset import DOWNSAMPLING, one_per_root, roots_of
 from esc_arch.options.constructors import check_arguments, resolve_type
 from esc_arch.options.kinds import (
     BOOL,
@@ -15,11 +16,14 @@ from esc_arch.options.kinds import (
     SIZE,
     TEXT,
     WORKERS,
+    Kind,
     list_of,
     one_of,
     optional,
 )
 from esc_arch.options.problems import MISSING, Problems, describe
+from esc_arch.options.real_esrgan import DATASET as REAL
+from esc_arch.options.real_esrgan import check_real_dataset
 from esc_arch.options.sections import (
     Field,
     add_missing,
@@ -29,6 +33,7 @@ from esc_arch.options.sections import (
 )
 
 PAIRED, SINGLE = "PairedImageDataset", "SingleImageDataset"
+DOWNSAMPLE = "DownsampleImageDataset"
 
 LOADER_FIELDS = {
     "pin_memory": Field(BOOL, "true"),
@@ -78,6 +83,49 @@ KNOWN = {
     *TRAIN_LOADER_FIELDS,
     *IMAGE_FIELDS,
     *PAIRED_FIELDS,
+    *TRAIN_PATCH_FIELDS,
+}
+
+DOWNSAMPLE_FIELDS = {
+    "io_backend": Field(SECTION, "{type: disk}", required=True),
+    "dataroot_gt": Field(
+        Kind(
+            "text or a list of texts",
+            lambda v: TEXT.accepts(v) or (list_of(TEXT).accepts(v) and len(v) > 0),
+        ),
+        "[datasets/DIV2K/DIV2K_train_HR, datasets/Flickr2K/HR]",
+        required=True,
+    ),
+    "meta_info_file": Field(
+        Kind(
+            "text, nothing (~), or a list of these",
+            lambda v: optional(TEXT).accepts(v) or list_of(optional(TEXT)).accepts(v),
+        ),
+        "[datasets/meta_info.txt, ~]",
+    ),
+    "downsampling": Field(one_of(*DOWNSAMPLING), "pil_bicubic"),
+}
+
+# Every key that the loader or any dataset reads.
+COMMON_KNOWN = {
+    "name",
+    "type",
+    "phase",
+    "scale",
+    "use_shuffle",
+    *LOADER_FIELDS,
+    *TRAIN_LOADER_FIELDS,
+}
+
+# Every key that DownsampleImageDataset or the loader reads.
+DOWNSAMPLE_KNOWN = {
+    "name",
+    "type",
+    "phase",
+    "scale",
+    "use_shuffle",
+    *LOADER_FIELDS,
+    *TRAIN_LOADER_FIELDS,
     *TRAIN_PATCH_FIELDS,
 }
 
@@ -152,6 +200,14 @@ def _check_section(
     if dataset is None:
         return
     kind = section["type"]
+    if kind == DOWNSAMPLE:
+        _check_downsample(problems, key, section, scale, train)
+        return
+    if kind == REAL:
+        check_real_dataset(problems, key, section, COMMON_KNOWN, train)
+        if isinstance(section.get("io_backend"), dict):
+            _check_io_backend(problems, key, section["io_backend"])
+        return
     if kind not in (PAIRED, SINGLE):
         # Other datasets have keys of their own; all of BasicSR's read images this way.
         if "io_backend" in section:
@@ -178,6 +234,26 @@ def _check_section(
     if kind == PAIRED:
         _check_template(problems, key, section)
         _check_scale(problems, key, section, scale, train)
+
+
+def _check_downsample(
+    problems: Problems, key: str, section: Mapping[str, object], scale: object, train: bool
+) -> None:
+    fields = DOWNSAMPLE_FIELDS | (TRAIN_PATCH_FIELDS if train else {})
+    check_fields(problems, key, section, fields, known=DOWNSAMPLE_KNOWN)
+    if isinstance(section.get("io_backend"), dict):
+        _check_io_backend(problems, key, section["io_backend"])
+    if not any(problems.under(f"{key}.{name}") for name in ("dataroot_gt", "meta_info_file")):
+        roots = len(roots_of(section["dataroot_gt"]))
+        metas = len(one_per_root(section.get("meta_info_file"), roots))
+        if metas != roots:
+            problems.add(
+                f"{key}.meta_info_file",
+                f"one for each of the {roots} roots of dataroot_gt, ~ for all images of a root",
+                f"{metas}",
+                "Write a list of as many.",
+            )
+    _check_scale(problems, key, section, scale, train)
 
 
 def _check_loader(problems: Problems, key: str, section: Mapping[str, object], train: bool) -> None:

@@ -62,7 +62,8 @@ def resolve(opt: dict, args: argparse.Namespace, root_path: str, is_train: bool)
         if "scale" in opt:
             dataset["scale"] = opt["scale"]
         for key in ("dataroot_gt", "dataroot_lq"):
-            if dataset.get(key) is not None:
+            # A dataset that takes a list of roots expands them itself.
+            if isinstance(dataset.get(key), str):
                 dataset[key] = os.path.expanduser(dataset[key])
     for key, value in opt["path"].items():
         if value is not None and ("resume_state" in key or "pretrain_network" in key):

@@ -22,12 +22,17 @@ from esc_arch.options.kinds import (
 )
 from esc_arch.options.networks import check_networks
 from esc_arch.options.problems import Problems, describe, suggestion
+from esc_arch.options.real_esrgan import MODELS as REAL_MODELS
+from esc_arch.options.real_esrgan import check_real_esrgan, top_fields
 from esc_arch.options.sections import Field, check_fields, subsection
 from esc_arch.options.training import check_training
 from esc_arch.options.validation import check_validation
 
 # Models of which all keys are known; others may read more, at the top and under train, val.
-PLAIN_MODELS = ("SRModel", "SwinIRModel")
+PLAIN_MODELS = ("SRModel", "SwinIRModel", "ESRModel")
+
+# Models that pad the image to a multiple of network_g.window_size.
+PADDING_MODELS = ("SwinIRModel", "ESRModel")
 
 TOP_FIELDS = {
     "name": Field(FOLDER_NAME, "train_ESC_x2", required=True),
@@ -70,14 +75,14 @@ def inspect_structure(problems: Problems, opt: Mapping[str, object], is_train: b
     # Everything after this counts on keys being text.
     problems.raise_if_any()
     model = _model(problems, opt)
-    plain = opt.get("model_type") in PLAIN_MODELS
-    fields = dict(TOP_FIELDS)
+    plain = opt.get("model_type") in (*PLAIN_MODELS, *REAL_MODELS)
+    fields = TOP_FIELDS | top_fields(opt, is_train)
     # A model of its own may take a scale that is no whole number.
     fields["scale"] = Field(SIZE if plain else POSITIVE, "2")
     known = ("datasets", "path", "train", "val", "logger") if plain else None
     check_fields(problems, "", opt, fields, known)
     check_networks(problems, opt)
-    if opt.get("model_type") == "SwinIRModel" and isinstance(opt.get("network_g"), dict):
+    if opt.get("model_type") in PADDING_MODELS and isinstance(opt.get("network_g"), dict):
         window = {"window_size": Field(SIZE, "8", required=True)}
         check_fields(problems, "network_g", opt["network_g"], window)
     check_datasets(problems, opt, is_train, plain)
@@ -85,6 +90,7 @@ def inspect_structure(problems: Problems, opt: Mapping[str, object], is_train: b
     check_validation(problems, opt, is_train, plain)
     if is_train:
         check_training(problems, opt, plain, model)
+        check_real_esrgan(problems, opt)
         _check_logger(problems, opt)
 
 

@@ -1,13 +1,17 @@
 """Checks the ``train`` section: losses, optimisers and schedulers."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from basicsr.archs.vgg_arch import NAMES as VGG_LAYERS
+from basicsr.losses.basic_loss import PerceptualLoss
+from basicsr.losses.gan_loss import GANLoss
 from basicsr.models.base_model import BaseModel
 from basicsr.models.lr_scheduler import CosineAnnealingRestartLR, MultiStepRestartLR
 from basicsr.utils.registry import LOSS_REGISTRY
 
+from esc_arch.losses.vgg_perceptual_loss import CRITERIA
+from esc_arch.models.optimizers import OPTIMIZERS
 from esc_arch.options.constructors import check_arguments, complaint, has_parameter, resolve_type
 from esc_arch.options.kinds import (
     COUNT,
@@ -23,10 +27,8 @@ from esc_arch.options.kinds import (
     optional,
 )
 from esc_arch.options.problems import MISSING, Problems, describe, suggestion
+from esc_arch.options.real_esrgan import train_fields
 from esc_arch.options.sections import Field, add_missing, check_fields, subsection
-
-# BaseModel.get_optimizer of basicsr 1.4.2 knows this one; its development version has more.
-OPTIMIZERS = {"Adam": torch.optim.Adam}
 
 # BasicSR's setup_schedulers takes its own class for both multi-step names.
 SCHEDULERS = {
@@ -35,13 +37,18 @@ SCHEDULERS = {
     "CosineAnnealingRestartLR": CosineAnnealingRestartLR,
 }
 
+# Criteria by loss: BasicSR's "l2" stops, as PyTorch has no L2loss.
+VGG_LOSSES = {"PerceptualLoss": ("l1", "fro"), "VGGPerceptualLoss": tuple(CRITERIA)}
+
+GAN_TYPES = ("vanilla", "lsgan", "wgan", "wgan_softplus", "hinge")
+
 FIELDS = {
     "total_iter": Field(COUNT, "500000", required=True),
     "warmup_iter": Field(
         Kind("a whole number, -1 for no warm-up", lambda v: is_whole(v) and v >= -1), "20000"
     ),
     "ema_decay": Field(DECAY, "0.999"),
-    "optim_g": Field(SECTION, "{type: Adam, lr: !!float 5e-4}", required=True),
+    "optim_g": Field(SECTION, "{type: AdamW, lr: !!float 5e-4}", required=True),
     "scheduler": Field(SECTION, "{type: MultiStepLR, milestones: [250000]}", required=True),
     "pixel_opt": Field(optional(SECTION), "{type: L1Loss}"),
     "perceptual_opt": Field(optional(SECTION), "{type: PerceptualLoss, layer_weights: ...}"),
@@ -73,8 +80,13 @@ def check_training(
     train = subsection(problems, "train", opt, "{total_iter: 500000, optim_g: ..., scheduler: ...}")
     if train is None:
         return
-    check_fields(problems, "train", train, FIELDS, known=() if plain else None)
-    if plain and not any(train.get(name) for name in ("pixel_opt", "perceptual_opt")):
+    fields = FIELDS | train_fields(opt)
+    check_fields(problems, "train", train, fields, known=() if plain else None)
+    if (
+        plain
+        and "gan_opt" not in fields
+        and not any(train.get(name) for name in ("pixel_opt", "perceptual_opt"))
+    ):
         problems.add(
             "train.pixel_opt",
             "a pixel or a perceptual loss",
@@ -98,13 +110,33 @@ def _check_loss(problems: Problems, key: str, section: Mapping[str, object]) -> 
     loss = resolve_type(problems, key, section, LOSS_REGISTRY, "L1Loss")
     if loss is None:
         return
+    _check_purpose(problems, key, section, loss)
     check_arguments(problems, key, loss, section)
+    if has_parameter(loss, "gan_type"):
+        check_fields(problems, key, section, {"gan_type": Field(one_of(*GAN_TYPES), "vanilla")})
     reduction = one_of("mean", "sum")
     if has_parameter(loss, "reduction") and not problems.under(f"{key}.reduction"):
         # 'none' builds, and then backward stops: the loss has to be one number.
         check_fields(problems, key, section, {"reduction": Field(reduction, "mean")})
-    if section["type"] == "PerceptualLoss" and not problems.under(key):
+    if section["type"] in VGG_LOSSES and not problems.under(key):
         _check_perceptual_loss(problems, key, section)
+
+
+def _check_purpose(
+    problems: Problems, key: str, section: Mapping[str, object], loss: Callable
+) -> None:
+    """Models call perceptual and GAN losses in their own ways, and other losses fail then."""
+    wanted = {"perceptual_opt": PerceptualLoss, "gan_opt": GANLoss}.get(key.rpartition(".")[2])
+    if wanted is None or (isinstance(loss, type) and issubclass(loss, wanted)):
+        return
+    # Those of other packages may do the same under another base.
+    if loss.__module__.startswith("basicsr."):
+        problems.add(
+            f"{key}.type",
+            f"{wanted.__name__} or one like it",
+            describe(section["type"]),
+            f"Write `type: {wanted.__name__}`.",
+        )
 
 
 def _check_perceptual_loss(problems: Problems, key: str, section: Mapping[str, object]) -> None:
@@ -115,12 +147,16 @@ def _check_perceptual_loss(problems: Problems, key: str, section: Mapping[str, o
         section,
         {
             "vgg_type": Field(one_of(*VGG_LAYERS), "vgg19"),
-            "criterion": Field(one_of("l1", "l2", "fro"), "l1"),
+            "criterion": Field(one_of(*VGG_LOSSES[section["type"]]), "l1"),
             "layer_weights": Field(SECTION, "{conv5_4: 1}"),
         },
     )
     if problems.under(key):
         return
+    if not section["layer_weights"]:
+        problems.add(
+            f"{key}.layer_weights", "at least one layer", "none", "Write, say, `{conv5_4: 1}`."
+        )
     for layer, weight in section["layer_weights"].items():
         if layer not in VGG_LAYERS[vgg]:
             problems.add(
@@ -136,7 +172,7 @@ def _check_perceptual_loss(problems: Problems, key: str, section: Mapping[str, o
 
 
 def _check_optimizer(problems: Problems, key: str, section: Mapping[str, object]) -> None:
-    optimizer = _type_of(problems, key, section, OPTIMIZERS, "Adam")
+    optimizer = _type_of(problems, key, section, OPTIMIZERS, "AdamW")
     if optimizer is None:
         return
     check_arguments(problems, key, optimizer, section, supplied=("params",))
@@ -185,11 +221,6 @@ def _type_of(
     advice = suggestion(name, known)
     if "type" not in section:
         advice = f"Add `type: {example}`."
-    elif name == "AdamW" and "Adam" in known:
-        advice = (
-            "With weight_decay 0, `type: Adam` makes the same updates; another weight decay "
-            "needs a newer BasicSR."
-        )
     problems.add(
         f"{key}.type",
         "one of " + ", ".join(known),

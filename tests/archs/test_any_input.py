@@ -23,8 +23,9 @@ SMALL = {
 }
 
 
-def small(name: str, scale: int = 2, **arguments: object) -> nn.Module:
+def small(name: str, scale: int | None = None, **arguments: object) -> nn.Module:
     preset = PRESETS[name]
+    scale = preset.scales[0] if scale is None else scale
     values = {**preset.arguments, **SMALL, "upscaling_factor": scale, **arguments}
     return fill_parameters(preset.network(**values)).eval()
 
@@ -42,12 +43,12 @@ pytestmark = pytest.mark.parametrize("name", distinct_when_small())
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (3, 2), (7, 8), (8, 8), (9, 17), (4, 40)])
-@pytest.mark.parametrize("scale", [2, 3, 4])
-def test_sides_from_one_pixel(name, size, scale):
-    with torch.no_grad():
-        y = small(name, scale)(torch.rand(1, 3, *size))
-    assert y.shape == (1, 3, size[0] * scale, size[1] * scale)
-    assert y.isfinite().all()
+def test_sides_from_one_pixel(name, size):
+    for scale in PRESETS[name].scales:
+        with torch.no_grad():
+            y = small(name, scale)(torch.rand(1, 3, *size))
+        assert y.shape == (1, 3, size[0] * scale, size[1] * scale)
+        assert y.isfinite().all()
 
 
 def test_a_batch_equals_its_images_one_by_one(name):
@@ -63,6 +64,7 @@ def test_in_bands_equals_the_whole_map(name, batch, monkeypatch):
     with torch.no_grad():
         whole = network(x)
         monkeypatch.setattr(bands, "PIXELS_PER_BAND", 5 * 19)
+        monkeypatch.setattr(bands, "HALOS_PER_BAND", 1)
         monkeypatch.setattr("esc_arch.layers.window_attention.PIXELS_PER_PASS_AND_CORE", 1)
         cut = network(x)
     assert deviation(cut, whole) < 1e-5
@@ -79,7 +81,7 @@ def test_gradients_in_eval_mode(name):
     network = small(name).double()
     x = torch.rand(2, 3, 9, 10, dtype=torch.float64, requires_grad=True)
     gradient = torch.autograd.grad(network(x).sum(), x)[0]
-    step = 1e-5 * torch.randn_like(x)
+    step = 1e-7 * torch.randn_like(x)  # small, as LeakyReLU has a kink
     with torch.no_grad():
         difference = (network(x + step) - network(x - step)).sum() / 2
     assert (gradient * step).sum().item() == pytest.approx(difference.item(), rel=1e-4)
@@ -89,6 +91,7 @@ def test_the_input_is_not_written_to(name, monkeypatch):
     network, x = small(name), torch.rand(1, 3, 29, 19)
     before = x.clone()
     monkeypatch.setattr(bands, "PIXELS_PER_BAND", 5 * 19)
+    monkeypatch.setattr(bands, "HALOS_PER_BAND", 1)
     with torch.no_grad():
         network(x)
     network(x).sum().backward()
@@ -163,15 +166,15 @@ def test_data_parallel_on_a_cpu(name):
 
 @pytest.mark.slow
 def test_export_with_dynamic_sizes(name):
-    network = small(name)
-    size = torch.export.Dim.AUTO
-    program = torch.export.export(
-        network, (torch.rand(2, 3, 13, 17),), dynamic_shapes=({0: size, 2: size, 3: size},)
-    ).module()
-    for shape in [(2, 3, 13, 17), (1, 3, 16, 16), (3, 3, 9, 40)]:
-        x = torch.rand(shape)
+    network = small(name).double()
+    size, example = torch.export.Dim.AUTO, torch.rand(2, 3, 53, 57, dtype=torch.float64)
+    shapes = ({0: size, 2: size, 3: size},)
+    program = torch.export.export(network, (example,), dynamic_shapes=shapes).module()
+    # Of more than one window along each side, with 4 x 4 pixels folded into one.
+    for shape in [(2, 3, 53, 57), (1, 3, 64, 64), (3, 3, 36, 90)]:
+        x = torch.rand(shape, dtype=torch.float64)
         with torch.no_grad():
-            assert deviation(program(x), network(x)) < 1e-5
+            assert deviation(program(x), network(x)) < 1e-10
 
 
 @pytest.mark.slow
@@ -188,9 +191,10 @@ def test_compiled(name):
 
 def test_built_quickly_and_without_index_tables(name):
     start = time.perf_counter()
-    network = PRESETS[name].network(**PRESETS[name].arguments, upscaling_factor=2)
+    preset = PRESETS[name]
+    network = preset.network(**preset.arguments, upscaling_factor=preset.scales[-1])
     seconds = time.perf_counter() - start
-    assert sum(buffer.nbytes for buffer in network.buffers()) == 0
+    assert sum(buffer.nbytes for buffer in network.buffers()) < 1000
     tensors = [v for m in network.modules() for v in vars(m).values() if torch.is_tensor(v)]
     assert tensors == []
     # The bar is for ESC; the extra-large network holds thirteen times as many numbers.

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from esc_arch import ESC, PRESETS, create
+from esc_arch import ESC, PRESETS, UserError, create
 
 # FACTS of the paper: parameters of the published networks at x2, x3, x4.
 PUBLISHED = {
@@ -13,7 +13,12 @@ PUBLISHED = {
     ("esc_light", 2): 603_600,
     ("esc_light", 3): 612_255,
     ("esc_light", 4): 624_372,
+    ("esc_fp", 2): 523_675,
+    ("esc_fp", 3): 530_170,
+    ("esc_fp", 4): 539_263,
     ("esc_xl", 2): 12_455_916,
+    ("esc_real", 4): 2_265_307,
+    ("esc_real_dysample", 4): 2_169_499,
 }
 
 
@@ -46,7 +51,7 @@ def test_presets_cannot_be_changed():
 
 def test_create_takes_other_arguments_and_names_the_presets():
     assert len(create("esc", 2, n_blocks=1).blocks) == 1
-    with pytest.raises(ValueError, match="esc_light"):
+    with pytest.raises(UserError, match="esc_light"):
         create("esc_lite", 2)
 
 

@@ -1,13 +1,19 @@
 """Every network against the outputs of the public implementation."""
 
-import json
-
+import numpy as np
 import pytest
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY
 
 from esc_arch import ESC, create
-from tests.reference_cases import OUTPUT_CASES, REFERENCE, arrays, deviation, fill_parameters
+from tests.reference_cases import (
+    GRADIENT_CASES,
+    OUTPUT_CASES,
+    REFERENCE,
+    arrays,
+    deviation,
+    fill_parameters,
+)
 
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-6}
 
@@ -37,15 +43,11 @@ def test_output(name, dtype, attn_type, record_property):
 
 
 @pytest.mark.parametrize("attn_type", ["naive", "sdpa"])
-def test_gradients_in_training(attn_type):
+@pytest.mark.parametrize("name", GRADIENT_CASES)
+def test_gradients_in_training(name, attn_type):
     """Whole gradients where the reference has them, the norm of every one else."""
-    case = next(
-        c
-        for c in json.loads((REFERENCE / "esc_cases.json").read_text())
-        if c["name"] == "grad_esc_x2"
-    )
-    network = fill_parameters(build(case, attn_type=attn_type)).double().train()
-    expected = arrays("grad_esc_x2")
+    network = fill_parameters(build(GRADIENT_CASES[name], attn_type=attn_type)).double().train()
+    expected = arrays(name)
     x = expected["x"].double().requires_grad_()
     loss = (network(x) - expected["t"].double()).abs().mean()
     loss.backward()
@@ -55,16 +57,14 @@ def test_gradients_in_training(attn_type):
     for key, gradient in expected.items():
         if key.startswith("grad:"):
             assert deviation(parameters[key.removeprefix("grad:")].grad, gradient) < 1e-6, key
-    norms = gradient_norms()
+    norms = gradient_norms(name)
     assert set(norms) == set(parameters)
-    for name, norm in norms.items():
-        assert parameters[name].grad.norm().item() == pytest.approx(norm, rel=1e-6), name
+    for parameter, norm in norms.items():
+        assert parameters[parameter].grad.norm().item() == pytest.approx(norm, rel=1e-6), parameter
 
 
-def gradient_norms() -> dict[str, float]:
-    import numpy as np
-
-    with np.load(REFERENCE / "grad_esc_x2.npz") as file:
+def gradient_norms(name: str) -> dict[str, float]:
+    with np.load(REFERENCE / f"{name}.npz") as file:
         return dict(zip(file["norm_names"].tolist(), file["norms"].tolist(), strict=True))
 
 
@@ -89,6 +89,18 @@ def test_a_checkpoint_without_to_img_is_refused_by_name():
     del state["to_img.weight"]
     with pytest.raises(RuntimeError, match=r"Missing key.*to_img\.weight"):
         create("esc_light", 3).load_state_dict(state)
+
+
+def test_scale_transfer_of_esc_fp():
+    """The same rule as ESC's, whose result the reference has."""
+    x2, x3 = fill_parameters(create("esc_fp", 2)), create("esc_fp", 3)
+    x3.load_state_dict(x2.state_dict())
+    grid = x2.to_img.weight.detach().reshape(3, 2, 2, 48, 9).permute(3, 4, 0, 1, 2)
+    expected = torch.nn.functional.interpolate(
+        grid.reshape(-1, 3, 2, 2), size=(3, 3), mode="bilinear", align_corners=False
+    ).reshape(48, 9, 3, 3, 3)
+    weight = x3.to_img.weight.detach().reshape(3, 3, 3, 48, 9).permute(3, 4, 0, 1, 2)
+    torch.testing.assert_close(weight, expected, rtol=0, atol=1e-6)
 
 
 def test_convert_folds_the_large_kernel_and_keeps_the_output():

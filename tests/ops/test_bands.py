@@ -36,6 +36,7 @@ class CountedConvolution:
 @pytest.fixture
 def small_bands(monkeypatch):
     monkeypatch.setattr(bands, "PIXELS_PER_BAND", 12)
+    monkeypatch.setattr(bands, "HALOS_PER_BAND", 2)
 
 
 @settings(max_examples=150, deadline=None)
@@ -62,6 +63,7 @@ def test_is_the_function_of_the_whole_map(data):
     pixels = data.draw(st.integers(0, 40), "pixels of a band")
     with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(bands, "PIXELS_PER_BAND", pixels)
+        patch.setattr(bands, "HALOS_PER_BAND", 2)
         result = by_bands(CountedConvolution(kernel), x, halo=halo, residual=r, reuse=spare[reuse])
     np.testing.assert_allclose(result.numpy(), expected, atol=1e-13)
     assert torch.equal(x, before)

@@ -92,6 +92,17 @@ SINGLE = {
     "dataroot_lq": "data/LR",
     "io_backend": {"type": "disk"},
 }
+DOWNSAMPLE = {
+    "name": "tiny",
+    "type": "DownsampleImageDataset",
+    "dataroot_gt": ["data/HR", "data/more"],
+    "io_backend": {"type": "disk"},
+    "gt_size": 16,
+    "use_hflip": True,
+    "use_rot": True,
+    "num_worker_per_gpu": 0,
+    "batch_size_per_gpu": 2,
+}
 PERCEPTUAL = {"type": "PerceptualLoss", "layer_weights": {"conv5_4": 1.0}}
 
 TRAIN_CASES = [
@@ -107,7 +118,9 @@ TRAIN_CASES = [
     Case("train.pixel_opt.type", "L1", ("train.pixel_opt.type:", "'L1' (text)", "'L1Loss'?")),
     Case("train.pixel_opt.type", "L1loss", ("train.pixel_opt.type:", "'L1Loss'?")),
     Case("val.metrics.psnr.type", "psnr", ("val.metrics.psnr.type:", "'calculate_psnr'?")),
-    Case("train.optim_g.type", "AdamW", ("train.optim_g.type:", "weight_decay 0", "type: Adam")),
+    Case("train.optim_g.type", "LBFGS", ("train.optim_g.type:", "one of ASGD, Adadelta", "AdamW")),
+    Case("train.optim_g.type", "Adamw", ("train.optim_g.type:", "'AdamW'?")),
+    Case("train.optim_g.type", DELETE, ("train.optim_g.type:", "Add `type: AdamW`")),
     Case("train.optim_g.type", "adam", ("train.optim_g.type:", "'Adam'?")),
     Case("train.scheduler.type", "StepLR", ("train.scheduler.type:", "'MultiStepLR'?")),
     Case("train.scheduler.type", DELETE, ("train.scheduler.type:", "no such key")),
@@ -214,6 +227,37 @@ TRAIN_CASES = [
     Case("datasets.train.type", "SingleImageDataset", ("datasets.train.type:", "ground truth")),
     Case("datasets.val", SINGLE, ("val.metrics.psnr:", "datasets.val of type SingleImageDataset")),
     Case("datasets.val", SINGLE | {"meta_info_file": None}, ("val.meta_info_file:", "nothing")),
+    Case(
+        "datasets.train",
+        DOWNSAMPLE | {"downsampling": "pil_bicubik"},
+        ("datasets.train.downsampling:", "'matlab_bicubic'", "'pil_bicubic'?"),
+    ),
+    Case(
+        "datasets.train",
+        DOWNSAMPLE | {"dataroot_gt": []},
+        ("datasets.train.dataroot_gt:", "text or a list of texts", "[] (list)"),
+    ),
+    Case(
+        "datasets.train",
+        DOWNSAMPLE | {"dataroot_gt": ["data/HR", None]},
+        ("datasets.train.dataroot_gt:", "text or a list of texts"),
+    ),
+    Case(
+        "datasets.train",
+        DOWNSAMPLE | {"meta_info_file": "data/names.txt"},
+        ("datasets.train.meta_info_file:", "one for each of the 2 roots", "found 1"),
+    ),
+    Case("datasets.train", DOWNSAMPLE | {"gt_size": 17}, ("datasets.train.gt_size:", "multiple")),
+    Case(
+        "datasets.train",
+        DOWNSAMPLE | {"dataroot_lq": "data/LR"},
+        ("datasets.train.dataroot_lq:", "an unknown key"),
+    ),
+    Case(
+        "datasets.train",
+        DOWNSAMPLE | {"io_backend": {"type": "disc"}},
+        ("datasets.train.io_backend.type:", "'disk'?"),
+    ),
     # other sections
     Case("val", DELETE, ("val:", "validation datasets", "Add `val:")),
     Case("val.val_freq", DELETE, ("val.val_freq:", "no such key", "Add `val_freq: 5000`")),

@@ -10,16 +10,19 @@ from esc_arch.archs import PRESETS
 
 FOLDER = Path(__file__).parents[2] / "options"
 FILES = sorted(FOLDER.rglob("*.yml"))
+# What a file's name calls a network, and its preset.
+NETWORKS = {"ESC": "esc", "ESC_light": "esc_light", "ESC_FP": "esc_fp", "ESC_DFLIP": "esc"}
 PUBLISHED = [
     f"{task}_{net}_x{scale}.yml"
     for task in ("train", "test")
-    for net in ("ESC", "ESC_light")
+    for net in NETWORKS
     for scale in (2, 3, 4)
 ]
+TEST_ONLY = {"test_ESC_XL_x2.yml": "esc_xl"}
 
 
 def test_the_published_recipes_are_there():
-    assert set(PUBLISHED) <= {file.name for file in FOLDER.glob("*.yml")}
+    assert {*PUBLISHED, *TEST_ONLY} <= {file.name for file in FOLDER.glob("*.yml")}
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(FOLDER)))
@@ -32,12 +35,14 @@ def test_file_is_right(file):
         assert "debug" not in opt["name"], "BasicSR's debug mode goes by the name"
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", [*PUBLISHED, *TEST_ONLY])
 def test_networks_are_the_presets(name):
     network = options.read(str(FOLDER / name))["network_g"]
     scale = int(name[-len("2.yml")])
-    preset = PRESETS["esc_light" if "light" in name else "esc"]
-    assert network == {"type": "ESC", "upscaling_factor": scale, **preset.arguments}
+    net = name.partition("_")[2].rpartition("_")[0]
+    preset = PRESETS[TEST_ONLY.get(name) or NETWORKS[net]]
+    kind = preset.network.__name__
+    assert network == {"type": kind, "upscaling_factor": scale, **preset.arguments}
     assert scale in preset.scales
 
 
@@ -47,7 +52,7 @@ def test_recipe_of_the_paper(name):
     train, data = opt["train"], opt["datasets"]["train"]
     assert data["gt_size"] == 64 * opt["scale"]
     assert data["batch_size_per_gpu"] * 4 == 64
-    assert train["optim_g"] == {"type": "Adam", "lr": 5e-4, "weight_decay": 0, "betas": [0.9, 0.9]}
+    assert train["optim_g"] == {"type": "AdamW", "lr": 5e-4, "weight_decay": 0, "betas": [0.9, 0.9]}
     assert train["scheduler"]["milestones"] == [250000, 400000, 450000, 475000, 490000]
     assert (train["total_iter"], train["warmup_iter"], train["ema_decay"]) == (500000, 20000, 0.999)
     starts_from = opt["path"]["pretrain_network_g"]
@@ -59,6 +64,14 @@ def test_recipe_of_the_paper(name):
         assert opt["path"]["param_key_g"] == "params_ema"
 
 
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_dflip_makes_its_images_as_the_paper_did(scale):
+    opt = options.read(str(FOLDER / f"train_ESC_DFLIP_x{scale}.yml"))
+    data = opt["datasets"]["train"]
+    assert (data["type"], data["downsampling"]) == ("DownsampleImageDataset", "pil_bicubic")
+    assert len(data["dataroot_gt"]) == 4
+
+
 @pytest.mark.parametrize("name", [name for name in PUBLISHED if name.startswith("test")])
 def test_test_files_take_the_trained_weights(name):
     opt = options.read(str(FOLDER / name))
@@ -68,6 +81,12 @@ def test_test_files_take_the_trained_weights(name):
         == f"experiments/{trained['name']}/models/net_g_latest.pth"
     )
     assert opt["network_g"] == trained["network_g"]
+
+
+@pytest.mark.parametrize("name", [*(n for n in PUBLISHED if n.startswith("test")), *TEST_ONLY])
+def test_evaluation_is_the_published_one(name):
+    opt = options.read(str(FOLDER / name))
+    assert opt["model_type"] == "ESRModel"
     sets = [section["name"] for section in opt["datasets"].values()]
     assert sets == ["Set5", "Set14", "B100", "Urban100", "Manga109"]
     for metric in opt["val"]["metrics"].values():

@@ -1,12 +1,14 @@
 """Checks of the data that an option file names, each on real images."""
 
+import argparse
 import shutil
 
 import cv2
 import numpy as np
 import pytest
+import yaml
 from basicsr.utils.lmdb_util import make_lmdb_from_imgs
-from option_cases import SINGLE, mutated
+from option_cases import DOWNSAMPLE, SINGLE, mutated
 from PIL import Image
 from small_images import SIZES, write_images
 
@@ -263,3 +265,72 @@ def test_what_passes_is_read_by_basicsr(lmdb_opt, workplace):
         dataset = build_dataset(section)
         shapes = [np.shape(dataset[index]["lq"]) for index in range(len(dataset))]
         assert len(shapes) == len(SIZES)
+
+
+@pytest.fixture
+def downsample_opt(workplace, train_opt):
+    """Training data in data/HR and data/more, and no LR images."""
+    write_images(workplace / "data/more", {"d.png": (30, 17)})
+    train_opt["datasets"] = {"train": dict(DOWNSAMPLE)}
+    return train_opt
+
+
+def test_right_hr_images_pass(downsample_opt):
+    options.check_files(downsample_opt, "tiny.yml", TRAIN_RUN)
+
+
+@pytest.mark.parametrize("roots", ["data/nore", ["data/HR", "data/nore"]])
+def test_each_root_of_hr_images_has_to_exist(downsample_opt, roots):
+    downsample_opt["datasets"]["train"]["dataroot_gt"] = roots
+    contains(messages(downsample_opt), "datasets.train.dataroot_gt:", "no folder data/nore")
+
+
+def test_patch_larger_than_an_hr_image(downsample_opt):
+    downsample_opt["datasets"]["train"]["gt_size"] = 18
+    text = messages(downsample_opt)
+    contains(text, "datasets.train.gt_size:", "18, and 2 smaller images: c.png (18x16), d.png")
+
+
+def test_batch_larger_than_all_roots_together(downsample_opt):
+    downsample_opt["datasets"]["train"]["batch_size_per_gpu"] = 4
+    options.check_files(downsample_opt, "tiny.yml", TRAIN_RUN)
+    downsample_opt["datasets"]["train"]["batch_size_per_gpu"] = 5
+    contains(messages(downsample_opt), "datasets.train.batch_size_per_gpu:", "4 images")
+
+
+def test_listed_hr_images(downsample_opt, workplace):
+    (workplace / "names.txt").write_text("a.png (24,32,3)\nz.png\n")
+    downsample_opt["datasets"]["train"]["meta_info_file"] = ["names.txt", None]
+    contains(messages(downsample_opt), "datasets.train.dataroot_gt:", "1 missing", "z.png")
+
+
+def test_hr_images_smaller_than_one_lr_pixel(downsample_opt, workplace):
+    write_images(workplace / "data/more", {"e.png": (1, 40)})
+    section = downsample_opt["datasets"].pop("train")
+    downsample_opt["datasets"]["test"] = section
+    text = messages(downsample_opt, options.Run(is_train=False))
+    contains(text, "datasets.test.dataroot_gt:", "at least the scale 2", "e.png (40x1)")
+
+
+def test_hr_images_of_lmdbs(downsample_opt, workplace):
+    make_lmdb("HR", "data/HR.lmdb", {n: f"{n}.png" for n in SIZES})
+    make_lmdb("more", "data/more.lmdb", {"d": "d.png"})
+    section = downsample_opt["datasets"]["train"]
+    section |= {"io_backend": {"type": "lmdb"}, "dataroot_gt": ["data/HR.lmdb", "data/more.lmdb"]}
+    options.check_files(downsample_opt, "tiny.yml", TRAIN_RUN)
+    section["gt_size"] = 18
+    contains(messages(downsample_opt), "datasets.train.gt_size:", "2 smaller images: c (18x16)")
+    section["gt_size"] = 16
+    (workplace / "names.txt").write_text("a.png\nq.png\n")
+    section["meta_info_file"] = ["names.txt", None]
+    contains(messages(downsample_opt), "datasets.train.dataroot_gt:", "1 missing", "q")
+
+
+def test_a_list_of_roots_is_completed(downsample_opt, workplace):
+    """BasicSR expands ~ in one path; a list of paths goes through as it is."""
+    args = argparse.Namespace(
+        opt="tiny.yml", force_yml=None, launcher="none", auto_resume=False, debug=False
+    )
+    (workplace / "tiny.yml").write_text(yaml.safe_dump(downsample_opt))
+    opt = options.parse(args, str(workplace), is_train=True)
+    assert opt["datasets"]["train"]["dataroot_gt"] == ["data/HR", "data/more"]

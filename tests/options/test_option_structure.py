@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from option_cases import (
     COSINE,
     DELETE,
+    DOWNSAMPLE,
     PERCEPTUAL,
     SINGLE,
     TEST,
@@ -52,6 +53,14 @@ def test_testing_mistake(case):
     ("key", "value"),
     [
         ("train.scheduler", COSINE),
+        ("train.optim_g.type", "AdamW"),
+        ("train.optim_g", {"type": "SGD", "lr": 0.1, "momentum": 0.9, "nesterov": True}),
+        ("train.optim_g", {"type": "Adafactor", "lr": 0.1, "eps": [None, 1e-3]}),
+        ("datasets.train", DOWNSAMPLE),
+        ("datasets.train", DOWNSAMPLE | {"dataroot_gt": "data/HR", "meta_info_file": "names.txt"}),
+        ("datasets.train", DOWNSAMPLE | {"meta_info_file": [None, "names.txt"]}),
+        ("datasets.train", DOWNSAMPLE | {"downsampling": "matlab_bicubic"}),
+        ("datasets.val", {key: DOWNSAMPLE[key] for key in list(DOWNSAMPLE)[:4]} | {"name": "v"}),
         ("train.scheduler", COSINE | {"periods": [9]}),
         ("train.scheduler.type", "MultiStepRestartLR"),
         ("train.total_iter", 10.0),
@@ -100,8 +109,9 @@ def test_default_scale_of_the_network_counts():
     assert "its default, 4" in text
 
 
-def test_swinir_model_needs_a_window_size():
-    opt = mutated(TRAIN, "model_type", "SwinIRModel")
+@pytest.mark.parametrize("model", ["SwinIRModel", "ESRModel"])
+def test_models_that_pad_need_a_window_size(model):
+    opt = mutated(TRAIN, "model_type", model)
     options.check_structure(opt, "tiny.yml", True)
     opt["network_g"] = {"type": "MSRResNet", "num_feat": 8, "num_block": 1, "upscale": 2}
     assert "network_g.window_size: expected" in message(opt)
@@ -127,7 +137,7 @@ def test_single_images_can_be_tested_without_metrics():
 
 def test_all_problems_are_listed_and_numbered():
     opt = mutated(mutated(TRAIN, "network_g.dim", "64"), "logger.print_freq", 0)
-    opt["train"]["optim_g"]["type"] = "AdamW"
+    opt["train"]["optim_g"]["type"] = "LBFGS"
     text = message(opt)
     assert text.startswith("tiny.yml: 3 problems\n  1. ")
     assert [line[:5] for line in text.splitlines()[1:]] == ["  1. ", "  2. ", "  3. "]

@@ -1,0 +1,187 @@
+"""HR images alone as training and validation data: the LR images are made from them.
+
+Shapes: images are (H, W, 3), BGR, as OpenCV decodes them, until they become tensors.
+"""
+
+import os
+import random
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+from basicsr.data.transforms import augment, mod_crop
+from basicsr.utils import FileClient, imfrombytes, img2tensor
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from esc_arch.data.bicubic import imresize
+from esc_arch.errors import UserError
+from esc_arch.registration import register_dataset
+
+__all__ = ["DOWNSAMPLING", "DownsampleImageDataset", "one_per_root", "roots_of"]
+
+
+class _Source(NamedTuple):
+    """Where one image is: its path, or its key in the LMDB ``root``."""
+
+    path: str
+    root: str
+
+
+def _pil_bicubic(image: np.ndarray, scale: int) -> np.ndarray:
+    size = (image.shape[1] // scale, image.shape[0] // scale)
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
+
+
+def _matlab_bicubic(image: np.ndarray, scale: int) -> np.ndarray:
+    return imresize(image, 1 / scale)
+
+
+# What makes the LR image: (H, W, 3) uint8 with sides that are multiples of the scale.
+DOWNSAMPLING: Mapping[str, Callable[[np.ndarray, int], np.ndarray]] = {
+    "pil_bicubic": _pil_bicubic,
+    "matlab_bicubic": _matlab_bicubic,
+}
+
+
+def roots_of(dataroot: str | list[str]) -> list[str]:
+    """``dataroot_gt`` as a list, without ``~`` for the home folder."""
+    return [os.path.expanduser(r) for r in ([dataroot] if isinstance(dataroot, str) else dataroot)]
+
+
+def one_per_root(value: str | list[str | None] | None, roots: int) -> list[str | None]:
+    """``meta_info_file`` as a list, which is right when it has one item for each root."""
+    if value is None:
+        return [None] * roots
+    return [value] if isinstance(value, str) else list(value)
+
+
+@register_dataset
+class DownsampleImageDataset(Dataset):
+    """HR images from one or several places, and LR images made on the fly.
+
+    In training: a random crop of ``gt_size``, flipped and rotated at random; its LR image
+    is made from these 8-bit pixels alone, as if the crop were an image.  Otherwise: the
+    whole image, cropped at the right and bottom to a multiple of the scale.
+
+    Args:
+        opt: keys of the option file:
+
+            - dataroot_gt: a folder or an LMDB of HR images, or a list of such.  Folders are
+              not searched further down; files come in the order of their names.  (BasicSR's
+              own option parser takes no list here; the ``basicsr`` command does.)
+            - meta_info_file: text file with an image name at the start of each line, instead
+              of all images; with several roots a list, ``~`` where all images are meant.
+            - io_backend: as in BasicSR's datasets; ``type`` is the same for all roots.
+            - downsampling: ``pil_bicubic`` (default, what the paper trained with) or
+              ``matlab_bicubic`` (what made the usual test sets).
+            - gt_size, use_hflip, use_rot: for training.
+            - scale, phase: as BasicSR's datasets get them.
+
+    Raises:
+        ValueError: for an unknown downsampling.
+        UserError: when a root holds no image.
+
+    Source: ESC, arXiv 2503.06671, training on DFLIP.
+    """
+
+    def __init__(self, opt: Mapping[str, object]) -> None:
+        self.opt = opt
+        name = opt.get("downsampling", "pil_bicubic")
+        if name not in DOWNSAMPLING:
+            raise ValueError(f"no downsampling {name!r}; known are {', '.join(DOWNSAMPLING)}")
+        self._downsample = DOWNSAMPLING[name]
+        roots = roots_of(opt["dataroot_gt"])
+        self._backend = dict(opt["io_backend"])
+        if self._backend["type"] == "lmdb":
+            # An LMDB can be open once in a process, though it may be listed twice.
+            distinct = list(dict.fromkeys(roots))
+            self._backend |= {"db_paths": distinct, "client_keys": distinct}
+        metas = one_per_root(opt.get("meta_info_file"), len(roots))
+        self.paths = [
+            _Source(path, root)
+            for root, meta in zip(roots, metas, strict=True)
+            for path in _paths(root, meta, self._backend["type"] == "lmdb")
+        ]
+        self._client: FileClient | None = None
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor | str]:
+        """One pair.
+
+        Returns:
+            lq (3, h, w) and gt (3, h * scale, w * scale), RGB, float32 in [0, 1]; lq_path
+            and gt_path, which are the same.
+
+        Raises:
+            UserError: when the image cannot be decoded, or is smaller than ``gt_size`` or
+                than one LR pixel.
+        """
+        source, scale = self.paths[index], self.opt["scale"]
+        image = self._read(source)
+        if self.opt["phase"] == "train":
+            image = self._random_patch(image, source.path)
+        elif min(image.shape[:2]) < scale:
+            raise UserError(
+                f"{source.path}: expected sides of at least the scale {scale}; found "
+                f"{_size(image)}. Remove this image."
+            )
+        else:
+            image = mod_crop(image, scale)
+        images = [image, self._downsample(image, scale)]
+        gt, lq = img2tensor([i.astype(np.float32) / 255 for i in images])
+        return {"lq": lq, "gt": gt, "lq_path": source.path, "gt_path": source.path}
+
+    def _read(self, source: _Source) -> np.ndarray:
+        if self._client is None:
+            # In the worker that reads: an open LMDB must not be carried into a fork.
+            kind = {name: value for name, value in self._backend.items() if name != "type"}
+            self._client = FileClient(self._backend["type"], **kind)
+        content = self._client.get(source.path, source.root)
+        # OpenCV stops with an assertion for no bytes at all.
+        image = imfrombytes(content) if content else None
+        if image is None:
+            found = "no readable image" if content else "nothing"
+            raise UserError(
+                f"{source.path}: expected an image; found {found}. Copy or make it again."
+            )
+        return image
+
+    def _random_patch(self, image: np.ndarray, path: str) -> np.ndarray:
+        size = self.opt["gt_size"]
+        height, width = image.shape[:2]
+        if min(height, width) < size:
+            raise UserError(
+                f"{path}: expected sides of at least gt_size {size}; found {_size(image)}. "
+                "Remove this image, or lower gt_size."
+            )
+        top, left = random.randint(0, height - size), random.randint(0, width - size)
+        # A copy: augment flips in place, and views keep the whole image alive.
+        patch = image[top : top + size, left : left + size].copy()
+        patch = augment(patch, self.opt["use_hflip"], self.opt["use_rot"])
+        return np.ascontiguousarray(patch)
+
+
+def _paths(root: str, meta: str | None, is_lmdb: bool) -> list[str]:
+    """The images of one root, sorted, or in the order in which ``meta`` lists them."""
+    if is_lmdb and meta is None:
+        meta = os.path.join(root, "meta_info.txt")
+    if meta is not None:
+        with open(meta, encoding="utf-8") as lines:
+            names = [line.strip().split(" ")[0] for line in lines]
+    else:
+        with os.scandir(root) as entries:
+            names = sorted(e.name for e in entries if e.name[0] != "." and e.is_file())
+    if not names:
+        raise UserError(f"{root}: expected images; found none. Put the images there.")
+    if is_lmdb:
+        # As BasicSR's scripts name the keys.
+        return [name.split(".")[0] for name in names]
+    return [os.path.join(root, name) for name in names]
+
+
+def _size(image: np.ndarray) -> str:
+    return f"{image.shape[1]}x{image.shape[0]}"

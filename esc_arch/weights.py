@@ -1,0 +1,267 @@
+"""Checkpoints: reading them safely, knowing a network by its keys, loading it.
+
+A state dict of the ESC family names all its hyper-parameters by its keys and shapes, so a
+checkpoint says which network it is, whatever its file is called.
+"""
+
+import inspect
+import pickle
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import isqrt
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from esc_arch.archs.esc_arch import ESC
+from esc_arch.archs.esc_fp_arch import ESCFP
+from esc_arch.archs.esc_real_arch import ESCReal, ESCRealM
+from esc_arch.archs.presets import PRESETS, build
+from esc_arch.errors import UserError
+from esc_arch.layers.uni_upsample import UPSAMPLERS
+
+# Where checkpoints keep the parameters, the averaged ones first.
+PARAMETER_KEYS = ("params_ema", "params", "state_dict")
+
+
+@dataclass(frozen=True)
+class Detected:
+    """What a state dict is a network of.
+
+    Attributes:
+        network: its class.
+        arguments: with which it was built, the scale included.
+    """
+
+    network: type[nn.Module]
+    arguments: Mapping[str, int | float | bool | str]
+
+    @property
+    def preset(self) -> str | None:
+        """The preset with these arguments, whatever its scale."""
+        own = {k: v for k, v in self.arguments.items() if k != "upscaling_factor"}
+        for name, preset in PRESETS.items():
+            if preset.network is self.network and _with_defaults(
+                self.network, preset.arguments
+            ) == (_with_defaults(self.network, own)):
+                return name
+        return None
+
+    def __str__(self) -> str:
+        scale = f"x{self.arguments['upscaling_factor']}"
+        if self.preset:
+            return f"{self.preset} {scale}"
+        known = ("dim", "n_blocks", "conv_blocks", "window_size")
+        sizes = ", ".join(f"{name} {self.arguments[name]}" for name in known)
+        return f"{self.network.__name__} {scale} ({sizes})"
+
+
+def read_file(path: str | Path) -> object:
+    """What a checkpoint file holds, read without running anything in it.
+
+    Args:
+        path: a .safetensors file, or one that torch.save wrote.
+
+    Raises:
+        pickle.UnpicklingError: when it holds objects that could run code.
+        Exception: of any kind, when it is broken.
+    """
+    if str(path).endswith(".safetensors"):
+        return load_file(path)
+    # BasicSR's multi-step scheduler keeps its milestones in a Counter.
+    with torch.serialization.safe_globals([Counter]):
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except RuntimeError:
+            # Files of PyTorch before 1.6 cannot be mapped.
+            return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+    """The parameters in a checkpoint file.
+
+    Args:
+        path: .pth or .safetensors; the parameters lie under ``params_ema``, ``params`` or
+            ``state_dict``, which is looked for in this order, or at the top.
+
+    Returns:
+        Tensors by key, without the ``module.`` of DataParallel.
+
+    Raises:
+        UserError: when the file is missing, broken, or holds something else.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(
+            f"{path}: expected a checkpoint; found no such file. Check the path: the current "
+            f"folder is {Path.cwd()}."
+        )
+    try:
+        content = read_file(path)
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"{path}: expected a checkpoint of tensors and plain values; found something else, "
+            "or Python objects that could run code. Save its state_dict alone."
+        ) from error
+    except Exception as error:  # the unpickler of a garbled file may raise anything
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(
+            f"{path}: expected a checkpoint; found a file that does not load ({reason}). "
+            "Download or save it again."
+        ) from error
+    state = content
+    if isinstance(content, dict):
+        state = next((content[key] for key in PARAMETER_KEYS if key in content), content)
+    if not isinstance(state, dict) or not state or not all(map(torch.is_tensor, state.values())):
+        found = f"the keys {', '.join(map(str, content))}" if isinstance(content, dict) else "none"
+        raise UserError(
+            f"{path}: expected parameters, at the top or under one of "
+            f"{', '.join(PARAMETER_KEYS)}; found {found}. Name another file."
+        )
+    return {key.removeprefix("module."): tensor for key, tensor in state.items()}
+
+
+def load(network: nn.Module, path: str | Path) -> None:
+    """Load a checkpoint into the network that it was saved from.
+
+    Unlike ``load_state_dict`` in training, a checkpoint of another scale is refused: its
+    upsampler would have to be trained anew.
+
+    Args:
+        network: of the ESC family.
+        path: see :func:`read_state_dict`.
+
+    Raises:
+        UserError: when the checkpoint is of another network or scale, naming it.
+    """
+    state = read_state_dict(path)
+    own = network.state_dict()
+    unlike = [key for key in own if key not in state or state[key].shape != own[key].shape]
+    unlike += [key for key in state if key not in own]
+    if not unlike:
+        network.load_state_dict(state)
+        return
+    expected, found = detect(own), detect(state)
+    more = f" and {len(unlike) - 3} more" if len(unlike) > 3 else ""
+    raise UserError(
+        f"{path}: expected the parameters of {expected or type(network).__name__}; found those "
+        f"of {found or 'a network that is not of the ESC family'}; they differ in "
+        f"{', '.join(unlike[:3])}{more}. Name its own checkpoint, or build the network that "
+        "the checkpoint is of."
+    )
+
+
+def detect(state: Mapping[str, Tensor]) -> Detected | None:
+    """The network of the ESC family that a state dict belongs to.
+
+    Args:
+        state: tensors by key, complete.
+
+    Returns:
+        The network and its arguments, or None when it is none of them.
+    """
+    try:
+        if "lk_spatial" in state:
+            return _plain(ESCFP, state, state["lk_spatial"])
+        if "plk_filter" not in state:
+            return None
+        if "to_img.MetaUpsample" in state:
+            return _real_m(state)
+        if any(key.startswith("skip.") for key in state):
+            return _real(state)
+        return _plain(ESC, state, state["plk_filter"])
+    except (KeyError, IndexError, ValueError):
+        return None
+
+
+def _plain(network: type[nn.Module], state: Mapping[str, Tensor], kernel: Tensor) -> Detected:
+    arguments = _body(state, kernel) | {"upscaling_factor": isqrt(len(state["to_img.bias"]) // 3)}
+    if network is ESC:
+        arguments["use_ln"] = "blocks.0.lns.0.weight" in state
+    return Detected(network, arguments)
+
+
+def _real(state: Mapping[str, Tensor]) -> Detected:
+    use_dysample = "to_img.offset.weight" in state
+    # The offsets of DySample: two for each of four groups and r x r pixels.
+    scale = isqrt(len(state["to_img.offset.weight"]) // 8) if use_dysample else 4
+    arguments = _body(state, state["plk_filter"])
+    return Detected(ESCReal, arguments | {"upscaling_factor": scale, "use_dysample": use_dysample})
+
+
+def _real_m(state: Mapping[str, Tensor]) -> Detected:
+    _, upsampler, inner_scale, _, _, mid_dim, _ = state["to_img.MetaUpsample"].tolist()
+    unshuffle = isqrt(state["proj.1.weight"].shape[1] // 3) if "proj.1.weight" in state else 1
+    arguments = _body(state, state["plk_filter"]) | {
+        "upscaling_factor": inner_scale // unshuffle,
+        "upsampler": UPSAMPLERS[upsampler],
+        "mid_dim": mid_dim,
+    }
+    # Above x2 nothing is folded in either mode: then it is the default.
+    arguments["unshuffle_mod"] = unshuffle > 1 or arguments["upscaling_factor"] > 2
+    return Detected(ESCRealM, arguments)
+
+
+def _body(state: Mapping[str, Tensor], kernel: Tensor) -> dict[str, int | float | bool | str]:
+    num_heads, offsets = state["blocks.0.attn.relative_position_bias"].shape
+    dim = len(state["last.bias"])
+    hidden = len(state["blocks.0.convffns.0.proj.bias"])
+    return {
+        "dim": dim,
+        "pdim": kernel.shape[0],
+        "kernel_size": kernel.shape[-1],
+        "n_blocks": _count(state, "blocks."),
+        "conv_blocks": _count(state, "blocks.0.pconvs."),
+        "window_size": (isqrt(offsets) + 1) // 2,
+        "num_heads": num_heads,
+        "exp_ratio": _ratio(hidden, dim),
+    }
+
+
+def _ratio(hidden: int, dim: int) -> float:
+    """The expansion that makes ``hidden`` channels of ``dim``."""
+    ratio = hidden / dim
+    # The networks cut the product off, and its last digit may be one too small.
+    return ratio if int(dim * ratio) == hidden else (hidden + 0.5) / dim
+
+
+def _count(state: Mapping[str, Tensor], prefix: str) -> int:
+    return 1 + max(int(key[len(prefix) :].split(".")[0]) for key in state if key.startswith(prefix))
+
+
+def _with_defaults(network: type[nn.Module], arguments: Mapping[str, object]) -> dict:
+    """The arguments that decide keys and shapes, defaults filled in."""
+    parameters = inspect.signature(network).parameters.values()
+    defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
+    complete = {**defaults, **arguments}
+    complete.pop("attn_type", None)
+    return complete
+
+
+def create(
+    name: str, scale: int, weights: str | Path | None = None, **arguments: object
+) -> nn.Module:
+    """Build a preset, with trained weights when a checkpoint is named.
+
+    Args:
+        name: key of :data:`esc_arch.PRESETS`.
+        scale: upscaling factor.
+        weights: a .pth or .safetensors file of this network and scale; initial weights
+            when None.
+        arguments: replace or add constructor arguments, e.g. ``attn_type="naive"``.
+
+    Returns:
+        The network on the CPU, in training mode as PyTorch builds it.
+
+    Raises:
+        UserError: when there is no preset of this name, or the checkpoint is missing,
+            broken, or of another network or scale.
+        ValueError: when the arguments do not fit each other.
+    """
+    network = build(name, scale, **arguments)
+    if weights is not None:
+        load(network, weights)
+    return network

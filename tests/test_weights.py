@@ -1,0 +1,129 @@
+"""Checkpoints in every form are read, known by their keys, and refused by name."""
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import esc_arch
+from esc_arch import PRESETS, UserError, create, weights
+from esc_arch.layers.uni_upsample import UPSAMPLERS
+from tests.reference_cases import fill_parameters
+
+SIZES = [(name, scale) for name, preset in PRESETS.items() for scale in preset.scales]
+
+
+@pytest.mark.parametrize(("name", "scale"), SIZES)
+def test_every_preset_is_known_by_its_keys(name, scale):
+    with torch.device("meta"):
+        state = create(name, scale).state_dict()
+    state = {k: torch.zeros(v.shape) if v.is_meta and v.ndim < 2 else v for k, v in state.items()}
+    if name == "esc_real_m":  # what its buffer says is needed
+        state = create(name, scale).state_dict()
+    found = weights.detect(state)
+    assert (found.preset, found.arguments["upscaling_factor"]) == (name, scale)
+    with torch.device("meta"):
+        again = found.network(**found.arguments).state_dict()
+    assert {k: v.shape for k, v in again.items()} == {k: v.shape for k, v in state.items()}
+
+
+@pytest.mark.parametrize("unshuffle_mod", [True, False])
+@pytest.mark.parametrize("scale", [1, 2, 3, 4])
+@pytest.mark.parametrize("upsampler", UPSAMPLERS[1:])
+def test_every_esc_real_m_is_known_by_its_keys(upsampler, scale, unshuffle_mod):
+    network = create(
+        "esc_real_m", scale, n_blocks=1, upsampler=upsampler, unshuffle_mod=unshuffle_mod
+    )
+    found = weights.detect(network.state_dict())
+    again = found.network(**found.arguments).state_dict()
+    assert found.arguments["upscaling_factor"] == scale
+    assert {k: v.shape for k, v in again.items()} == {
+        k: v.shape for k, v in network.state_dict().items()
+    }
+
+
+@pytest.mark.parametrize("form", ["params", "params_ema", "bare", "module", "safetensors"])
+def test_every_form_of_checkpoint_loads(tmp_path, form):
+    network = fill_parameters(create("esc_fp", 4, n_blocks=1))
+    state = network.state_dict()
+    path = tmp_path / ("net.safetensors" if form == "safetensors" else "net.pth")
+    if form == "safetensors":
+        save_file(state, path)
+    elif form == "bare":
+        torch.save(state, path)
+    elif form == "module":
+        torch.save({"params": {f"module.{k}": v for k, v in state.items()}}, path)
+    else:
+        torch.save({form: state}, path)
+    loaded = create("esc_fp", scale=4, weights=path, n_blocks=1)
+    for key, tensor in loaded.state_dict().items():
+        assert torch.equal(tensor, state[key])
+
+
+def test_averaged_parameters_come_first(tmp_path):
+    averaged, last = fill_parameters(create("esc_light", 2)), create("esc_light", 2)
+    path = tmp_path / "net.pth"
+    torch.save({"params": last.state_dict(), "params_ema": averaged.state_dict()}, path)
+    loaded = create("esc_light", 2, weights=path)
+    assert torch.equal(loaded.last.weight, averaged.last.weight)
+
+
+@pytest.mark.parametrize(
+    ("saved", "expected", "found"),
+    [
+        (("esc_light", 2), "esc x2", "esc_light x2"),
+        (("esc", 4), "esc x2", "esc x4"),
+        (("esc_fp", 2), "esc x2", "esc_fp x2"),
+        (("esc_real", 4), "esc x2", "esc_real x4"),
+    ],
+)
+def test_another_network_is_refused_by_name(tmp_path, saved, expected, found):
+    path = tmp_path / "net.pth"
+    torch.save(create(*saved).state_dict(), path)
+    with pytest.raises(UserError) as error:
+        create("esc", 2, weights=path)
+    message = str(error.value)
+    assert str(path) in message
+    assert f"expected the parameters of {expected}; found those of {found};" in message
+
+
+def test_a_network_of_another_family_is_refused(tmp_path):
+    path = tmp_path / "net.pth"
+    torch.save({"params": {"conv_first.weight": torch.zeros(64, 3, 3, 3)}}, path)
+    with pytest.raises(UserError, match="not of the ESC family"):
+        create("esc", 2, weights=path)
+
+
+class Evil:
+    def __reduce__(self):
+        return (print, ("code of the file ran",))
+
+
+@pytest.mark.parametrize("content", ["evil", "cut", "empty", "text", "list", "missing"])
+@pytest.mark.parametrize("ending", ["pth", "safetensors"])
+def test_broken_files_are_refused(tmp_path, capsys, content, ending):
+    path = tmp_path / f"net.{ending}"
+    torch.save({"params": create("esc_light", 2).state_dict()}, path)
+    whole = path.read_bytes()
+    if content == "evil":
+        torch.save({"params": Evil()}, path)
+    elif content == "list":
+        torch.save([1, 2], path)
+    elif content == "missing":
+        path.unlink()
+    else:
+        path.write_bytes({"cut": whole[:5000], "empty": b"", "text": b"hello"}[content])
+    with pytest.raises(UserError, match="expected"):
+        create("esc_light", 2, weights=path)
+    assert "ran" not in capsys.readouterr().out
+
+
+def test_one_missing_key_is_named(tmp_path):
+    state = create("esc_light", 2).state_dict()
+    del state["last.bias"]
+    torch.save(state, tmp_path / "net.pth")
+    with pytest.raises(UserError, match=r"differ in last\.bias"):
+        create("esc_light", 2, weights=tmp_path / "net.pth")
+
+
+def test_public_names():
+    assert esc_arch.create is weights.create
