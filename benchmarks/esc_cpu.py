@@ -27,7 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import esc_arch
 
-NETWORKS = ("esc", "esc_light")
+NETWORKS = ("esc", "esc_light", "esc_fp", "esc_real")
 SCALE = 4
 HEIGHT, WIDTH = 180, 320
 MATRIX = 2048
