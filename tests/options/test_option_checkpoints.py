@@ -168,3 +168,18 @@ def test_auto_resume(resumed):
     contains(messages(resumed, run), "--auto_resume:", "last.state")
     resumed["name"] = "fresh"
     contains(messages(resumed, run), "path.pretrain_network_g:", "nowhere.pth")
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut off"])
+def test_auto_resume_names_a_damaged_newest_state(resumed, content):
+    """Of a run that was killed while it wrote: 40 is newer than 5, though not as a text."""
+    with open("experiments/tiny/training_states/40.state", "wb") as file:
+        file.write(content)
+    run = options.Run(is_train=True, auto_resume=True)
+    contains(messages(resumed, run), "--auto_resume:", "40.state", "Move this state away")
+
+
+def test_auto_resume_names_a_network_that_is_missing(resumed):
+    os.remove("experiments/tiny/models/net_g_5.pth")
+    run = options.Run(is_train=True, auto_resume=True)
+    contains(messages(resumed, run), "--auto_resume:", "net_g_5.pth", "Move this state away")
