@@ -12,17 +12,16 @@ the first inference in a fresh process adds to its resident memory.
 
 import argparse
 import json
-import platform
 import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
+import machine
 import torch
 from rich.console import Console
 from rich.table import Table
+from timing import seconds
 from torch.utils.flop_counter import FlopCounterMode
 
 import esc_arch
@@ -87,18 +86,9 @@ def measure(rounds: int, attn_type: str) -> dict:
         "attn_type": attn_type,
         "rounds": rounds,
         "gemm_gflops": round(peak, 1),
-        "cpu": cpu_name(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
+        **machine.description(),
         "rows": rows,
     }
-
-
-def seconds(function: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
 
 
 def multiply_adds(name: str) -> int:
@@ -132,13 +122,6 @@ def memory_status(field: str) -> int:
         if line.startswith(field + ":"):
             return int(line.split()[1]) * 1024
     raise RuntimeError(f"/proc/self/status has no {field}")
-
-
-def cpu_name() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor()
 
 
 def as_table(report: dict) -> Table:

@@ -1,84 +1,111 @@
-"""Bicubic downscaling by the rule of MATLAB's ``imresize``, to the exact 8-bit value.
+"""Bicubic resizing by the rule of MATLAB's ``imresize``, to the exact 8-bit value.
 
 The LR images of the usual test and training sets were made by it.  Pillow and OpenCV
 sample other positions or weights, and BasicSR's ``imresize`` keeps fractions between the
 two passes, so none of them makes the same images.
 """
 
-import math
+from functools import lru_cache
+from typing import TypeVar
 
 import numpy as np
+import torch
+from torch import Tensor
 
-_REACH = 2  # pixels on each side that the cubic kernel covers at scale 1
-_A = -0.5
+from esc_arch.data.bicubic_integer import resize_integer
+from esc_arch.data.cubic_taps import Pass, passes, taps
+
+__all__ = ["imresize"]
+
+Image = TypeVar("Image", np.ndarray, Tensor)
+
+# Output rows that one small matrix makes: enough for fast matrix products, and so few that
+# most of its entries are not zero.
+_ROWS_PER_MATRIX = 32
 
 
-def imresize(image: np.ndarray, scale: float) -> np.ndarray:
-    """Downscale an image.
+def imresize(
+    image: Image, scale: float | None = None, size: tuple[int, int] | None = None
+) -> Image:
+    """Resize an image up or down.
 
-    The height goes first, then the width; each pass averages over ``1 / scale`` times the
-    kernel's reach, sees the image mirrored at its borders, and rounds to 8 bits.
+    Shrinking averages over ``1 / scale`` times the kernel's reach (antialiasing).  Integers
+    are rounded and clipped after each of the two passes, of which the dimension that shrinks
+    more goes first, and the height where both shrink alike; floating point never is.
 
     Args:
-        image: (H, W) or (H, W, C), uint8; no side is empty.
-        scale: output size over input size, above 0 and at most 1, such as 1 / 3.
+        image: an array (H, W) or (H, W, C) of uint8, uint16 or floating point, or a tensor
+            (..., H, W) of floating point, on any device; no side is empty.
+        scale: output size over input size, such as 1 / 3.
+        size: output (height, width), instead of a scale.
 
     Returns:
-        (ceil(H * scale), ceil(W * scale)) or the same with C, uint8.
+        (ceil(H * scale), ceil(W * scale)) or ``size``, with the type, dtype, device, and
+        channels or leading dimensions of the input.  A tensor's result is differentiable.
 
     Raises:
-        TypeError: when the image is not uint8.
-        ValueError: when the image has another number of dimensions or an empty side, or
-            for a scale out of range.
+        TypeError: for another dtype.
+        ValueError: when the image has another number of dimensions or an empty side; for a
+            scale or size that is not above 0; when both or neither are given.
 
-    Source: documentation of MATLAB's imresize (bicubic, antialiasing); R. Keys, "Cubic
-    convolution interpolation for digital image processing", 1981, with a = -0.5.
+    Source: documentation of MATLAB's imresize (bicubic, antialiasing).
     """
-    if image.dtype != np.uint8:
-        raise TypeError(f"expected a uint8 image; found {image.dtype}")
+    if isinstance(image, Tensor):
+        if not image.is_floating_point():
+            raise TypeError(f"expected a tensor of floating point; found {image.dtype}")
+        if image.ndim < 2 or 0 in image.shape[-2:]:
+            raise ValueError(f"expected a tensor (..., H, W); found {tuple(image.shape)}")
+        return _resize_tensor(image, *passes(image.shape[-2:], scale, size))
     if image.ndim not in (2, 3) or 0 in image.shape:
         raise ValueError(f"expected an image of (H, W) or (H, W, C); found {image.shape}")
-    if not 0 < scale <= 1:
-        raise ValueError(f"expected a scale above 0 and at most 1; found {scale}")
-    rows = _resize_first(image, scale)
-    return np.ascontiguousarray(_resize_first(rows.swapaxes(0, 1), scale).swapaxes(0, 1))
+    height, width = passes(image.shape[:2], scale, size)
+    if image.dtype in (np.uint8, np.uint16):
+        return resize_integer(image, height, width)
+    if not np.issubdtype(image.dtype, np.floating):
+        raise TypeError(f"expected uint8, uint16 or floating point; found {image.dtype}")
+    channels_first = np.moveaxis(np.atleast_3d(image), -1, 0)
+    resized = _resize_tensor(torch.tensor(channels_first), height, width).numpy()
+    return np.ascontiguousarray(np.moveaxis(resized, 0, -1)).reshape(
+        (height.count, width.count, *image.shape[2:])
+    )
 
 
-def _resize_first(image: np.ndarray, scale: float) -> np.ndarray:
-    """Resize the first dimension."""
-    indices, weights = _taps(image.shape[0], scale)
-    total = np.zeros((len(indices), *image.shape[1:]))
-    shape = (-1,) + (1,) * (image.ndim - 1)
-    # One tap after another: the order of a sum decides about values that end in one half.
-    for index, weight in zip(indices.T, weights.T, strict=True):
-        total += weight.reshape(shape) * image[index]
-    return np.clip(np.floor(total + 0.5), 0, 255).astype(np.uint8)
+def _resize_tensor(image: Tensor, height: Pass, width: Pass) -> Tensor:
+    # Weights of half precision would shift the image's mean.
+    dtype = torch.promote_types(image.dtype, torch.float32)
+    rows = _resize_rows(image.to(dtype), height)
+    return _resize_rows(rows.mT, width).mT.contiguous().to(image.dtype)
 
 
-def _taps(size: int, scale: float) -> tuple[np.ndarray, np.ndarray]:
-    """Which input pixels each output pixel averages, and by which weights.
+def _resize_rows(image: Tensor, line: Pass) -> Tensor:
+    """Resize the last dimension but one by a product with one small matrix after another."""
+    matrices = _matrices(line)
+    rows = [
+        torch.as_tensor(matrix, dtype=image.dtype, device=image.device) @ image[..., low:high, :]
+        for low, high, matrix in matrices
+    ]
+    return torch.cat(rows, dim=-2)
 
-    Args:
-        size: number of input pixels.
+
+@lru_cache(maxsize=32)
+def _matrices(line: Pass) -> list[tuple[int, int, np.ndarray]]:
+    """The banded matrix of a pass, cut into blocks.
 
     Returns:
-        Two arrays (output pixels, taps); each row of weights adds up to 1.
+        Blocks (low, high, matrix): the matrix (rows, high - low) makes the next output rows
+        from the input rows low to high.
     """
-    # Pixel i covers [i, i + 1], so its centre lies at i + 0.5 on both grids.
-    centre = (np.arange(math.ceil(size * scale)) + 0.5) / scale - 0.5
-    reach = _REACH / scale
-    first = np.floor(centre - reach).astype(np.int64)
-    indices = first[:, None] + np.arange(math.ceil(2 * reach) + 2)
-    weights = _cubic((centre[:, None] - indices) * scale)
-    weights /= weights.sum(axis=1, keepdims=True)
-    # Mirrored with the border pixel doubled: ..., 1, 0, 0, 1, ..., n-1, n-1, n-2, ...
-    phase = indices % (2 * size)
-    return np.minimum(phase, 2 * size - 1 - phase), weights
-
-
-def _cubic(x: np.ndarray) -> np.ndarray:
-    """Keys' cubic convolution kernel."""
-    x = np.abs(x)
-    near = ((_A + 2) * x - (_A + 3)) * x**2 + 1
-    far = ((x - 5) * x + 8) * x * _A - 4 * _A
-    return np.where(x <= 1, near, np.where(x <= _REACH, far, 0.0))
+    indices, weights = taps(line)
+    blocks = []
+    for start in range(0, line.count, _ROWS_PER_MATRIX):
+        columns = indices[start : start + _ROWS_PER_MATRIX]
+        low, high = int(columns.min()), int(columns.max()) + 1
+        matrix = np.zeros((len(columns), high - low))
+        # Mirrored taps fall on pixels that have a weight already.
+        np.add.at(
+            matrix,
+            (np.arange(len(columns))[:, None], columns - low),
+            weights[start : start + _ROWS_PER_MATRIX],
+        )
+        blocks.append((low, high, matrix))
+    return blocks
