@@ -27,7 +27,8 @@ setup(
         "opencv-python",  # image files, as BasicSR reads them
         "pillow",  # sizes from file headers, bicubic LR images
         "pyyaml",  # option files
-        "rich",  # tables of the command line
+        "requests",  # downloads
+        "rich",  # tables and progress of the command line
         "safetensors",  # checkpoints that cannot hold code
     ],
     extras_require={

@@ -1,0 +1,411 @@
+"""Fetching a file over HTTP such that a break, a lie or a second process cannot spoil it.
+
+Beside the file lie, until it is complete: ``.NAME.part``, what has come of it;
+``.NAME.part.json``, of which file that is a part; ``.NAME.lock``, held while one process fetches.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+from urllib.parse import urlsplit
+
+import requests
+import urllib3
+from rich.filesize import decimal
+
+from esc_arch.errors import UserError
+from esc_arch.progress import progress
+from esc_arch.version import __version__
+
+CONNECT_TIMEOUT_S = 10.0
+# Longest silence of a server in the middle of a file.
+READ_TIMEOUT_S = 60.0
+# Attempts in all, and in a row that brought nothing.
+ATTEMPTS = 100
+FRUITLESS_ATTEMPTS = 5
+# The pause before the second attempt; it doubles while nothing comes.
+PAUSE_S = 1.0
+LONGEST_PAUSE_S = 60.0
+# Most that is taken from a server that does not say how much it will send.
+UNANNOUNCED_BYTES = 8 << 30
+
+# Small, as what has come of a chunk is lost when the connection breaks in it.
+_CHUNK = 1 << 15
+_HASHED_AT_ONCE = 1 << 20
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+_TRY_LATER = (408, 429, 500, 502, 503, 504)
+
+
+def fetch(
+    url: str,
+    path: str | Path,
+    *,
+    size: int | None = None,
+    sha256: str | None = None,
+    md5: str | None = None,
+) -> Path:
+    """Download a file, going on where an earlier try was broken off.
+
+    A file that is there already is checked and kept; nothing is sent then.  When another
+    process is fetching the same file, this one waits for it.
+
+    Args:
+        url: http or https.
+        path: name of the file; its folder is made.
+        size: in bytes, when known.
+        sha256, md5: checksums in hex, when known.
+
+    Returns:
+        ``path``, complete.
+
+    Raises:
+        UserError: when the file cannot be had, is not the expected one, or cannot be written.
+    """
+    path = Path(path)
+    checks = _Checks(size, sha256, md5)
+    _refuse_other_schemes(url)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with alone(_beside(path, "lock")):
+            if not path.exists():
+                _Transfer(url, path, checks).run()
+            elif wrong := checks.wrong(path, path.name):
+                raise UserError(
+                    f"{path}: expected the file of {url}, {wrong}. Move it away to download it."
+                )
+    except OSError as error:
+        raise UserError(
+            f"{url}: expected to write it to {path}; found {error.strerror or error}. Make room "
+            "or name another folder, and run again; what has come is kept."
+        ) from error
+    return path
+
+
+@contextmanager
+def alone(lock: Path) -> Iterator[None]:
+    """Wait until no other process or thread is in the block with the same lock.
+
+    Args:
+        lock: a file that is made, and deleted afterwards; a killed process frees it.
+    """
+    while True:
+        with open(lock, "a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                print(f"waiting for another process that has locked {lock}", file=sys.stderr)
+                fcntl.flock(file, fcntl.LOCK_EX)
+            if not _is(file, lock):
+                # The process before us deleted it; others lock its successor.
+                continue
+            try:
+                yield
+            finally:
+                lock.unlink(missing_ok=True)
+            return
+
+
+def _is(file: BinaryIO, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _beside(path: Path, ending: str) -> Path:
+    return path.with_name(f".{path.name}.{ending}")
+
+
+def _refuse_other_schemes(url: str) -> None:
+    try:
+        address = urlsplit(url)
+        good = address.scheme in ("http", "https") and bool(address.hostname)
+    except ValueError:
+        good = False
+    if not good:
+        raise UserError(
+            f"{url}: expected an address that begins with https:// or http:// and a host; found "
+            "another. Check it."
+        )
+
+
+@dataclass(frozen=True)
+class _Checks:
+    """What is known of a file beforehand."""
+
+    size: int | None
+    sha256: str | None
+    md5: str | None
+
+    @property
+    def by_content(self) -> bool:
+        return bool(self.sha256 or self.md5)
+
+    def wrong(self, path: Path, name: str) -> str | None:
+        """What differs in a file, as ``expected ...; found ...``; None when nothing does.
+
+        Args:
+            name: what the file is called when its progress is shown.
+        """
+        if not path.is_file():
+            return "expected a file; found a folder"
+        present = path.stat().st_size
+        if self.size not in (None, present):
+            return f"expected {self.size} bytes; found {present}"
+        known = {"sha256": self.sha256, "md5": self.md5}
+        sums = {
+            kind: hashlib.new(kind, usedforsecurity=False) for kind, hex_ in known.items() if hex_
+        }
+        if not sums:
+            return None
+        with (
+            open(path, "rb") as file,
+            progress(f"checking {name}", present, "bytes") as advance,
+        ):
+            while chunk := file.read(_HASHED_AT_ONCE):
+                for checksum in sums.values():
+                    checksum.update(chunk)
+                advance(len(chunk))
+        for kind, checksum in sums.items():
+            if checksum.hexdigest() != known[kind].lower():
+                return f"expected {kind} {known[kind]}; found {checksum.hexdigest()}"
+        return None
+
+
+class _BrokenOff(Exception):
+    """What may go well another time."""
+
+    def __init__(self, reason: str, pause_s: float = 0) -> None:
+        super().__init__(reason)
+        self.pause_s = pause_s
+
+
+class _Transfer:
+    """One file on its way."""
+
+    def __init__(self, url: str, path: Path, checks: _Checks) -> None:
+        self._url, self._path, self._checks = url, path, checks
+        self._part = _beside(path, "part")
+        self._record = _beside(path, "part.json")
+
+    def run(self) -> None:
+        attempts = fruitless = 0
+        # The same bytes once more are no progress.
+        furthest = self._present()
+        with requests.Session() as session:
+            while True:
+                try:
+                    self._attempt(session)
+                    break
+                except _BrokenOff as broken:
+                    attempts += 1
+                    fruitless = 0 if self._present() > furthest else fruitless + 1
+                    furthest = max(furthest, self._present())
+                    if attempts == ATTEMPTS or fruitless == FRUITLESS_ATTEMPTS:
+                        raise self._error(
+                            f"expected the whole file; found in {attempts} attempts: {broken}. "
+                            f"Run again later: {decimal(self._present())} of it are kept and the "
+                            "rest is fetched."
+                        ) from broken
+                    pause_s = max(min(PAUSE_S * 2**fruitless, LONGEST_PAUSE_S), broken.pause_s)
+                    print(f"{broken}; trying again in {pause_s:.0f} s", file=sys.stderr)
+                    time.sleep(pause_s)
+        if wrong := self._checks.wrong(self._part, self._path.name):
+            self._forget()
+            raise self._error(
+                f"{wrong}. What came was deleted; run again to fetch it anew, and check the "
+                "address if that does not help."
+            )
+        with open(self._part, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(self._part, self._path)
+        self._record.unlink(missing_ok=True)
+        flush_folder(self._path.parent)
+
+    def _attempt(self, session: requests.Session) -> None:
+        """Fetch what is missing; return when all is there."""
+        record = self._resumable()
+        offset = self._present() if record else 0
+        if record and offset == record["total"]:
+            return
+        headers = {"Accept-Encoding": "identity", "User-Agent": f"esc-arch/{__version__}"}
+        if offset:
+            headers["Range"] = f"bytes={offset}-"
+            if record["validator"]:
+                headers["If-Range"] = record["validator"]
+        with self._answer(session, headers) as response:
+            if response.status_code == 206 and offset:
+                total = self._continued(response, record, offset)
+            elif response.status_code == 200:
+                offset, total = 0, self._begun(response)
+            elif response.status_code in (206, 416):
+                self._start_over(f"{response.status_code} {response.reason}")
+            else:
+                raise self._refused(response)
+            self._check_room((total or 0) - offset)
+            self._receive(response, offset, total)
+
+    def _answer(self, session: requests.Session, headers: dict[str, str]) -> requests.Response:
+        try:
+            response = session.get(
+                self._url,
+                headers=headers,
+                stream=True,
+                timeout=(CONNECT_TIMEOUT_S, READ_TIMEOUT_S),
+            )
+        except (requests.ConnectionError, requests.Timeout, urllib3.exceptions.HTTPError) as error:
+            # Other errors of TLS are those of a line that breaks.
+            if "CERTIFICATE_VERIFY_FAILED" not in str(error):
+                raise _BrokenOff(_reason(error)) from error
+            raise self._error(
+                f"expected a trusted certificate; found {_reason(error)}. Check the address, the "
+                "clock, and the certificates of this machine."
+            ) from error
+        except requests.RequestException as error:
+            # Such as a redirect to file:, to itself, or to no address at all.
+            raise self._error(
+                f"expected a file; found {_reason(error)}. Check the address."
+            ) from error
+        hops = [hop.url for hop in (*response.history, response)]
+        if self._url.startswith("https:") and any(hop.startswith("http:") for hop in hops):
+            response.close()
+            raise self._error(
+                f"expected https all the way; found a redirect to {hops[-1]}. Check the address."
+            )
+        return response
+
+    def _begun(self, response: requests.Response) -> int | None:
+        """Empty the part for a file from its first byte on; its length."""
+        length = response.headers.get("Content-Length", "")
+        total = self._agreed(int(length) if length.isdecimal() else None)
+        # Emptied first: a record must never stand beside the bytes of another file.
+        self._part.write_bytes(b"")
+        record = {"url": self._url, "total": total, "validator": _validator(response)}
+        written = _beside(self._path, "part.json.new")
+        written.write_text(json.dumps(record))
+        os.replace(written, self._record)
+        return total
+
+    def _continued(self, response: requests.Response, record: dict, offset: int) -> int | None:
+        """The length of the whole file, when the answer fits to the part."""
+        told = response.headers.get("Content-Range", "")
+        found = _CONTENT_RANGE.fullmatch(told)
+        if not found or int(found[1]) != offset or int(found[2]) < offset:
+            self._start_over(f"Content-Range {told!r} to a question for bytes {offset}-")
+        total = record["total"] if found[3] == "*" else self._agreed(int(found[3]))
+        changed = _validator(response) not in (None, record["validator"])
+        if record["total"] not in (None, total) or changed:
+            self._start_over("another file than before")
+        return total
+
+    def _agreed(self, announced: int | None) -> int | None:
+        known = self._checks.size
+        if known is not None and announced not in (None, known):
+            raise self._error(
+                f"expected {known} bytes; found that the server announces {announced}. It may "
+                "have another file there, or a page about it: check the address."
+            )
+        return announced if known is None else known
+
+    def _receive(self, response: requests.Response, offset: int, total: int | None) -> None:
+        most = UNANNOUNCED_BYTES if total is None else total
+        with (
+            open(self._part, "ab") as file,
+            progress(f"downloading {self._path.name}", total, "bytes", done=offset) as advance,
+        ):
+            present = offset
+            try:
+                while chunk := response.raw.read(_CHUNK, decode_content=False):
+                    present += len(chunk)
+                    if present > most:
+                        self._forget()
+                        raise self._error(
+                            f"expected at most {most} bytes; found more. What came was deleted; "
+                            "check the address."
+                        )
+                    file.write(chunk)
+                    advance(len(chunk))
+            except urllib3.exceptions.HTTPError as error:
+                raise _BrokenOff(_reason(error)) from error
+        if total is not None and present < total:
+            raise _BrokenOff(f"the connection ended after {present} of {total} bytes")
+
+    def _refused(self, response: requests.Response) -> Exception:
+        status = f"{response.status_code} {response.reason}"
+        if response.status_code not in _TRY_LATER:
+            return self._error(f"expected a file; found {status}. Check the address.")
+        later = response.headers.get("Retry-After", "")
+        return _BrokenOff(status, min(int(later), LONGEST_PAUSE_S) if later.isdecimal() else 0)
+
+    def _check_room(self, needed: int) -> None:
+        free = shutil.disk_usage(self._path.parent).free
+        if needed > free:
+            raise self._error(
+                f"expected {decimal(needed)} of room for it in {self._path.parent}; found "
+                f"{decimal(free)}. Make room or name another folder, and run again."
+            )
+
+    def _present(self) -> int:
+        return self._part.stat().st_size if self._part.exists() else 0
+
+    def _resumable(self) -> dict | None:
+        """The record of a part that may be gone on with."""
+        try:
+            record = json.loads(self._record.read_text())
+            same = record["url"] == self._url
+            # Without either, a mixture of two files would go unnoticed.
+            sure = bool(record["validator"] or self._checks.by_content)
+            within = record["total"] is None or self._present() <= record["total"]
+            return record if same and sure and within else None
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            return None
+
+    def _start_over(self, reason: str) -> None:
+        self._forget()
+        raise _BrokenOff(f"{reason}, so the file is fetched from its beginning")
+
+    def _forget(self) -> None:
+        self._record.unlink(missing_ok=True)
+        self._part.unlink(missing_ok=True)
+
+    def _error(self, text: str) -> UserError:
+        return UserError(f"{self._url}: {text}")
+
+
+def flush_folder(folder: Path) -> None:
+    """Make the names in a folder outlast a power cut."""
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
+def _validator(response: requests.Response) -> str | None:
+    """What tells one version of the file from another; HTTP allows no weak ETag for parts."""
+    etag = response.headers.get("ETag", "")
+    strong = etag if etag.startswith('"') else None
+    return strong or response.headers.get("Last-Modified")
+
+
+def _reason(error: Exception) -> str:
+    """What lies at the bottom of an exception of requests or urllib3, in one line."""
+    while inner := [
+        cause
+        for cause in (getattr(error, "reason", None), *error.args)
+        if isinstance(cause, Exception)
+    ]:
+        error = inner[0]
+    text = str(error).splitlines()[0] if str(error) else ""
+    # urllib3 puts the object that failed first: "<...>: Failed to ...".
+    return re.sub(r"^(<[^>]*>|\S*\(host=[^)]*\)): ", "", text) or type(error).__name__
