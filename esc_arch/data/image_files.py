@@ -30,8 +30,8 @@ _PNG_BIT_DEPTH = 24  # offset in the file
 
 # Pillow modes that OpenCV's order of channels can hold, and what they become first.
 _AS_MODE = {
-    **{mode: mode for mode in ("L", "RGB", "RGBA", "I;16")},
-    **{"1": "L", "P": "RGB", "LA": "RGBA", "La": "RGBA", "PA": "RGBA", "I;16B": "I;16"},
+    **{mode: mode for mode in ("L", "RGB", "RGBA", "I;16", "I;16B")},
+    **{"1": "L", "P": "RGB", "LA": "RGBA", "La": "RGBA", "PA": "RGBA"},
 }
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, MemoryError)
 
@@ -177,6 +177,8 @@ def _by_pillow(opened: Image.Image, name: str | os.PathLike[str]) -> tuple[np.nd
         mode = "RGBA"
     converted = mode != opened.mode
     pixels = np.asarray(opened.convert(mode) if converted else opened)
+    # Pillow's own conversion from the other byte order cuts values off at 255.
+    pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
     if mode == "RGB":
         pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
     elif mode == "RGBA":

@@ -1,20 +1,14 @@
-"""Checks one LMDB of images as BasicSR's scripts make them.
-
-Such a folder holds ``data.mdb`` and ``meta_info.txt``, with lines like
-``0001_s001.png (480,480,3) 1``.  BasicSR takes as key what stands before the first dot.
-"""
+"""Checks one LMDB of images as ``basicsr data`` and BasicSR's scripts make them."""
 
 import os
-import re
 
 import lmdb
 
+from esc_arch.data.lmdb_reader import DamagedLmdb, open_lmdb, parse_meta_line
 from esc_arch.options.problems import Problems, listed
 
 # Key of each image and its (width, height), where meta_info.txt tells it.
 Records = dict[str, tuple[int, int] | None]
-
-_SHAPE = re.compile(r" \((\d+),\s*(\d+)")
 
 
 def inspect_lmdb(problems: Problems, key: str, root: str) -> Records | None:
@@ -39,7 +33,7 @@ def inspect_lmdb(problems: Problems, key: str, root: str) -> Records | None:
             key,
             "an LMDB folder with data.mdb and meta_info.txt",
             what,
-            "Check the path, or make the LMDB with BasicSR's scripts/data_preparation.",
+            "Check the path, or make the LMDB with `basicsr data lmdb FOLDER`.",
         )
         return None
     records = _records(problems, key, os.path.join(path, "meta_info.txt"))
@@ -69,14 +63,12 @@ def _records(problems: Problems, key: str, file: str) -> Records | None:
     records: Records = {}
     dotted, foreign = [], []
     for text in texts:
-        shape = _SHAPE.search(text)
-        name = text[: shape.start()] if shape else text.split(" ")[0]
-        record = text.split(".")[0]
+        name, record, shape = parse_meta_line(text)
         if "." in os.path.splitext(name)[0]:
             dotted.append(name)
         if not record.isascii():
             foreign.append(name)
-        records[record] = (int(shape[2]), int(shape[1])) if shape else None
+        records[record] = (shape[1], shape[0]) if shape else None
     if dotted:
         problems.add(
             key,
@@ -97,19 +89,13 @@ def _records(problems: Problems, key: str, file: str) -> Records | None:
 def _inspect_database(problems: Problems, key: str, path: str, records: Records) -> None:
     again = "Make the LMDB again; it was cut off or changed."
     try:
-        with lmdb.open(path, readonly=True, lock=False, readahead=False) as database:
-            pages = database.info()["last_pgno"] + 1
-            needed = pages * database.stat()["psize"]
-            present = os.path.getsize(os.path.join(path, "data.mdb"))
-            # Reading past the end of the file would kill the process.
-            if present < needed:
-                found = f"{present} bytes in {path}/data.mdb"
-                problems.add(key, f"{needed} bytes of data", found, again)
-                return
-            # Buffers look a key up without copying its image.
-            with database.begin(buffers=True) as transaction:
-                cursor = transaction.cursor()
-                missing = [name for name in records if not cursor.set_key(name.encode())]
+        # Buffers look a key up without copying its image.
+        with open_lmdb(path) as database, database.begin(buffers=True) as transaction:
+            cursor = transaction.cursor()
+            missing = [name for name in records if not cursor.set_key(name.encode())]
+    except DamagedLmdb as error:
+        problems.add(key, error.expected, error.found, again)
+        return
     except lmdb.Error as error:
         problems.add(key, "an LMDB", f"{path}/data.mdb: {error}", again)
         return

@@ -1,0 +1,71 @@
+"""Opening an LMDB of images for reading, and the lines of its ``meta_info.txt``.
+
+Such a folder holds ``data.mdb`` and ``meta_info.txt``, with lines like
+``0001_s001.png (480,480,3) 1``.  BasicSR takes as key what stands before the first dot.
+"""
+
+import os
+import re
+from typing import NamedTuple
+
+import lmdb
+
+__all__ = ["DamagedLmdb", "MetaLine", "open_lmdb", "parse_meta_line"]
+
+_SHAPE = re.compile(r" \((\d+),\s*(\d+)(?:,\s*(\d+))?")
+
+
+class DamagedLmdb(Exception):
+    """An LMDB that cannot be read.
+
+    Attributes:
+        expected, found: what of the file, for a message.
+    """
+
+    def __init__(self, expected: str, found: str) -> None:
+        super().__init__(expected, found)
+        self.expected, self.found = expected, found
+
+    def __str__(self) -> str:
+        return f"expected {self.expected}; found {self.found}"
+
+
+class MetaLine(NamedTuple):
+    """A line of ``meta_info.txt``.
+
+    Attributes:
+        name: the image's, with extension.
+        key: as BasicSR reads it.
+        shape: height, width and, where the line tells it, channels; None when it tells none.
+    """
+
+    name: str
+    key: str
+    shape: tuple[int, ...] | None
+
+
+def parse_meta_line(line: str) -> MetaLine:
+    shape = _SHAPE.search(line)
+    name = line[: shape.start()] if shape else line.split(" ")[0]
+    sides = tuple(int(side) for side in shape.groups() if side) if shape else None
+    return MetaLine(name, line.split(".")[0], sides)
+
+
+def open_lmdb(path: str | os.PathLike[str]) -> lmdb.Environment:
+    """Open an LMDB as BasicSR does: read-only and without lock.
+
+    Raises:
+        DamagedLmdb: when ``data.mdb`` is cut off or is none.
+    """
+    data = os.path.join(path, "data.mdb")
+    try:
+        database = lmdb.open(os.fspath(path), readonly=True, lock=False, readahead=False)
+    except lmdb.Error as error:
+        raise DamagedLmdb("an LMDB", f"{data}: {error}") from None
+    needed = (database.info()["last_pgno"] + 1) * database.stat()["psize"]
+    present = os.path.getsize(data)
+    # Reading past the end of the file would kill the process.
+    if present < needed:
+        database.close()
+        raise DamagedLmdb(f"{needed} bytes of data", f"{present} bytes in {data}")
+    return database

@@ -1,0 +1,202 @@
+"""Every damage that training would stumble over is found; whole sets pass."""
+
+import os
+import shutil
+
+import lmdb
+import pytest
+from png_cases import pixels, write_png
+
+from esc_arch.data.found_sets import pair_up
+from esc_arch.data.lmdb_writer import Entry, write_lmdb
+from esc_arch.data.verifying import verify, verify_pair
+from esc_arch.errors import UserError
+
+JOBS = 2
+LR_X2 = "LR_bicubic/X2"
+
+
+@pytest.fixture
+def prepared(tmp_path):
+    """What `basicsr data prepare` makes, with odd sides of whole images."""
+    for i in range(4):
+        name = f"{i:04d}"
+        write_png(tmp_path / f"HR/{name}.png", pixels(i, 21, 31))
+        write_png(tmp_path / f"{LR_X2}/{name}x2.png", pixels(50 + i, 10, 15))
+        write_png(tmp_path / f"HR_sub/{name}_s001.png", pixels(100 + i, 20, 20))
+        write_png(tmp_path / f"{LR_X2}_sub/{name}_s001.png", pixels(150 + i, 10, 10))
+    for folder in ("HR", "HR_sub", LR_X2, f"{LR_X2}_sub"):
+        pack(tmp_path / folder, tmp_path / f"{folder}.lmdb")
+    return tmp_path
+
+
+def pack(folder, path):
+    write_lmdb(path, [Entry(p.stem.removesuffix("x2"), p) for p in folder.iterdir()])
+
+
+def kinds(report):
+    return sorted({problem.kind for problem in report.problems})
+
+
+def texts(report):
+    return "\n".join(problem.text for problem in report.problems)
+
+
+def test_whole(prepared):
+    report = verify(prepared, JOBS)
+    assert report.problems == [] and report.duplicates == []
+    assert {row.name: row.images for row in report.sets} == dict.fromkeys(
+        (
+            *("HR", "HR.lmdb", "HR_sub", "HR_sub.lmdb", LR_X2, f"{LR_X2}.lmdb"),
+            *(f"{LR_X2}_sub", f"{LR_X2}_sub.lmdb"),
+        ),
+        4,
+    )
+    assert len(report.pairs) == 4
+    folder = sum(p.stat().st_size for p in (prepared / "HR").iterdir())
+    assert next(row.bytes for row in report.sets if row.name == "HR") == folder
+
+
+def test_one_set(prepared):
+    for path in (prepared / "HR", prepared / "HR.lmdb"):
+        report = verify(path, 1)
+        assert report.problems == [] and [row.images for row in report.sets] == [4]
+
+
+@pytest.mark.parametrize("keep", [0, 100, 5000, 9000, -4096])
+def test_truncated_lmdb(prepared, keep):
+    data = prepared / "HR.lmdb/data.mdb"
+    os.truncate(data, keep if keep >= 0 else data.stat().st_size + keep)
+    report = verify(prepared, JOBS)
+    assert kinds(report) == ["HR.lmdb: damaged"]
+    assert str(data) in texts(report)
+
+
+def test_overwritten_lmdb(prepared):
+    """Zeros in every page but the first two, one after another; nothing may die of it."""
+    data = prepared / "HR.lmdb/data.mdb"
+    whole = data.read_bytes()
+    for page in range(2, len(whole) // 4096):
+        data.write_bytes(whole[: page * 4096] + bytes(4096) + whole[(page + 1) * 4096 :])
+        report = verify(prepared / "HR.lmdb", 1)
+        assert report.problems, page
+
+
+def test_lmdb_that_kills_its_reader(prepared, monkeypatch):
+    """As a bad sector would: the rest is checked all the same."""
+    plain = lmdb.open
+
+    def killing(path, **named):
+        if path.endswith("HR_sub.lmdb"):
+            os.kill(os.getpid(), 9)
+        return plain(path, **named)
+
+    monkeypatch.setattr(lmdb, "open", killing)
+    report = verify(prepared, JOBS)
+    assert kinds(report) == ["HR_sub.lmdb: damaged"]
+    assert len(report.sets) == 8
+
+
+def test_list_of_an_lmdb(prepared):
+    meta = prepared / "HR.lmdb/meta_info.txt"
+    lines = meta.read_text().splitlines(keepends=True)
+    meta.write_text(
+        "0000.png (21,32,3) 1\n" + lines[1] + lines[1] + "new.png (21,31,3) 1\n0003.png\n"
+    )
+    report = verify(prepared, JOBS)
+    assert kinds(report) == [
+        f"HR.lmdb: {kind}"
+        for kind in ("listed twice", "missing", "no shape", "not listed", "other shape")
+    ]
+    for problem, name in zip(
+        sorted(report.problems), ("0001", "new", "0003", "0002", "0000"), strict=True
+    ):
+        assert name in problem.text
+    meta.unlink()
+    assert kinds(verify(prepared, JOBS)) == ["HR.lmdb: meta_info.txt"]
+
+
+def test_keys_in_one_lmdb_alone(prepared):
+    with (
+        lmdb.open(str(prepared / "HR.lmdb"), map_size=2**24) as database,
+        database.begin(write=True) as writing,
+    ):
+        writing.delete(b"0002")
+        writing.put(b"9999", (prepared / "HR/0001.png").read_bytes())
+    report = verify(prepared, JOBS)
+    pair = f"HR.lmdb and {LR_X2}.lmdb"
+    assert kinds(report) == [
+        *(f"{pair}: without HR", f"{pair}: without LR"),
+        *("HR.lmdb: missing", "HR.lmdb: not listed"),
+    ]
+    assert "9999" in texts(report) and "0002" in texts(report)
+    assert [len(group) for group in report.duplicates] == [2]
+
+
+def test_undecodable_image(prepared):
+    for name in ("HR/0001.png", f"{LR_X2}/0002x2.png"):
+        content = bytearray((prepared / name).read_bytes())
+        content[len(content) // 2] ^= 1
+        (prepared / name).write_bytes(content)
+    (prepared / "HR_sub/0003_s001.png").write_bytes(b"")
+    report = verify(prepared, JOBS)
+    assert kinds(report) == [f"{name}: unreadable" for name in ("HR", "HR_sub", LR_X2)]
+    for name in ("HR/0001.png", f"{LR_X2}/0002x2.png", "HR_sub/0003_s001.png"):
+        assert str(prepared / name) in texts(report)
+
+
+def test_sizes_of_pairs(prepared):
+    write_png(prepared / f"{LR_X2}/0001x2.png", pixels(7, 11, 15))
+    # Enough for a whole image, but a crop of the LR image has no crop of 21 pixels.
+    write_png(prepared / "HR_sub/0002_s001.png", pixels(7, 21, 20))
+    report = verify(prepared, JOBS)
+    assert kinds(report) == [
+        f"HR and {LR_X2}: sizes",
+        f"HR_sub and {LR_X2}_sub: sizes",
+    ]
+    assert "0001x2: expected 1/2 of 31x21" in texts(report) and "15x11" in texts(report)
+
+
+def test_missing_images_and_sets(prepared):
+    (prepared / "HR/0001.png").unlink()
+    (prepared / f"{LR_X2}/0002x2.png").unlink()
+    shutil.rmtree(prepared / "HR_sub")
+    report = verify(prepared, JOBS)
+    assert kinds(report) == [
+        *(f"HR and {LR_X2}: without HR", f"HR and {LR_X2}: without LR"),
+        f"{LR_X2}_sub: no HR",
+    ]
+
+
+def test_duplicates_are_no_problem(prepared):
+    shutil.copy(prepared / "HR/0001.png", prepared / "HR/0009.png")
+    # The same pixels in another file.
+    write_png(prepared / "HR/0001.bmp", pixels(1, 21, 31))
+    report = verify(prepared / "HR", JOBS)
+    assert kinds(report) == [f"{prepared / 'HR'}: same name"]
+    assert report.duplicates == [
+        [str(prepared / "HR" / name) for name in ("0001.bmp", "0001.png", "0009.png")]
+    ]
+
+
+def test_pairs_elsewhere(prepared):
+    hr, lq = prepared / "HR", prepared / LR_X2
+    assert verify_pair(hr, lq, 2, JOBS).problems == []
+    assert verify_pair(f"{hr}.lmdb", f"{lq}.lmdb", 2, JOBS).problems == []
+    assert verify_pair(f"{hr}.lmdb", lq, 2, JOBS).problems == []
+    assert len(verify_pair(hr, prepared / f"{LR_X2}_sub", 2, JOBS).problems) == 8
+    assert len(verify_pair(prepared / "HR_sub", prepared / f"{LR_X2}_sub", 3, JOBS).problems) == 4
+
+
+def test_wrong_paths(tmp_path):
+    for name in ("none", "X.lmdb", "empty"):
+        if name != "none":
+            (tmp_path / name).mkdir()
+        with pytest.raises(UserError, match=name):
+            verify(tmp_path / name, 1)
+
+
+def test_pairing_by_name():
+    assert pair_up(["a", "b"], ["ax2", "bx2"], 2) == {"ax2": "a", "bx2": "b"}
+    assert pair_up(["a", "b"], ["a", "c"], 2) == {"a": "a", "c": None}
+    assert pair_up(["a", "ax2"], ["ax2", "ax2x2"], 2) == {"ax2": "a", "ax2x2": "ax2"}
