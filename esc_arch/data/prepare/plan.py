@@ -1,0 +1,197 @@
+"""What there is to do: sources, their keys, and what an earlier run has left to do."""
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from esc_arch.data.image_files import find_images
+from esc_arch.data.prepare.records import Record, State
+from esc_arch.data.prepare.settings import Folder, Settings
+from esc_arch.data.prepare.worker import Task
+from esc_arch.data.sub_images import windows
+from esc_arch.errors import UserError
+from esc_arch.options.problems import listed
+
+__all__ = ["Source", "check_dest", "find_sources", "key_of", "sizes_in", "unfinished"]
+
+_SUB_IMAGE = re.compile(r"(.*)_s\d{3,}")
+_NAMED = 5  # in a message
+
+
+class Source(NamedTuple):
+    """One source image: its file, its path below SRC with slashes, and what tells a change."""
+
+    path: Path
+    relative: str
+    size: int
+    mtime_ns: int
+
+
+def find_sources(src: Path, dest: Path, settings: Settings) -> dict[str, Source]:
+    """The source images by their name, which is the stem of the file's name, sorted.
+
+    Args:
+        src: a folder, searched with all its folders, or one file.
+        dest: the folder of results.
+
+    Raises:
+        UserError: when there is none, when two have one name or one LMDB key, or when one of
+            the folders is inside the other.
+    """
+    here, there = src.resolve(), dest.resolve()
+    if here == there or here in there.parents or there in here.parents:
+        raise UserError(
+            f"--dest: expected a folder neither in {src} nor around it, so that results are not "
+            f"taken for sources; found {dest}. Name another one."
+        )
+    paths = [src] if src.is_file() else find_images(src)
+    root = src.parent if src.is_file() else src
+    sources: dict[str, Source] = {}
+    for path in sorted(paths, key=lambda path: path.stem):
+        other = sources.get(path.stem)
+        if other is not None:
+            raise UserError(
+                f"{path}: expected another name than that of {other.path}, as both become "
+                f"HR/{path.stem}.png. Rename one."
+            )
+        status = _status(path)
+        sources[path.stem] = Source(path, path.relative_to(root).as_posix(), *status)
+    if settings.lmdb:
+        _check_keys(sources)
+    return sources
+
+
+def _status(path: Path) -> tuple[int, int]:
+    try:
+        status = path.stat()
+    except OSError:
+        return 0, 0  # a link to nothing: reading it will say so
+    return status.st_size, status.st_mtime_ns
+
+
+def key_of(name: str) -> str:
+    """The LMDB key of an image: BasicSR wants ASCII without dots or spaces."""
+    return re.sub(r"[^\x21-\x2d\x2f-\x7e]", "_", name)
+
+
+def _check_keys(sources: dict[str, Source]) -> None:
+    by_key: dict[str, Source] = {}
+    for name, source in sources.items():
+        other = by_key.setdefault(key_of(name), source)
+        if other is not source:
+            raise UserError(
+                f"{source.path}: expected another LMDB key than that of {other.path}; found "
+                f"{key_of(name)} for both, as keys have no dot, space or other alphabet. "
+                "Rename one."
+            )
+
+
+def check_dest(
+    dest: Path, earlier: Settings | None, settings: Settings, names: Iterable[str]
+) -> None:
+    """Check that what is in ``dest`` and what is to be made belong together.
+
+    Args:
+        earlier: settings of the last run, or None.
+        names: of the sources.
+
+    Raises:
+        UserError: when it was made with settings that these do not include, or holds images
+            that this command did not make or whose source is gone.
+    """
+    if earlier is not None:
+        _check_settings(dest, earlier, settings)
+    mine = {folder.path for folder in earlier.folders()} if earlier else set()
+    names = set(names)
+    for folder in settings.folders():
+        found = sizes_in(dest, folder)
+        if folder.path not in mine and found:
+            raise UserError(
+                f"{dest / folder.path}: expected no files, as this command has not made any there "
+                f"yet; found {listed(found, _NAMED)}. Name another --dest."
+            )
+        strangers = [file for file in found if _image_of(file, folder) not in names]
+        if strangers:
+            raise UserError(
+                f"{dest / folder.path}: expected images of the given sources alone, as BasicSR "
+                f"reads all that are there; found {len(strangers)} of others: "
+                f"{listed(strangers, _NAMED)}. Remove them, or name another --dest."
+            )
+
+
+def _check_settings(dest: Path, earlier: Settings, settings: Settings) -> None:
+    wrong = []
+    missing = [str(scale) for scale in earlier.scales if scale not in settings.scales]
+    if missing:
+        wrong.append(f"the scales {' '.join(missing)} too")
+    if earlier.lmdb and not settings.lmdb:
+        wrong.append("--lmdb")
+    if earlier.grid is not None and settings.grid != earlier.grid:
+        size, step, thresh, multiple = earlier.grid
+        wrong.append(
+            f"--sub-image {size} --step {step} --thresh {thresh} with positions in multiples of "
+            f"{multiple}, which the scales decide"
+        )
+    if wrong:
+        raise UserError(
+            f"{dest}: expected the settings that it was made with: {'; '.join(wrong)}. Give them "
+            "again, name another --dest, or remove this one."
+        )
+
+
+def sizes_in(dest: Path, folder: Folder) -> dict[str, int]:
+    """The files of a folder of the result and their sizes, sorted; none if it is not there.
+
+    Hidden ones are left out, as BasicSR leaves them out.
+    """
+    try:
+        with os.scandir(dest / folder.path) as entries:
+            files = [e for e in entries if e.name[0] != "." and e.is_file()]
+            return dict(sorted((e.name, e.stat().st_size) for e in files))
+    except FileNotFoundError:
+        return {}
+
+
+def _image_of(file: str, folder: Folder) -> str | None:
+    """The name of the image that a file was made of, or None for one of another kind."""
+    stem, extension = os.path.splitext(file)
+    if extension != ".png":
+        return None
+    if folder.of_sub_images:
+        match = _SUB_IMAGE.fullmatch(stem)
+        return match and match[1]
+    ending = folder.filename_tmpl.removeprefix("{}")
+    return stem.removesuffix(ending) if stem.endswith(ending) else None
+
+
+def unfinished(
+    dest: Path, settings: Settings, sources: dict[str, Source], state: State
+) -> Iterator[Task]:
+    """The images of which something is not there, or made of another state of the source."""
+    present = {folder: sizes_in(dest, folder) for folder in settings.folders()}
+    for name, source in sources.items():
+        there = {}
+        if name in state.lines:
+            record = Record.from_line(state.lines[name])
+            if record[:3] == source[1:]:
+                there = {
+                    folder.path: record.outputs[folder.path]
+                    for folder in settings.folders()
+                    if _is_there(folder, record, settings, present[folder])
+                }
+        if len(there) < len(settings.folders()):
+            yield Task(source.path, name, source.mtime_ns, there)
+
+
+def _is_there(folder: Folder, record: Record, settings: Settings, present: dict[str, int]) -> bool:
+    sizes = record.outputs.get(folder.path)
+    if sizes is None:
+        return False
+    if folder.of_sub_images and len(sizes) != len(
+        windows(record.height, record.width, settings.grid)
+    ):
+        return False
+    files = folder.file_names(record.name, len(sizes))
+    return all(present.get(file) == size for file, size in zip(files, sizes, strict=True))
