@@ -3,11 +3,11 @@
 import argparse
 import sys
 
-from esc_arch.cli import nets, test, train
+from esc_arch.cli import data, nets, test, train
 from esc_arch.errors import UserError
 from esc_arch.version import __version__
 
-COMMANDS = {"train": train, "test": test, "nets": nets}
+COMMANDS = {"train": train, "test": test, "data": data, "nets": nets}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -17,7 +17,8 @@ def main(argv: list[str] | None = None) -> int:
         argv: arguments after the program's name; ``sys.argv[1:]`` when None.
 
     Returns:
-        The exit code: 0, or 2 for a mistake that the user can mend.
+        The exit code: 0; 2 for a mistake that the user can mend; 130 after Ctrl-C; what the
+        sub-command returns otherwise, 1 where some of the work could not be done.
     """
     parser = argparse.ArgumentParser(
         prog="basicsr", description="Train, test and inspect super-resolution networks in BasicSR."
@@ -30,8 +31,10 @@ def main(argv: list[str] | None = None) -> int:
         command.set_defaults(run=module.run)
     args = parser.parse_args(argv)
     try:
-        args.run(args)
+        return args.run(args) or 0
     except UserError as error:
         print(f"basicsr: {error}", file=sys.stderr)
         return 2
-    return 0
+    except KeyboardInterrupt:
+        print("basicsr: stopped by Ctrl-C", file=sys.stderr)
+        return 130

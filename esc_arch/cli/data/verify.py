@@ -1,0 +1,66 @@
+"""``basicsr data verify``: finds what training would stumble over."""
+
+import argparse
+import itertools
+
+from rich.console import Console
+from rich.filesize import decimal
+from rich.table import Table
+
+from esc_arch.cli.data.jobs import add_jobs
+from esc_arch.data.verifying import Report, verify, verify_pair
+from esc_arch.errors import UserError
+
+HELP = "Check that images decode, LMDBs are whole, and HR and LR images fit each other."
+# Of one kind; the others are counted.
+_SHOWN = 20
+_SHOWN_NAMES = 5
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "path",
+        metavar="PATH",
+        help="a folder of images, an LMDB, or what `basicsr data prepare` made",
+    )
+    parser.add_argument(
+        "--lq", metavar="LR_PATH", help="LR images of those in PATH, NAME.png or NAMEx2.png"
+    )
+    parser.add_argument("--scale", type=int, metavar="N", help="of the LR images")
+    add_jobs(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    if (args.lq is None) != (args.scale is None):
+        raise UserError("basicsr data verify: expected --lq and --scale together; found one.")
+    if args.lq is None:
+        report = verify(args.path, args.jobs)
+    elif args.scale < 1:
+        raise UserError(f"--scale: expected 1 or more; found {args.scale}.")
+    else:
+        report = verify_pair(args.path, args.lq, args.scale, args.jobs)
+    _print(report)
+    return 1 if report.problems else 0
+
+
+def _print(report: Report) -> None:
+    for kind, problems in itertools.groupby(report.problems, lambda problem: problem.kind):
+        texts = [problem.text for problem in problems]
+        for text in texts[:_SHOWN]:
+            print(f"problem: {text}")
+        if len(texts) > _SHOWN:
+            print(f"problem: {len(texts) - _SHOWN} more of this kind ({kind})")
+    for group in report.duplicates[:_SHOWN]:
+        more = f" and {len(group) - _SHOWN_NAMES} more" if len(group) > _SHOWN_NAMES else ""
+        print(f"note: the same pixels: {', '.join(group[:_SHOWN_NAMES])}{more}")
+    if len(report.duplicates) > _SHOWN:
+        print(f"note: {len(report.duplicates) - _SHOWN} more groups of the same pixels")
+    table = Table()
+    table.add_column("checked", overflow="fold")
+    for column in ("images", "size", "problems"):
+        table.add_column(column, justify="right")
+    for row in report.sets:
+        table.add_row(row.name, str(row.images), decimal(row.bytes), str(row.problems))
+    for name, problems in report.pairs:
+        table.add_row(name, "", "", str(problems))
+    Console().print(table)
