@@ -10,7 +10,8 @@ INSTALLED := $(VENV)/.installed
 export OMP_WAIT_POLICY := PASSIVE
 
 # What each step of the demo leaves behind, in the order of the steps.
-DEMO_DATA := datasets/demo/photos.json
+DEMO_PHOTOS := datasets/demo/photos/photos.json
+DEMO_DATA := datasets/demo/test/prepared.jsonl
 DEMO_WEIGHTS := experiments/ESC_demo_x2/models/net_g_latest.pth
 DEMO_TESTED := results/ESC_demo_x2/.tested
 DEMO_REPORT := experiments/demo/results.json
@@ -42,8 +43,16 @@ demo: $(DEMO_REPORT)
 	@cat experiments/demo/results.md
 	@echo "The pictures are experiments/demo/comparison.png and curves.png."
 
-$(DEMO_DATA): demo/prepare_data.py | $(INSTALLED)
-	$(BIN)/python demo/prepare_data.py
+$(DEMO_PHOTOS): demo/extract_photos.py | $(INSTALLED)
+	$(BIN)/python demo/extract_photos.py
+
+# Sub-images keep the reading of a training patch cheap: a whole photo would have to be
+# decoded for each.
+$(DEMO_DATA): $(DEMO_PHOTOS) | $(INSTALLED)
+	$(BIN)/basicsr data prepare datasets/demo/photos/train --dest datasets/demo/train \
+		--scales 2 --sub-image 128 --step 64 --lmdb
+	$(BIN)/basicsr data prepare datasets/demo/photos/test --dest datasets/demo/test --scales 2
+	@touch $@
 
 # An interrupted run goes on from its last state. States older than the data or the
 # options belong to another run, which BasicSR then sets aside as *_archived_*.
@@ -72,5 +81,5 @@ clean: clean-demo
 
 # experiments/demo stays: it is committed.
 clean-demo:
-	rm -rf datasets/demo datasets/.demo.* results/ESC_demo_x2
+	rm -rf datasets/demo results/ESC_demo_x2
 	rm -rf experiments/ESC_demo_x2 experiments/ESC_demo_x2_archived_*

@@ -1,35 +1,24 @@
-"""Makes the demo's data from the photographs inside the scikit-image wheel.
+"""Writes out the photographs inside the scikit-image wheel, for the demo to prepare.
 
 Nothing is downloaded: the wheel carries these files, and they are read as files.
-The layout is the one that BasicSR's PairedImageDataset reads:
 
-    datasets/demo/
-      train/HR.lmdb, train/LR_bicubic_X2.lmdb    sub-images of the training photos
-      test/HR/NAME.png                           held-out photos
-      test/LR_bicubic/X2/NAMEx2.png
-      photos.json                                what is in it; written last
+    datasets/demo/photos/
+      train/NAME.png    photos to train on
+      test/NAME.png     held-out photos
+      photos.json       which there are; written last
 """
 
-import io
 import json
 import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import redirect_stderr, redirect_stdout
 from importlib.resources import files
 from pathlib import Path
 
 from PIL import Image
 
-import esc_arch  # noqa: F401  (mends the import of basicsr, so it comes first)
-
-# isort: split
-from basicsr.utils.lmdb_util import make_lmdb_from_imgs
-
-FOLDER = Path("datasets/demo")
-SCALE = 2
+FOLDER = Path("datasets/demo/photos")
 
 # Scene: its photos.  A scene is on one side only, so nothing held out is ever trained on.
 # Left out are drawings, silhouettes, charts, and the photos of almost no detail
@@ -53,24 +42,19 @@ HELD_OUT = {
     "coffee": ("coffee.png",),
 }
 
-# Sub-images keep the reading of a training patch cheap: a whole photo would have to be
-# decoded for each.  Sizes are of HR, in pixels, and multiples of SCALE.
-SUB_IMAGE = 128
-SUB_IMAGE_STEP = 64
-
 
 def main() -> None:
-    prepare(FOLDER)
+    extract(FOLDER)
 
 
-def prepare(folder: Path) -> None:
-    """Build the whole data folder, replacing an older one.
+def extract(folder: Path) -> None:
+    """Write all photos, replacing an older folder.
 
     Everything is written into a temporary folder beside it, which gets its name only
     when it is complete: a run that is killed leaves nothing that looks finished.
 
     Args:
-        folder: the data folder to make, e.g. ``datasets/demo``.
+        folder: the folder to make, e.g. ``datasets/demo/photos``.
 
     Raises:
         SystemExit: when the installed scikit-image lacks a photograph.
@@ -83,9 +67,8 @@ def prepare(folder: Path) -> None:
     try:
         report = {
             "source": "scikit-image",
-            "scale": SCALE,
-            "training": _training_set(work / "train"),
-            "held_out": _held_out_set(work / "test"),
+            "training": _write(TRAINING, work / "train"),
+            "held_out": _write(HELD_OUT, work / "test"),
         }
         (work / "photos.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
         _flush(work)
@@ -98,95 +81,31 @@ def prepare(folder: Path) -> None:
 
 
 def read_photo(name: str) -> Image.Image:
-    """One photograph of scikit-image as RGB, cropped to a multiple of the scale.
+    """One photograph of scikit-image as RGB.
 
     Greyscale photos get three equal channels, as BasicSR would read them.
     """
     path = files("skimage") / "data" / name
     if not path.is_file():
         sys.exit(
-            f"prepare_data: {path} is missing. The demo needs the photographs that come with "
+            f"extract_photos: {path} is missing. The demo needs the photographs that come with "
             "scikit-image 0.25 and 0.26: reinstall it (constraints.txt names the version)."
         )
     with path.open("rb") as file:
         photo = Image.open(file).convert("RGB")
     photo.info.clear()  # some colour profiles here are ones that libpng warns about
-    return photo.crop((0, 0, photo.width // SCALE * SCALE, photo.height // SCALE * SCALE))
+    return photo
 
 
-def shrink(photo: Image.Image) -> Image.Image:
-    """The LR image: antialiased bicubic on 8-bit values."""
-    size = (photo.width // SCALE, photo.height // SCALE)
-    return photo.resize(size, Image.Resampling.BICUBIC)
-
-
-def sub_image_boxes(width: int, height: int) -> Iterator[tuple[int, int, int, int]]:
-    """Boxes (left, top, right, bottom) that cover an image, the last ones flush with its edge."""
-    for top in _starts(height):
-        for left in _starts(width):
-            yield left, top, left + SUB_IMAGE, top + SUB_IMAGE
-
-
-def _starts(length: int) -> list[int]:
-    starts = list(range(0, length - SUB_IMAGE + 1, SUB_IMAGE_STEP))
-    last = length - SUB_IMAGE
-    return starts if starts[-1] == last else [*starts, last]
-
-
-def _training_set(folder: Path) -> dict[str, int]:
-    """Write both LMDBs; returns the number of sub-images of each photo."""
-    cut = {"HR": folder / "HR", "LR_bicubic_X2": folder / "LR_bicubic_X2"}
-    for path in cut.values():
-        path.mkdir(parents=True)
-    names: list[str] = []
-    counts: dict[str, int] = {}
-    for photo_name in [name for scene in TRAINING.values() for name in scene]:
-        hr = read_photo(photo_name)
-        # Shrunk whole and then cut, so that sub-images have no edges of their own.
-        lr = shrink(hr)
-        boxes = list(sub_image_boxes(hr.width, hr.height))
-        for index, box in enumerate(boxes, start=1):
-            name = f"{Path(photo_name).stem}_s{index:03d}.png"
-            hr.crop(box).save(cut["HR"] / name, compress_level=1)
-            lr_box = tuple(edge // SCALE for edge in box)
-            lr.crop(lr_box).save(cut["LR_bicubic_X2"] / name, compress_level=1)
-            names.append(name)
-        counts[photo_name] = len(boxes)
-    for path in cut.values():
-        _pack(path, names)
-        shutil.rmtree(path)
-    return counts
-
-
-def _pack(folder: Path, names: list[str]) -> None:
-    """Pack the images of a folder into FOLDER.lmdb with BasicSR's tool."""
-    print(f"{len(names)} sub-images into {folder.name}.lmdb", flush=True)
-    output = io.StringIO()  # its bar moves for each image, and would fill a log file
-    with redirect_stdout(output), redirect_stderr(output):
-        make_lmdb_from_imgs(
-            str(folder),
-            f"{folder}.lmdb",
-            names,
-            [Path(name).stem for name in names],
-            # Room to grow into, not space taken. BasicSR's own estimate is ten times the
-            # first image for each, too little where that one happens to be smooth.
-            map_size=2**30,
-        )
-
-
-def _held_out_set(folder: Path) -> dict[str, list[int]]:
-    """Write the held-out pairs; returns the size (width, height) of each HR photo."""
-    hr_folder, lr_folder = folder / "HR", folder / "LR_bicubic" / f"X{SCALE}"
-    for path in (hr_folder, lr_folder):
-        path.mkdir(parents=True)
+def _write(scenes: dict[str, tuple[str, ...]], folder: Path) -> dict[str, list[int]]:
+    """Write the photos of some scenes; returns the size (width, height) of each."""
+    folder.mkdir(parents=True)
     sizes = {}
-    for photo_name in [name for scene in HELD_OUT.values() for name in scene]:
-        hr = read_photo(photo_name)
-        stem = Path(photo_name).stem
-        hr.save(hr_folder / f"{stem}.png")
-        shrink(hr).save(lr_folder / f"{stem}x{SCALE}.png")
-        sizes[photo_name] = [hr.width, hr.height]
-    print(f"{len(sizes)} held-out photos into {hr_folder.parent.name}/", flush=True)
+    for name in (name for scene in scenes.values() for name in scene):
+        photo = read_photo(name)
+        photo.save(folder / f"{Path(name).stem}.png")
+        sizes[name] = [photo.width, photo.height]
+    print(f"{len(sizes)} photos into {folder.name}/", flush=True)
     return sizes
 
 

@@ -1,7 +1,8 @@
-"""The demo: its data as BasicSR reads them, its option files, and what its report reads."""
+"""The demo: its photos, its option files, and what its report reads."""
 
 import importlib.util
 import itertools
+import json
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -9,16 +10,11 @@ from types import ModuleType
 import cv2
 import numpy as np
 import pytest
-import torch
 import yaml
 from PIL import Image
 
-import esc_arch  # noqa: F401  (mends the import of basicsr, so it comes first)
-
-# isort: split
-from basicsr.data.paired_image_dataset import PairedImageDataset
-
 ROOT = Path(__file__).parents[1]
+SUB_IMAGE = 128  # as the Makefile asks for
 
 
 def _load(name: str) -> ModuleType:
@@ -30,24 +26,26 @@ def _load(name: str) -> ModuleType:
     return module
 
 
-prepare_data = _load("prepare_data")
+extract_photos = _load("extract_photos")
 report = _load("report")
 
-TRAINING = [name for scene in prepare_data.TRAINING.values() for name in scene]
-HELD_OUT = [name for scene in prepare_data.HELD_OUT.values() for name in scene]
+TRAINING = [name for scene in extract_photos.TRAINING.values() for name in scene]
+HELD_OUT = [name for scene in extract_photos.HELD_OUT.values() for name in scene]
 
 
 @pytest.fixture
 def few_photos(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prepare_data, "TRAINING", {"coins": ("coins.png",), "page": ("page.png",)})
-    monkeypatch.setattr(prepare_data, "HELD_OUT", {"chelsea": ("chelsea.png",)})
+    monkeypatch.setattr(
+        extract_photos, "TRAINING", {"coins": ("coins.png",), "page": ("page.png",)}
+    )
+    monkeypatch.setattr(extract_photos, "HELD_OUT", {"chelsea": ("chelsea.png",)})
 
 
 def test_enough_photos_on_both_sides():
     assert len(TRAINING) >= 5
     assert len(HELD_OUT) >= 2
     assert not set(TRAINING) & set(HELD_OUT)
-    assert not set(prepare_data.TRAINING) & set(prepare_data.HELD_OUT)
+    assert not set(extract_photos.TRAINING) & set(extract_photos.HELD_OUT)
 
 
 def _likeness(first: str, second: str) -> float:
@@ -57,7 +55,7 @@ def _likeness(first: str, second: str) -> float:
         return (values - values.mean()) / values.std()
 
     def thumbnail(name: str) -> np.ndarray:
-        return np.asarray(prepare_data.read_photo(name).convert("L").resize((24, 24)), float)
+        return np.asarray(extract_photos.read_photo(name).convert("L").resize((24, 24)), float)
 
     a, b = thumbnail(first), standardised(thumbnail(second)[4:-4, 4:-4])
     shifts = itertools.product(range(9), repeat=2)
@@ -72,117 +70,55 @@ def test_no_scene_is_on_both_sides():
 
 
 @pytest.mark.parametrize("name", TRAINING + HELD_OUT)
-def test_photo_is_rgb_and_of_even_size(name: str):
-    photo = prepare_data.read_photo(name)
+def test_photo_is_rgb_and_holds_a_sub_image(name: str):
+    photo = extract_photos.read_photo(name)
     assert photo.mode == "RGB"
-    assert photo.width % 2 == photo.height % 2 == 0
-    assert min(photo.size) >= prepare_data.SUB_IMAGE
+    assert min(photo.size) >= SUB_IMAGE
 
 
 def test_missing_photo_is_named():
     with pytest.raises(SystemExit, match=r"nowhere\.png is missing.*scikit-image"):
-        prepare_data.read_photo("nowhere.png")
+        extract_photos.read_photo("nowhere.png")
 
 
-def test_shrink_is_antialiased_bicubic():
-    hr = prepare_data.read_photo("chelsea.png")
-    lr = torch.from_numpy(np.array(prepare_data.shrink(hr))).permute(2, 0, 1)[None]
-    x = torch.from_numpy(np.array(hr)).permute(2, 0, 1)[None].double()
-    expected = torch.nn.functional.interpolate(x, scale_factor=0.5, mode="bicubic", antialias=True)
-    difference = (lr - expected.clamp(0, 255)).abs()
-    assert difference.max() < 1.25  # Pillow rounds after each of the two directions
-    assert difference.mean() < 0.4
+def test_photos_are_written_pixel_by_pixel(tmp_path: Path, few_photos: None):
+    folder = tmp_path / "photos"
+    extract_photos.extract(folder)
+    written = sorted(str(path.relative_to(folder)) for path in folder.rglob("*.png"))
+    assert written == ["test/chelsea.png", "train/coins.png", "train/page.png"]
+    hr = cv2.imread(str(folder / "test/chelsea.png"))
+    np.testing.assert_array_equal(hr[..., ::-1], extract_photos.read_photo("chelsea.png"))
+    report = json.loads((folder / "photos.json").read_text())
+    assert report["held_out"] == {"chelsea.png": [451, 300]}
 
 
-@pytest.mark.parametrize("size", [(128, 128), (130, 128), (300, 190), (191, 384)])
-def test_sub_images_cover_the_image(size: tuple[int, int]):
-    width, height = (side // 2 * 2 for side in size)
-    seen = np.zeros((height, width), int)
-    for left, top, right, bottom in prepare_data.sub_image_boxes(width, height):
-        assert (right - left, bottom - top) == (prepare_data.SUB_IMAGE,) * 2
-        assert left % 2 == top % 2 == 0
-        assert right <= width and bottom <= height
-        seen[top:bottom, left:right] += 1
-    assert seen.min() > 0
-
-
-def test_basicsr_reads_the_training_pairs(tmp_path: Path, few_photos: None):
-    folder = tmp_path / "demo"
-    prepare_data.prepare(folder)
-    dataset = PairedImageDataset(
-        {
-            "dataroot_gt": str(folder / "train/HR.lmdb"),
-            "dataroot_lq": str(folder / "train/LR_bicubic_X2.lmdb"),
-            "io_backend": {"type": "lmdb"},
-            "phase": "val",  # no random crop
-            "scale": 2,
-        }
-    )
-    assert len(dataset) == 4 * 5 + 5 * 2  # coins 384 x 302, page 384 x 190
-    names = [path["gt_path"] for path in dataset.paths]
-    assert names[0] == "coins_s001" and names[-1] == "page_s010"
-    for pair in dataset:
-        assert pair["gt"].shape == (3, 128, 128)
-        assert pair["lq"].shape == (3, 64, 64)
-        shrunk = torch.nn.functional.interpolate(
-            pair["gt"][None], scale_factor=0.5, mode="bicubic", antialias=True
-        )[0].clamp(0, 1)
-        inside = slice(4, -4)  # the edges saw pixels that were cut off afterwards
-        difference = (pair["lq"] - shrunk)[:, inside, inside].abs()
-        assert difference.max() <= 1.01 / 255
-    first = prepare_data.read_photo("coins.png").crop((0, 0, 128, 128))
-    np.testing.assert_array_equal(
-        (dataset[0]["gt"] * 255).round().byte().permute(1, 2, 0).numpy(), np.asarray(first)
-    )
-
-
-def test_basicsr_reads_the_held_out_pairs(tmp_path: Path, few_photos: None):
-    folder = tmp_path / "demo"
-    prepare_data.prepare(folder)
-    option = yaml.safe_load((ROOT / "options/demo/test_ESC_x2.yml").read_text())["datasets"]["test"]
-    roots = {
-        key: str(folder / Path(option[key]).relative_to("datasets/demo"))
-        for key in ("dataroot_gt", "dataroot_lq")
-    }
-    dataset = PairedImageDataset({**option, **roots, "phase": "test", "scale": 2})
-    assert len(dataset) == 1
-    assert dataset[0]["gt"].shape == (3, 300, 450)
-    assert dataset[0]["lq"].shape == (3, 150, 225)
-    hr = cv2.imread(str(folder / "test/HR/chelsea.png"))
-    np.testing.assert_array_equal(hr[..., ::-1], prepare_data.read_photo("chelsea.png"))
-
-
-def test_a_failed_preparation_leaves_the_old_data(
+def test_a_failed_extraction_leaves_the_old_photos(
     tmp_path: Path, few_photos: None, monkeypatch: pytest.MonkeyPatch
 ):
-    folder = tmp_path / "demo"
+    folder = tmp_path / "photos"
     folder.mkdir()
     (folder / "old").touch()
 
-    def stop(*args: object, **arguments: object) -> None:
+    def stop(*args: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(prepare_data, "make_lmdb_from_imgs", stop)
+    monkeypatch.setattr(extract_photos, "read_photo", stop)
     with pytest.raises(KeyboardInterrupt):
-        prepare_data.prepare(folder)
-    assert [path.name for path in tmp_path.iterdir()] == ["demo"]
+        extract_photos.extract(folder)
+    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
     assert [path.name for path in folder.iterdir()] == ["old"]
 
 
-def test_preparation_replaces_old_data_and_the_rest_of_a_killed_one(
+def test_extraction_replaces_old_photos_and_the_rest_of_a_killed_one(
     tmp_path: Path, few_photos: None
 ):
-    folder = tmp_path / "demo"
+    folder = tmp_path / "photos"
     folder.mkdir()
     (folder / "old").touch()
-    (tmp_path / ".demo.killed" / "train").mkdir(parents=True)
-    prepare_data.prepare(folder)
-    assert [path.name for path in tmp_path.iterdir()] == ["demo"]
+    (tmp_path / ".photos.killed" / "train").mkdir(parents=True)
+    extract_photos.extract(folder)
+    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
     assert sorted(path.name for path in folder.iterdir()) == ["photos.json", "test", "train"]
-    assert sorted(path.name for path in (folder / "train").iterdir()) == [
-        "HR.lmdb",
-        "LR_bicubic_X2.lmdb",
-    ]
 
 
 def test_option_files_agree_with_each_other_and_the_data():
@@ -191,9 +127,9 @@ def test_option_files_agree_with_each_other_and_the_data():
         for mode in ("train", "test")
     )
     assert train["network_g"] == test["network_g"]
-    assert train["network_g"]["upscaling_factor"] == train["scale"] == prepare_data.SCALE
+    assert train["network_g"]["upscaling_factor"] == train["scale"] == report.SCALE
     assert train["datasets"]["val"] == test["datasets"]["test"]
-    assert train["datasets"]["train"]["gt_size"] <= prepare_data.SUB_IMAGE
+    assert train["datasets"]["train"]["gt_size"] <= SUB_IMAGE
     assert test["path"]["pretrain_network_g"].startswith(f"experiments/{train['name']}/")
     set_name = test["datasets"]["test"]["name"]
     assert str(report.ESC_IMAGES) == f"results/{test['name']}/visualization/{set_name}"
