@@ -1,38 +1,38 @@
 """ESC for BasicSR: importing this package registers its networks.
 
+They are registered together with BasicSR: at once when that is imported already, otherwise as
+soon as it is.  Until then this package imports neither BasicSR nor PyTorch, which take
+seconds, so that commands that need neither start at once.
+
 Source: "Emulating Self-attention with Convolution for Efficient Image
 Super-Resolution", ICCV 2025, arXiv 2503.06671.
 """
 
-from esc_arch import compat
+import importlib
 
-compat.before_basicsr()
+from esc_arch import plugin
+from esc_arch.errors import UserError
+from esc_arch.version import __version__
 
-import basicsr  # noqa: E402, F401
+# Public names that need PyTorch, and where they are.
+_MODULES = {
+    **dict.fromkeys(("ESC", "ESCFP", "ESCReal", "ESCRealM", "PRESETS"), "esc_arch.archs"),
+    "DownsampleImageDataset": "esc_arch.data.downsample_image_dataset",
+    "ESRModel": "esc_arch.models",
+    "VGGPerceptualLoss": "esc_arch.losses",
+    "create": "esc_arch.weights",
+}
 
-compat.after_basicsr()
+__all__ = ["UserError", "__version__", *_MODULES]
 
-from esc_arch.archs import ESC, ESCFP, PRESETS, ESCReal, ESCRealM  # noqa: E402
-from esc_arch.data import DownsampleImageDataset  # noqa: E402
-from esc_arch.errors import UserError  # noqa: E402
-from esc_arch.losses import VGGPerceptualLoss  # noqa: E402
-from esc_arch.models import ESRModel  # noqa: E402
-from esc_arch.models.optimizers import optimizers_by_name  # noqa: E402
-from esc_arch.version import __version__  # noqa: E402
-from esc_arch.weights import create  # noqa: E402
+plugin.install()
 
-optimizers_by_name()
 
-__all__ = [
-    "ESC",
-    "ESCFP",
-    "PRESETS",
-    "DownsampleImageDataset",
-    "ESCReal",
-    "ESCRealM",
-    "ESRModel",
-    "UserError",
-    "VGGPerceptualLoss",
-    "__version__",
-    "create",
-]
+def __getattr__(name: str) -> object:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULES})

@@ -5,47 +5,46 @@ warning says so when it is not ours.
 """
 
 import logging
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from basicsr.models.base_model import BaseModel
-from basicsr.utils.registry import (
-    ARCH_REGISTRY,
-    DATASET_REGISTRY,
-    LOSS_REGISTRY,
-    MODEL_REGISTRY,
-    Registry,
-)
 from torch import nn
 from torch.utils.data import Dataset
+
+if TYPE_CHECKING:
+    from basicsr.models.base_model import BaseModel
 
 _logger = logging.getLogger("basicsr.esc_arch")
 _Class = TypeVar("_Class", bound=type)
 _Network = TypeVar("_Network", bound=type[nn.Module])
 _Dataset = TypeVar("_Dataset", bound=type[Dataset])
-_Model = TypeVar("_Model", bound=type[BaseModel])
+_Model = TypeVar("_Model", bound="type[BaseModel]")
 
 
 def register_arch(network: _Network) -> _Network:
     """Class decorator: register a network under its class name."""
-    return _register(network, ARCH_REGISTRY, "network")
+    return _register(network, "ARCH_REGISTRY", "network")
 
 
 def register_dataset(dataset: _Dataset) -> _Dataset:
     """Class decorator: register a dataset under its class name."""
-    return _register(dataset, DATASET_REGISTRY, "dataset")
+    return _register(dataset, "DATASET_REGISTRY", "dataset")
 
 
 def register_loss(loss: _Network) -> _Network:
     """Class decorator: register a loss under its class name."""
-    return _register(loss, LOSS_REGISTRY, "loss")
+    return _register(loss, "LOSS_REGISTRY", "loss")
 
 
 def register_model(model: _Model) -> _Model:
     """Class decorator: register a model, in BasicSR's sense, under its class name."""
-    return _register(model, MODEL_REGISTRY, "model")
+    return _register(model, "MODEL_REGISTRY", "model")
 
 
-def _register(ours: _Class, registry: Registry, kind: str) -> _Class:
+def _register(ours: _Class, registry_name: str, kind: str) -> _Class:
+    # Here, as importing BasicSR imports what calls this.
+    from basicsr.utils import registry as registries
+
+    registry = getattr(registries, registry_name)
     name = ours.__name__
     if name not in registry:
         registry.register(ours)

@@ -1,5 +1,10 @@
 """The networks.  Importing this package registers them with BasicSR."""
 
+# Before what registers: BasicSR registers all of esc_arch when it is imported, and must not
+# meet a half-imported module of ours.
+import basicsr  # noqa: F401
+
+# isort: split
 from esc_arch.archs.esc_arch import ESC
 from esc_arch.archs.esc_fp_arch import ESCFP
 from esc_arch.archs.esc_real_arch import ESCReal, ESCRealM

@@ -3,11 +3,16 @@
 import argparse
 import sys
 
-from esc_arch.cli import data, nets, test, train
+from esc_arch.cli.commands import add_commands
 from esc_arch.errors import UserError
 from esc_arch.version import __version__
 
-COMMANDS = {"train": train, "test": test, "data": data, "nets": nets}
+COMMANDS = {
+    "train": "Train a network by an option file.",
+    "test": "Test a network by an option file.",
+    "data": "Prepare, pack, check, measure and download training and test images.",
+    "nets": "List the registered networks, with presets and parameter counts.",
+}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -24,13 +29,9 @@ def main(argv: list[str] | None = None) -> int:
         prog="basicsr", description="Train, test and inspect super-resolution networks in BasicSR."
     )
     parser.add_argument("--version", action="version", version=f"esc-arch {__version__}")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for name, module in COMMANDS.items():
-        command = commands.add_parser(name, help=module.HELP, description=module.HELP)
-        module.add_arguments(command)
-        command.set_defaults(run=module.run)
-    args = parser.parse_args(argv)
+    add_commands(parser, "esc_arch.cli", COMMANDS)
     try:
+        args = parser.parse_args(argv)
         return args.run(args) or 0
     except UserError as error:
         print(f"basicsr: {error}", file=sys.stderr)

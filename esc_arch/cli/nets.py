@@ -9,8 +9,6 @@ from rich.table import Table
 
 from esc_arch.archs import PRESETS, build
 
-HELP = "List the registered networks, with presets and parameter counts."
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """No arguments."""

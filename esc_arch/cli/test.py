@@ -5,9 +5,7 @@ import argparse
 from esc_arch import harness
 from esc_arch.cli.pipeline_arguments import add_arguments
 
-__all__ = ["HELP", "add_arguments", "run"]
-
-HELP = "Test a network by an option file."
+__all__ = ["add_arguments", "run"]
 
 
 def run(args: argparse.Namespace) -> None:

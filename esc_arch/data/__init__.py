@@ -1,5 +1,1 @@
-"""Datasets that BasicSR lacks."""
-
-from esc_arch.data.downsample_image_dataset import DownsampleImageDataset
-
-__all__ = ["DownsampleImageDataset"]
+"""Image sets: preparing, reading, checking, and datasets that BasicSR lacks."""

@@ -2,24 +2,31 @@
 
 Two ways make the same values.  The plain one sums the taps of an output pixel in 64-bit
 floating point, one after another.  The fast one shrinks uint8 to 1/2, 1/3, 1/4 or 1/8 by
-PyTorch's vectorised kernel, whose weights are 16-bit integers.  That is exact there: the
-weights of 1/2, 1/4 and 1/8 fit in 16 bits, and those of 1/3, multiples of 1/81, come so
-close that no sum moves to the other side of a half.  PyTorch treats borders in another way,
-and keeps 8 bits between its passes only where each is asked for alone.
+the kernel of PyTorch, whose weights are 16-bit integers, or of Pillow, whose weights have 22
+bits.  Both are exact there: the weights of 1/2, 1/4 and 1/8 fit in 16 bits, and those of 1/3,
+multiples of 1/81, come so close that no sum moves to the other side of a half.  They treat
+borders in another way, and keep 8 bits between the passes only where each is asked for alone.
+
+PyTorch's kernel is several times as fast, but importing PyTorch takes as long as Pillow takes
+for a thousand small photos, so it is used where PyTorch is imported already.
 
 Shapes: images are (H, W) or (H, W, C); s is the factor of shrinking.
 """
 
+import sys
+from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
-import torch
+from PIL import Image
 
 from esc_arch.data.cubic_taps import Pass, taps
 
 __all__ = ["resize_integer"]
 
 _FAST_FACTORS = (2, 3, 4, 8)
+# Shrinks one side of the first image to that of the second, both (H, W, 3 or 4), uint8.
+Kernel = Callable[[np.ndarray, np.ndarray], None]
 # Output pixels at each border whose kernel may reach beyond it.
 _BORDER = 2
 # Values of one band of the plain way, so few that they stay in the cache.
@@ -38,8 +45,10 @@ def resize_integer(image: np.ndarray, height: Pass, width: Pass) -> np.ndarray:
         # The dimension that shrinks more goes first.
         return _swapped(resize_integer(_swapped(image), width, height))
     s = _fast_factor(height)
-    if s and s == _fast_factor(width) and image.dtype == np.uint8 and _kernel_is_exact(s):
-        return _shrink(np.ascontiguousarray(image), s)
+    if s and s == _fast_factor(width) and image.dtype == np.uint8:
+        kernel = _pytorch if "torch" in sys.modules else _pillow
+        if _is_exact(kernel, s):
+            return _shrink(kernel, np.ascontiguousarray(image), s)
     return _resize_plainly(image, height, width)
 
 
@@ -75,63 +84,79 @@ def _fast_factor(line: Pass) -> int | None:
     return s if s in _FAST_FACTORS and fits and abs(line.scale * s - 1) < 1e-12 else None
 
 
-@lru_cache(maxsize=len(_FAST_FACTORS))
-def _kernel_is_exact(s: int) -> bool:
-    """Whether the installed PyTorch makes the values of the plain way, by a trial.
+@lru_cache(maxsize=2 * len(_FAST_FACTORS))
+def _is_exact(kernel: Kernel, s: int) -> bool:
+    """Whether the installed kernel makes the values of the plain way, by a trial.
 
-    What makes it exact is a choice inside of PyTorch, which another release may change.
+    What makes it exact is a choice inside of PyTorch or Pillow, which another release may change.
     """
     trial = np.random.default_rng(0).choice([0, 1, 127, 254, 255], (24 * s, 24 * s, 3))
     trial = trial.astype(np.uint8)
     line = Pass(24 * s, 24, 1 / s)
-    return np.array_equal(_shrink(trial, s), _resize_plainly(trial, line, line))
+    return np.array_equal(_shrink(kernel, trial, s), _resize_plainly(trial, line, line))
 
 
-def _shrink(image: np.ndarray, s: int) -> np.ndarray:
+def _shrink(kernel: Kernel, image: np.ndarray, s: int) -> np.ndarray:
     """The fast way; both sides are multiples of s."""
-    rows = _shrink_rows(image, s)
+    rows = _shrink_rows(kernel, image, s)
     if image.shape[2:] in ((3,), (4,)):
-        return _shrink_along(1, rows, s)
-    return _swapped(_shrink_rows(_swapped(rows), s))
+        return _shrink_along(kernel, 1, rows, s)
+    return _swapped(_shrink_rows(kernel, _swapped(rows), s))
 
 
-def _shrink_rows(image: np.ndarray, s: int) -> np.ndarray:
+def _shrink_rows(kernel: Kernel, image: np.ndarray, s: int) -> np.ndarray:
     """Shrink the first dimension, whatever the others are."""
     flat = image.reshape(len(image), -1)
     n = flat.shape[1]
-    # The kernel is fast for pixels of three or four values.
+    # The kernels are fast for pixels of three or four values.
     channels = next((c for c in (4, 3) if n % c == 0), None)
     if channels is None:
-        return _shrink_rows(np.pad(flat, ((0, 0), (0, -n % 4))), s)[:, :n].reshape(
+        return _shrink_rows(kernel, np.pad(flat, ((0, 0), (0, -n % 4))), s)[:, :n].reshape(
             len(image) // s, *image.shape[1:]
         )
-    out = _shrink_along(0, flat.reshape(len(image), -1, channels), s)
+    out = _shrink_along(kernel, 0, flat.reshape(len(image), -1, channels), s)
     return out.reshape(len(out), *image.shape[1:])
 
 
-def _shrink_along(axis: int, image: np.ndarray, s: int) -> np.ndarray:
+def _shrink_along(kernel: Kernel, axis: int, image: np.ndarray, s: int) -> np.ndarray:
     """Shrink one side of (H, W, 3 or 4)."""
-    out = _run_kernel(axis, image, s)
-    # PyTorch has no mirrored border.  Both ends, gone on beyond it, side by side in one strip:
-    # what is needed of each is far enough from where they meet.
+    out = _run(kernel, axis, image, s)
+    # The kernels have no mirrored border.  Both ends, gone on beyond it, side by side in one
+    # strip: what is needed of each is far enough from where they meet.
     side, ends = np.moveaxis(image, axis, 0), np.moveaxis(out, axis, 0)
     reach = _BORDER * s
     strip = [side[:reach][::-1], side[: 2 * reach], side[-2 * reach :], side[-reach:][::-1]]
-    border = np.moveaxis(_run_kernel(axis, np.moveaxis(np.concatenate(strip), 0, axis), s), axis, 0)
+    border = _run(kernel, axis, np.moveaxis(np.concatenate(strip), 0, axis), s)
+    border = np.moveaxis(border, axis, 0)
     ends[:_BORDER] = border[_BORDER : 2 * _BORDER]
     ends[-_BORDER:] = border[-2 * _BORDER : -_BORDER]
     return out
 
 
-def _run_kernel(axis: int, image: np.ndarray, s: int) -> np.ndarray:
-    """PyTorch's antialiased bicubic shrinking of one side of (H, W, 3 or 4)."""
+def _run(kernel: Kernel, axis: int, image: np.ndarray, s: int) -> np.ndarray:
     shape = list(image.shape)
     shape[axis] //= s
     out = np.empty(shape, np.uint8)
-    source, target = (
-        torch.from_numpy(np.ascontiguousarray(a)).permute(2, 0, 1)[None] for a in (image, out)
-    )
+    kernel(np.ascontiguousarray(image), out)
+    return out
+
+
+def _pytorch(image: np.ndarray, out: np.ndarray) -> None:
+    """PyTorch's antialiased bicubic shrinking of one side of (H, W, 3 or 4)."""
+    import torch
+
+    source, target = (torch.from_numpy(a).permute(2, 0, 1)[None] for a in (image, out))
     # What torch.nn.functional.interpolate calls, which has no `out` and spends longer on
     # memory for its result than on arithmetic.
-    torch.ops.aten._upsample_bicubic2d_aa.out(source, shape[:2], False, None, None, out=target)
-    return out
+    torch.ops.aten._upsample_bicubic2d_aa.out(
+        source, list(out.shape[:2]), False, None, None, out=target
+    )
+
+
+def _pillow(image: np.ndarray, out: np.ndarray) -> None:
+    """Pillow's, likewise."""
+    size = (out.shape[1], out.shape[0])
+    # RGBX, as Pillow weighs the colours of RGBA by its transparency.
+    mode = "RGB" if image.shape[2] == 3 else "RGBX"
+    pixels = Image.frombuffer(mode, image.shape[1::-1], image, "raw", mode, 0, 1)
+    out[:] = np.asarray(pixels.resize(size, Image.Resampling.BICUBIC))

@@ -1,11 +1,8 @@
 """The shape of an encoded image, from its header where that tells enough."""
 
-import io
 import os
 import struct
 from typing import NamedTuple
-
-from PIL import Image
 
 from esc_arch.data.image_files import decode
 
@@ -18,8 +15,10 @@ _PNG_CHUNK = struct.Struct(">I4s")
 _PNG_CHANNELS = {0: 1, 2: 3, 6: 4}  # grey, RGB, RGBA; palettes and grey with alpha vary
 # Chunks that add a channel or turn the image.
 _PNG_CHANGES = (b"tRNS", b"eXIf", b"acTL")
-_JPEG_CHANNELS = {"L": 1, "RGB": 3}
-_EXIF_ORIENTATION = 0x0112
+# A marker and its length; in a frame also the precision, height, width, channels.
+_JPEG_FRAME = struct.Struct(">BBHBHHB")
+_JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_JPEG_APP1 = 0xE1
 
 
 class Shape(NamedTuple):
@@ -70,11 +69,13 @@ def _plain_png(content: bytes | memoryview) -> Shape | None:
 def _plain_jpeg(content: bytes | memoryview) -> Shape | None:
     if bytes(content[:2]) != b"\xff\xd8":
         return None
-    try:
-        with Image.open(io.BytesIO(content), formats=["JPEG"]) as opened:
-            channels = _JPEG_CHANNELS.get(opened.mode)
-            if channels is None or opened.getexif().get(_EXIF_ORIENTATION, 1) != 1:
-                return None
-            return Shape(opened.height, opened.width, channels)
-    except (OSError, SyntaxError, ValueError):
-        return None
+    position = 2
+    while position + _JPEG_FRAME.size <= len(content):
+        start, kind, length, _, height, width, channels = _JPEG_FRAME.unpack_from(content, position)
+        # EXIF may turn the image; the height of some files comes after the pixels.
+        if start != 0xFF or kind == _JPEG_APP1 or (kind in _JPEG_FRAMES and not height):
+            return None
+        if kind in _JPEG_FRAMES:
+            return Shape(height, width, channels) if channels in (1, 3) else None
+        position += 2 + length
+    return None

@@ -427,6 +427,8 @@ def _check(part: Path, plan: _Plan) -> None:
         _holds(part, plan.keys[i : i + _CHECKED], plan.sizes[i : i + _CHECKED], len(plan.keys))
         for i in range(0, len(plan.keys), _CHECKED)
     )
+    # The library leaves an address of this process in it; it makes a new one out of nothing.
+    (part / "lock.mdb").write_bytes(b"")
     if not is_whole:
         _remove(part)
         raise UserError(

@@ -1,5 +1,10 @@
 """Training and validation as BasicSR's models leave them open."""
 
+# Before what registers: BasicSR registers all of esc_arch when it is imported, and must not
+# meet a half-imported module of ours.
+import basicsr  # noqa: F401
+
+# isort: split
 from esc_arch.models.esr_model import ESRModel
 
 __all__ = ["ESRModel"]

@@ -15,9 +15,10 @@ import torch
 from PIL import Image
 
 from esc_arch.data.downsample_image_dataset import one_per_root, roots_of
+from esc_arch.errors import listed
 from esc_arch.options.datasets import DOWNSAMPLE, PAIRED, REAL, SINGLE
 from esc_arch.options.lmdb_files import Records, inspect_lmdb
-from esc_arch.options.problems import Problems, listed
+from esc_arch.options.problems import Problems
 from esc_arch.options.real_esrgan import LEAST_SHARPENED, check_queue, synthesizes
 from esc_arch.options.real_esrgan import MODELS as REAL_MODELS
 from esc_arch.options.run import Run

@@ -5,7 +5,8 @@ import os
 import lmdb
 
 from esc_arch.data.lmdb_reader import DamagedLmdb, open_lmdb, parse_meta_line
-from esc_arch.options.problems import Problems, listed
+from esc_arch.errors import listed
+from esc_arch.options.problems import Problems
 
 # Key of each image and its (width, height), where meta_info.txt tells it.
 Records = dict[str, tuple[int, int] | None]

@@ -7,7 +7,7 @@ import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from esc_arch.errors import UserError
+from esc_arch.errors import UserError, listed
 
 
 @dataclass(frozen=True)
@@ -75,13 +75,6 @@ def describe(value: object) -> str:
 def shortened(text: str, limit: int = 80) -> str:
     """``text``, cut to ``limit`` characters."""
     return text if len(text) <= limit else f"{text[: limit - 3]}..."
-
-
-def listed(names: Iterable[object], limit: int = 40) -> str:
-    """Names separated by commas, the first ``limit`` of them."""
-    names = [str(name) for name in names]
-    rest = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + rest
 
 
 def nearest(name: object, known: Iterable[str]) -> str | None:

@@ -2,11 +2,15 @@
 
 import pytest
 
+from esc_arch.cli import data, nets
 from esc_arch.cli import main as cli
 from esc_arch.errors import UserError
+from tests.run_python import output_of, start_python
 
 
-@pytest.mark.parametrize("arguments", [[], *([name] for name in cli.COMMANDS)])
+@pytest.mark.parametrize(
+    "arguments", [[], *([n] for n in cli.COMMANDS), *(["data", n] for n in data.COMMANDS)]
+)
 def test_help_everywhere(arguments, capsys):
     with pytest.raises(SystemExit) as end:
         cli.main([*arguments, "--help"])
@@ -22,7 +26,9 @@ def test_nets_lists_presets_with_published_parameter_counts(capsys):
     assert "SwinIR" in printed
 
 
-@pytest.mark.parametrize("arguments", [["fly"], ["train"], ["train", "-opt"], []])
+@pytest.mark.parametrize(
+    "arguments", [["fly"], ["train"], ["train", "-opt"], ["data"], ["data", "fly"], []]
+)
 def test_a_wrong_command_line_exits_with_2(arguments, capsys):
     with pytest.raises(SystemExit) as end:
         cli.main(arguments)
@@ -33,6 +39,21 @@ def test_a_user_error_is_printed_without_a_traceback(monkeypatch, capsys):
     def fail(args):
         raise UserError("x.yml: key: expected this; found that.")
 
-    monkeypatch.setattr(cli.COMMANDS["nets"], "run", fail)
+    monkeypatch.setattr(nets, "run", fail)
     assert cli.main(["nets"]) == 2
     assert capsys.readouterr().err == "basicsr: x.yml: key: expected this; found that.\n"
+
+
+def test_what_needs_no_network_starts_without_pytorch():
+    code = """
+        import sys
+        from esc_arch.cli.main import main
+        try:
+            main(sys.argv[1:])
+        except SystemExit:
+            pass
+        print("LOADED", {"torch", "basicsr"} & set(sys.modules))
+    """
+    for arguments in ([], ["data", "prepare"], ["data", "verify"], ["data", "download"]):
+        printed = output_of(start_python(code, *arguments, "--help"))
+        assert printed.endswith("LOADED set()\n"), printed

@@ -66,7 +66,7 @@ FORKED_RUNS = """
     codes.append(end(begin("killed")))
 
     pid = begin("stopped")
-    time.sleep(0.4 * length_s)
+    time.sleep(0.25 * length_s)
     os.killpg(pid, signal.SIGINT)
     interrupted = end(pid)
     codes.append(end(begin("stopped")))

@@ -28,15 +28,16 @@ def exact_weights(s: int) -> list[Fraction]:
 
 
 @pytest.mark.parametrize("s", FACTORS)
-def test_weights_of_sixteen_bits_round_every_sum_alike(s):
+@pytest.mark.parametrize("bits", ["PyTorch", "Pillow"])
+def test_weights_of_few_bits_round_every_sum_alike(bits, s):
     """The claim of the module, for every image there can be.
 
-    PyTorch takes as many fractional bits as the largest weight leaves room for in int16.
-    The largest error of a sum of 8-bit values is smaller than the distance of any exact sum
-    from one half, or there is no error at all.
+    PyTorch takes as many fractional bits as the largest weight leaves room for in int16,
+    Pillow 22.  The largest error of a sum of 8-bit values is smaller than the distance of any
+    exact sum from one half, or there is no error at all.
     """
     weights = exact_weights(s)
-    bits = math.floor(math.log2(2**15 / max(weights)))
+    bits = 22 if bits == "Pillow" else math.floor(math.log2(2**15 / max(weights)))
     errors = [Fraction(round(w * 2**bits), 2**bits) - w for w in weights]
     largest = 255 * max(sum(e for e in errors if e > 0), -sum(e for e in errors if e < 0))
     denominator = math.lcm(*(w.denominator for w in weights))
@@ -55,12 +56,13 @@ def test_the_weights_are_those_of_the_plain_way(s):
 @pytest.mark.parametrize("s", FACTORS)
 @pytest.mark.parametrize("shape", [(5, 6), (9, 31), (64, 70)])
 @pytest.mark.parametrize("channels", [(), (1,), (2,), (3,), (4,)])
-def test_both_ways_agree(shape, channels, s):
+@pytest.mark.parametrize("kernel", [bicubic_integer._pytorch, bicubic_integer._pillow])
+def test_both_ways_agree(kernel, shape, channels, s):
     size = (shape[0] * s, shape[1] * s)
     image = np.random.default_rng(0).choice([0, 1, 128, 254, 255], (*size, *channels))
     image = image.astype(np.uint8)
     height, width = (Pass(n, n // s, 1 / s) for n in size)
-    fast = bicubic_integer._shrink(image, s)
+    fast = bicubic_integer._shrink(kernel, image, s)
     np.testing.assert_array_equal(fast, bicubic_integer._resize_plainly(image, height, width))
     assert fast.flags.c_contiguous
 
@@ -68,7 +70,8 @@ def test_both_ways_agree(shape, channels, s):
 @pytest.mark.parametrize("s", FACTORS)
 def test_the_fast_way_is_taken_here(s, monkeypatch):
     image = np.zeros((40 * s, 24 * s, 3), np.uint8)
-    assert bicubic_integer._kernel_is_exact(s)
+    assert bicubic_integer._is_exact(bicubic_integer._pytorch, s)
+    assert bicubic_integer._is_exact(bicubic_integer._pillow, s)
     monkeypatch.setattr(bicubic_integer, "_resize_plainly", None)
     assert imresize(image, 1 / s).shape == (40, 24, 3)
     assert imresize(image[: 20 * s, ::-1], size=(20, 24)).shape == (20, 24, 3)
@@ -87,9 +90,9 @@ def test_another_kernel_is_noticed(monkeypatch):
     image = np.random.default_rng(1).integers(0, 256, (40, 40, 3), dtype=np.uint8)
     expected = imresize(image, 1 / 2)
     monkeypatch.setattr(torch.ops.aten, "_upsample_bicubic2d_aa", Other)
-    bicubic_integer._kernel_is_exact.cache_clear()
+    bicubic_integer._is_exact.cache_clear()
     try:
-        assert not bicubic_integer._kernel_is_exact(2)
+        assert not bicubic_integer._is_exact(bicubic_integer._pytorch, 2)
         np.testing.assert_array_equal(imresize(image, 1 / 2), expected)
     finally:
-        bicubic_integer._kernel_is_exact.cache_clear()
+        bicubic_integer._is_exact.cache_clear()

@@ -260,9 +260,12 @@ def test_names_that_meet(tmp_path, src):
 
 
 def test_wrong_arguments(tmp_path, src):
-    for dest in (src, src / "out", tmp_path):
-        with pytest.raises(UserError, match="--dest: expected a folder neither in"):
-            prepare(src, dest, settings([2]))
+    shutil.copytree(src, tmp_path / "set" / "HR")
+    hr = tmp_path / "set" / "HR"
+    for source, dest in ((src, src), (src, src / "out"), (hr, tmp_path / "set")):
+        with pytest.raises(UserError, match="--dest: expected a folder whose results are not"):
+            prepare(source, dest, settings([2]))
+    assert prepare(src, tmp_path, settings([2])).images  # around the sources
     with pytest.raises(UserError, match="no folder"):
         prepare(tmp_path / "nowhere", tmp_path / "out", settings([2]))
     (tmp_path / "file").touch()

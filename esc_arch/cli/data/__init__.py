@@ -2,26 +2,17 @@
 
 import argparse
 
-from esc_arch.cli.data import download, lmdb, prepare, stats, verify
+from esc_arch.cli.commands import add_commands
 
-HELP = "Prepare, pack, check, measure and download training and test images."
 COMMANDS = {
-    "prepare": prepare,
-    "lmdb": lmdb,
-    "verify": verify,
-    "stats": stats,
-    "download": download,
+    "prepare": "Make HR and LR images, sub-images and LMDBs, as BasicSR reads them.",
+    "lmdb": "Pack the images of a folder into an LMDB, as BasicSR reads it.",
+    "verify": "Check that images decode, LMDBs are whole, and HR and LR images fit each other.",
+    "stats": "Count and measure images, and tell whether training crops fit in them.",
+    "download": "Download public image sets, or list them and say how to get the others.",
 }
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The sub-commands, each with its arguments."""
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for name, module in COMMANDS.items():
-        command = commands.add_parser(name, help=module.HELP, description=module.HELP)
-        module.add_arguments(command)
-        command.set_defaults(run_data=module.run)
-
-
-def run(args: argparse.Namespace) -> int | None:
-    return args.run_data(args)
+    add_commands(parser, __name__, COMMANDS)

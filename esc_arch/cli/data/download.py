@@ -9,8 +9,6 @@ from rich.table import Table
 from esc_arch.data.obtain import obtain
 from esc_arch.data.sources import IMAGE_SETS, Archive, find
 
-HELP = "Download public image sets, or list them and say how to get the others."
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help="image set; none lists all")

@@ -6,8 +6,6 @@ from pathlib import Path
 from esc_arch.cli.data.jobs import add_jobs
 from esc_arch.data.packing import folder_entries, pack
 
-HELP = "Pack the images of a folder into an LMDB, as BasicSR reads it."
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="images; not searched deeper")

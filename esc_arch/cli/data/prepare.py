@@ -8,7 +8,6 @@ from esc_arch.cli.data.jobs import add_jobs
 from esc_arch.data.prepare import prepare, settings
 from esc_arch.data.prepare.summary import summary
 
-HELP = "Make HR and LR images, sub-images and LMDBs, as BasicSR reads them."
 _INTERRUPTED = 130  # what shells give for Ctrl-C
 
 

@@ -10,7 +10,6 @@ from esc_arch.cli.data.jobs import add_jobs
 from esc_arch.data.statistics import Extent, SetStatistics, TooSmall, measure
 from esc_arch.errors import UserError
 
-HELP = "Count and measure images, and tell whether training crops fit in them."
 _GT_SIZES = (128, 192, 256)
 # Columns of sets that fit beside each other on 80 characters.
 _BESIDE = 3

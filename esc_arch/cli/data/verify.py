@@ -11,7 +11,6 @@ from esc_arch.cli.data.jobs import add_jobs
 from esc_arch.data.verifying import Report, verify, verify_pair
 from esc_arch.errors import UserError
 
-HELP = "Check that images decode, LMDBs are whole, and HR and LR images fit each other."
 # Of one kind; the others are counted.
 _SHOWN = 20
 _SHOWN_NAMES = 5

@@ -11,8 +11,7 @@ from esc_arch.data.prepare.records import Record, State
 from esc_arch.data.prepare.settings import Folder, Settings
 from esc_arch.data.prepare.worker import Task
 from esc_arch.data.sub_images import windows
-from esc_arch.errors import UserError
-from esc_arch.options.problems import listed
+from esc_arch.errors import UserError, listed
 
 __all__ = ["Source", "check_dest", "find_sources", "key_of", "sizes_in", "unfinished"]
 
@@ -37,14 +36,15 @@ def find_sources(src: Path, dest: Path, settings: Settings) -> dict[str, Source]
         dest: the folder of results.
 
     Raises:
-        UserError: when there is none, when two have one name or one LMDB key, or when one of
-            the folders is inside the other.
+        UserError: when there is none, when two have one name or one LMDB key, or when results
+            would be among the sources.
     """
     here, there = src.resolve(), dest.resolve()
-    if here == there or here in there.parents or there in here.parents:
+    results = {there / folder.path.split("/")[0] for folder in settings.folders()}
+    if here in (there, *there.parents) or results & {here, *here.parents}:
         raise UserError(
-            f"--dest: expected a folder neither in {src} nor around it, so that results are not "
-            f"taken for sources; found {dest}. Name another one."
+            f"--dest: expected a folder whose results are not among the sources in {src}; found "
+            f"{dest}. Name another one."
         )
     paths = [src] if src.is_file() else find_images(src)
     root = src.parent if src.is_file() else src

@@ -41,6 +41,8 @@ from esc_arch.progress import progress
 __all__ = ["Prepared", "prepare"]
 
 _COMMIT_INTERVAL_S = 3.0
+# Of sources: PyTorch shrinks faster than Pillow, and takes seconds to import.
+_MANY_BYTES = 100 * 10**6
 # A killed run's processes take a moment to notice.
 _LOCK_PATIENCE_S = 3.0
 
@@ -165,6 +167,8 @@ def _make(
         (dest / folder.path).mkdir(parents=True, exist_ok=True)
     journal = Journal(dest, settings)
     skipped: list[str] = []
+    if sum(sources[task.name].size for task in tasks) > _MANY_BYTES:
+        import torch  # noqa: F401  (its presence decides how images are shrunk)
     try:
         with (
             processes(min(jobs, len(tasks)), start) as run,

@@ -5,6 +5,7 @@ A process that is killed is told with the images it may have died of.
 
 import multiprocessing
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -48,10 +49,21 @@ def processes(jobs: int, initializer: Callable[[], None]) -> Iterator[Run]:
     try:
         # The first task starts all of them, here rather than beside the thread of a progress
         # bar, which may hold a lock at the fork.
-        pool.submit(os.getpid)
+        with _no_ctrl_c():
+            pool.submit(os.getpid)
         yield lambda function, tasks: _results(pool, jobs, function, tasks)
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _no_ctrl_c() -> Iterator[None]:
+    """Let a Ctrl-C wait, which half-started threads and processes cannot bear."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _results(
@@ -68,7 +80,8 @@ def _results(
                 running[pool.submit(function, task)] = task
             if not running:
                 return
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
+            done = wait(running, return_when=FIRST_COMPLETED).done
+            for future in [future for future in running if future in done]:
                 result = future.result()
                 yield running.pop(future), result
         except BrokenProcessPool:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from multiprocessing import connection, parent_process
@@ -10,7 +11,6 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-import torch
 
 from esc_arch.data.bicubic import imresize
 from esc_arch.data.image_files import decode, encode_png
@@ -58,7 +58,8 @@ def start() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # One image on each core is faster than all cores on one image.
     cv2.setNumThreads(1)
-    torch.set_num_threads(1)
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
