@@ -8,13 +8,14 @@ import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
 from multiprocessing import get_context
 from types import TracebackType
 from typing import TypeVar
 
 import cv2
 
-__all__ = ["Processes", "default_jobs"]
+__all__ = ["Processes", "default_jobs", "one_opencv_thread"]
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -63,6 +64,8 @@ class Processes:
         """
         if self._pool is None:
             self._pool = ProcessPoolExecutor(self._jobs, get_context("fork"), _begin)
+            with one_opencv_thread():
+                self._pool.submit(os.getpid)  # which starts all of them
         waiting: deque[Future[_Result]] = deque()
         try:
             for item in items:
@@ -81,7 +84,21 @@ class Processes:
             self._pool = None
 
 
-def _begin() -> None:
-    # One process for each core already; and Ctrl+C is the parent's to handle.
+@contextmanager
+def one_opencv_thread() -> Iterator[None]:
+    """Fork in this block: the child keeps to one thread, as there is a process for each core.
+
+    Set in a child of a process whose OpenCV has threads, it would wait for threads that the
+    child does not have.
+    """
+    before = cv2.getNumThreads()
     cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before)
+
+
+def _begin() -> None:
+    # Ctrl+C is the parent's to handle.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

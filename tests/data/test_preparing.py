@@ -20,6 +20,7 @@ from esc_arch.data.prepare import prepare, preparing, settings, worker
 from esc_arch.data.prepare.records import WORK
 from esc_arch.data.prepare.summary import option_lines
 from esc_arch.errors import UserError
+from tests.run_python import output_of, start_python
 
 PHOTOS = Path(__file__).parents[3] / "shared" / "data"
 SUFFIXES = {8: (".png", ".jpg", ".bmp", ".tif", ".webp"), 16: (".png", ".tif")}
@@ -363,3 +364,19 @@ def test_set5_as_published(tmp_path):
         assert hashlib.md5(head + image.tobytes()).hexdigest() == digest
     for path in (PHOTOS / "Set5" / "HR").iterdir():
         assert (tmp_path / "Set5" / "HR" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_a_caller_whose_opencv_has_threads(tmp_path, src):
+    """Their children waited for threads that they did not have."""
+    code = """
+        import sys
+        import cv2, numpy as np
+        cv2.GaussianBlur(np.zeros((2000, 2000, 3), np.float32), (31, 31), 5)
+        before = cv2.getNumThreads()
+        from esc_arch.data.prepare import prepare, settings
+        from esc_arch.data.verifying import verify
+        print(prepare(sys.argv[1], sys.argv[2], settings([2])).images)
+        print(len(verify(sys.argv[2], 2).problems), cv2.getNumThreads() == before)
+    """
+    said = output_of(start_python(code, str(src), str(tmp_path / "out")))
+    assert said.splitlines()[-2:] == ["6", "0 True"], said

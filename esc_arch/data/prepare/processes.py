@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import Protocol, TypeVar
 
+from esc_arch.data.processes import one_opencv_thread
 from esc_arch.errors import UserError
 
 __all__ = ["processes"]
@@ -49,7 +50,7 @@ def processes(jobs: int, initializer: Callable[[], None]) -> Iterator[Run]:
     try:
         # The first task starts all of them, here rather than beside the thread of a progress
         # bar, which may hold a lock at the fork.
-        with _no_ctrl_c():
+        with _no_ctrl_c(), one_opencv_thread():
             pool.submit(os.getpid)
         yield lambda function, tasks: _results(pool, jobs, function, tasks)
     finally:

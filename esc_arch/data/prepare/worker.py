@@ -9,7 +9,6 @@ from multiprocessing import connection, parent_process
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 
 from esc_arch.data.bicubic import imresize
@@ -56,8 +55,7 @@ def start() -> None:
     """Set a new process up."""
     # The parent gets the Ctrl-C too, and lets its workers finish their images.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # One image on each core is faster than all cores on one image.
-    cv2.setNumThreads(1)
+    # One image on each core is faster than all cores on one image.  OpenCV knows that already.
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()
