@@ -6,7 +6,7 @@ from pathlib import Path
 
 from esc_arch.data.image_files import decode, find_images
 from esc_arch.data.lmdb_writer import Entry, is_current, write_lmdb
-from esc_arch.data.processes import Processes
+from esc_arch.data.processes import Processes, ProcessKilled
 from esc_arch.errors import UserError
 from esc_arch.progress import progress
 
@@ -71,10 +71,16 @@ def pack(path: str | os.PathLike[str], entries: list[Entry], jobs: int) -> bool:
 
 def _require_decodable(sources: list[Path], jobs: int) -> None:
     wrong = []
-    with Processes(jobs) as processes, progress("checking images", len(sources)) as advance:
-        for message in processes.map(_complaint, sources):
-            wrong += [message] if message else []
-            advance(1)
+    try:
+        with Processes(jobs) as processes, progress("checking images", len(sources)) as advance:
+            for message in processes.map(_complaint, sources):
+                wrong += [message] if message else []
+                advance(1)
+    except ProcessKilled as error:
+        raise UserError(
+            "expected to read all images; found that a process was killed, as the system does when "
+            f"memory runs out. In work: {', '.join(map(str, error.items))}. Give fewer --jobs."
+        ) from None
     if wrong:
         more = f" ({len(wrong) - 1} more images are wrong.)" if len(wrong) > 1 else ""
         raise UserError(f"{wrong[0]}{more}")

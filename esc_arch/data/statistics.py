@@ -5,7 +5,6 @@ import os
 import statistics
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +14,7 @@ from esc_arch.data.found_sets import FoundSet, find_sets
 from esc_arch.data.image_files import decode
 from esc_arch.data.image_set import opened
 from esc_arch.data.lmdb_reader import DamagedLmdb
-from esc_arch.data.processes import Processes
+from esc_arch.data.processes import Processes, ProcessKilled
 from esc_arch.errors import UserError
 from esc_arch.progress import progress
 
@@ -111,7 +110,7 @@ def _measure(found: FoundSet, gt_sizes: Sequence[int], processes: Processes) -> 
                 advance(1)
     except DamagedLmdb as error:
         raise UserError(f"{found.path}: {error}. Make the LMDB again.") from None
-    except BrokenProcessPool:
+    except ProcessKilled:
         raise UserError(
             f"{found.path}: expected to read all images; found that a process was killed by it: "
             "damaged, or too little memory. Run `basicsr data verify`, or give fewer --jobs."

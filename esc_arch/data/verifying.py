@@ -5,7 +5,6 @@ import hashlib
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +13,7 @@ from esc_arch.data.image_files import decode
 from esc_arch.data.image_header import Shape
 from esc_arch.data.image_set import LmdbSet, open_image_set, opened
 from esc_arch.data.lmdb_reader import DamagedLmdb
-from esc_arch.data.processes import Processes
+from esc_arch.data.processes import Processes, ProcessKilled
 from esc_arch.errors import UserError
 from esc_arch.progress import progress
 
@@ -155,7 +154,7 @@ def _check_set(found: FoundSet, processes: Processes) -> _Checked:
                 advance(1)
     except DamagedLmdb as error:
         problems.append(Problem(f"{found.name}: damaged", f"{found.path}: {error}. {_AGAIN}"))
-    except BrokenProcessPool:
+    except ProcessKilled:
         text = (
             f"{found.path}: expected to read all images; found that a process was killed by it: "
             "damaged, or too little memory."

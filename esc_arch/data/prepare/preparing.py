@@ -30,11 +30,10 @@ from esc_arch.data.prepare.plan import (
     sizes_in,
     unfinished,
 )
-from esc_arch.data.prepare.processes import processes
 from esc_arch.data.prepare.records import FINAL, WORK, Journal, Record, final_text, read_state
 from esc_arch.data.prepare.settings import Folder, Settings
-from esc_arch.data.prepare.worker import Skipped, Task, make, start
-from esc_arch.data.processes import default_jobs
+from esc_arch.data.prepare.worker import Skipped, Task, make
+from esc_arch.data.processes import Processes, ProcessKilled, default_jobs
 from esc_arch.errors import UserError
 from esc_arch.progress import progress
 
@@ -171,13 +170,14 @@ def _make(
         import torch  # noqa: F401  (its presence decides how images are shrunk)
     try:
         with (
-            processes(min(jobs, len(tasks)), start) as run,
+            Processes(min(jobs, len(tasks))) as processes,
             progress(
                 "preparing images", total=len(sources), done=len(sources) - len(tasks)
             ) as advance,
         ):
             committed = time.monotonic()
-            for task, result in run(partial(make, dest=dest, settings=settings), tasks):
+            made = partial(make, dest=dest, settings=settings)
+            for task, result in processes.as_ready(made, tasks):
                 if isinstance(result, Skipped):
                     if strict:
                         raise UserError(result.reason)
@@ -189,6 +189,12 @@ def _make(
                 if time.monotonic() - committed > _COMMIT_INTERVAL_S:
                     journal.commit()
                     committed = time.monotonic()
+    except ProcessKilled as error:
+        raise UserError(
+            "expected the processes to live until the end; found one killed, as the system does "
+            f"when memory runs out. In work: {', '.join(str(t.path) for t in error.items)}. Run "
+            "again to go on from here, with fewer --jobs for less memory."
+        ) from None
     finally:
         # What is finished stays so, whatever ended the loop.
         journal.close()

@@ -1,11 +1,7 @@
 """Makes all files of one image; runs in processes of its own."""
 
 import os
-import signal
-import sys
-import threading
 from collections.abc import Iterator
-from multiprocessing import connection, parent_process
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +14,7 @@ from esc_arch.data.prepare.settings import Folder, Settings
 from esc_arch.data.sub_images import windows
 from esc_arch.errors import UserError
 
-__all__ = ["Made", "Skipped", "Task", "make", "start"]
+__all__ = ["Made", "Skipped", "Task", "make"]
 
 
 class Task(NamedTuple):
@@ -49,22 +45,6 @@ class Skipped(NamedTuple):
     """An image that cannot be used."""
 
     reason: str
-
-
-def start() -> None:
-    """Set a new process up."""
-    # The parent gets the Ctrl-C too, and lets its workers finish their images.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # One image on each core is faster than all cores on one image.  OpenCV knows that already.
-    if torch := sys.modules.get("torch"):
-        torch.set_num_threads(1)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    # A killed parent cannot end its workers, and the next run must not meet them.
-    connection.wait([parent_process().sentinel])
-    os._exit(1)
 
 
 def make(task: Task, dest: Path, settings: Settings) -> Made | Skipped:
