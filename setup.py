@@ -32,11 +32,22 @@ setup(
         "safetensors",  # checkpoints that cannot hold code
     ],
     extras_require={
+        "compare": [
+            "matplotlib",  # pictures of the report
+            "spandrel>=0.4.2,<0.5",  # ATD and OmniSR
+            "spandrel_extra_arches>=0.2,<0.3",  # SRFormer
+        ],
         "demo": [
             "matplotlib",  # curves of the demo run
             "scikit-image",  # the photographs of the demo
         ],
-        "test": ["pytest", "hypothesis", "ruff"],
+        "test": [
+            "esc-arch[compare]",
+            "fvcore",  # its count of multiply-adds, which ours must equal
+            "hypothesis",
+            "pytest",
+            "ruff",
+        ],
     },
     entry_points={"console_scripts": ["basicsr=esc_arch.cli.main:main"]},
     classifiers=[

@@ -1,24 +1,36 @@
 """Checkpoints: knowing a network by its keys, loading it.
 
-A state dict of the ESC family names all its hyper-parameters by its keys and shapes, so a
-checkpoint says which network it is, whatever its file is called.
+A state dict of the ESC family, of HiT-SRF and of ELAN names its hyper-parameters by its keys
+and shapes, so a checkpoint says which network it is, whatever its file is called.  Of the
+other networks the presets are known.
 """
 
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from math import isqrt
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import Size, Tensor, nn
 
+from esc_arch.archs.elan_arch import ELAN, range_of
 from esc_arch.archs.esc_arch import ESC
 from esc_arch.archs.esc_fp_arch import ESCFP
 from esc_arch.archs.esc_real_arch import ESCReal, ESCRealM
-from esc_arch.archs.presets import PRESETS, build
+from esc_arch.archs.hit_srf_arch import HiT_SRF
+from esc_arch.archs.presets import PRESETS, build, outline
 from esc_arch.checkpoint_files import read_state_dict
 from esc_arch.errors import UserError
 from esc_arch.layers.uni_upsample import UPSAMPLERS
+
+_FAMILY = (ESC, ESCFP, ESCReal, ESCRealM)
+
+# Which no other network has both of.
+_HIT_SRF_KEYS = (
+    "layers.0.residual_group.blocks.0.correlation.spatial_linear.weight",
+    "layers.0.residual_group.blocks.0.mlp.dwconv.depthwise_conv.0.weight",
+)
 
 
 @dataclass(frozen=True)
@@ -31,25 +43,35 @@ class Detected:
     """
 
     network: type[nn.Module]
-    arguments: Mapping[str, int | float | bool | str]
+    arguments: Mapping[str, int | float | bool | str | tuple[float, ...]]
+
+    @property
+    def scale(self) -> int:
+        """The upscaling factor."""
+        return next(
+            self.arguments[preset.scale_argument]
+            for preset in PRESETS.values()
+            if preset.network is self.network
+        )
 
     @property
     def preset(self) -> str | None:
         """The preset with these arguments, whatever its scale."""
-        own = {k: v for k, v in self.arguments.items() if k != "upscaling_factor"}
         for name, preset in PRESETS.items():
-            if preset.network is self.network and _with_defaults(
-                self.network, preset.arguments
-            ) == (_with_defaults(self.network, own)):
+            if preset.network is not self.network:
+                continue
+            own = {k: v for k, v in self.arguments.items() if k != preset.scale_argument}
+            if _with_defaults(self.network, preset.arguments) == _with_defaults(self.network, own):
                 return name
         return None
 
     def __str__(self) -> str:
-        scale = f"x{self.arguments['upscaling_factor']}"
+        scale = f"x{self.scale}"
         if self.preset:
             return f"{self.preset} {scale}"
-        known = ("dim", "n_blocks", "conv_blocks", "window_size")
-        sizes = ", ".join(f"{name} {self.arguments[name]}" for name in known)
+        known = ("dim", "n_blocks", "conv_blocks", "window_size", "embed_dim", "depths")
+        known += ("c_elan", "m_elan", "rgb_range")
+        sizes = ", ".join(f"{n} {self.arguments[n]}" for n in known if n in self.arguments)
         return f"{self.network.__name__} {scale} ({sizes})"
 
 
@@ -60,7 +82,7 @@ def load(network: nn.Module, path: str | Path) -> None:
     upsampler would have to be trained anew.
 
     Args:
-        network: of the ESC family.
+        network: of any kind.
         path: see :func:`read_state_dict`.
 
     Raises:
@@ -71,20 +93,28 @@ def load(network: nn.Module, path: str | Path) -> None:
     unlike = [key for key in own if key not in state or state[key].shape != own[key].shape]
     unlike += [key for key in state if key not in own]
     if not unlike:
-        network.load_state_dict(state)
+        try:
+            network.load_state_dict(state)
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[-1].strip().rstrip(".")
+            raise UserError(
+                f"{path}: expected the parameters of this {type(network).__name__}; found those "
+                f"of another: {reason}. Name its own checkpoint, or build the network that the "
+                "checkpoint is of."
+            ) from error
         return
     expected, found = detect(own), detect(state)
     more = f" and {len(unlike) - 3} more" if len(unlike) > 3 else ""
     raise UserError(
         f"{path}: expected the parameters of {expected or type(network).__name__}; found those "
-        f"of {found or 'a network that is not of the ESC family'}; they differ in "
+        f"of {found or 'a network that is neither of the ESC family nor a preset'}; they differ in "
         f"{', '.join(unlike[:3])}{more}. Name its own checkpoint, or build the network that "
         "the checkpoint is of."
     )
 
 
 def detect(state: Mapping[str, Tensor]) -> Detected | None:
-    """The network of the ESC family that a state dict belongs to.
+    """The network that a state dict belongs to: of the ESC family, or another preset.
 
     Args:
         state: tensors by key, complete.
@@ -95,14 +125,89 @@ def detect(state: Mapping[str, Tensor]) -> Detected | None:
     try:
         if "lk_spatial" in state:
             return _plain(ESCFP, state, state["lk_spatial"])
+        if all(key in state for key in _HIT_SRF_KEYS):
+            return _hit_srf(state)
+        if "body.0.modules_lfe.lfe_0.conv0.shift_conv.weight" in state:
+            return _elan(state)
         if "plk_filter" not in state:
-            return None
+            return _other_preset(state)
         if "to_img.MetaUpsample" in state:
             return _real_m(state)
         if any(key.startswith("skip.") for key in state):
             return _real(state)
         return _plain(ESC, state, state["plk_filter"])
     except (KeyError, IndexError, ValueError):
+        return None
+
+
+def _hit_srf(state: Mapping[str, Tensor]) -> Detected:
+    embed_dim, in_chans = state["conv_first.weight"].shape[:2]
+    groups = range(_count(state, "layers."))
+    block = "layers.{}.residual_group.blocks.0.{}"
+    depths = [_count(state, f"layers.{i}.residual_group.blocks.") for i in groups]
+    deepest = depths.index(max(depths))
+    # Pixels of a window for one of its base window: windows up to the base have one.
+    areas = [
+        state[
+            f"layers.{deepest}.residual_group.blocks.{i}.correlation.spatial_linear.weight"
+        ].numel()
+        for i in range(max(depths))
+    ]
+    ratios = inspect.signature(HiT_SRF).parameters["hier_win_ratios"].default
+    if areas != [max(int(ratio), 1) ** 2 for ratio in ratios[: len(areas)]]:
+        ratios = tuple(isqrt(area) for area in areas)
+    hidden = len(state[block.format(0, "mlp.fc1.bias")])
+    return Detected(
+        HiT_SRF,
+        {
+            "in_chans": in_chans,
+            "embed_dim": embed_dim,
+            "depths": tuple(depths),
+            "num_heads": tuple(
+                len(state[block.format(i, "correlation.pos.pos3.2.bias")]) for i in groups
+            ),
+            "mlp_ratio": _ratio(hidden, embed_dim),
+            "patch_norm": "patch_embed.norm.weight" in state,
+            "upscale": isqrt(len(state["upsample.0.bias"]) // in_chans),
+            "hier_win_ratios": ratios,
+        },
+    )
+
+
+def _elan(state: Mapping[str, Tensor]) -> Detected:
+    n_share = _count(state, "body.0.modules_lfe.lfe_") - 1
+    c_elan = len(state["head.0.bias"])
+    hidden = len(state["body.0.modules_lfe.lfe_0.conv0.shift_conv.conv1x1.bias"])
+    return Detected(
+        ELAN,
+        {
+            "scale": isqrt(len(state["tail.0.bias"]) // 3),
+            "m_elan": _count(state, "body.") * (1 + n_share),
+            "c_elan": c_elan,
+            "n_share": n_share,
+            "r_expand": hidden // c_elan,
+            "rgb_range": range_of(state["sub_mean.bias"]),
+        },
+    )
+
+
+def _other_preset(state: Mapping[str, Tensor]) -> Detected | None:
+    own = {key: tensor.shape for key, tensor in state.items()}
+    for name, preset in PRESETS.items():
+        if preset.network in _FAMILY:
+            continue
+        for scale in preset.scales:
+            if _shapes(name, scale) == own:
+                return Detected(preset.network, {**preset.arguments, preset.scale_argument: scale})
+    return None
+
+
+@cache
+def _shapes(name: str, scale: int) -> dict[str, Size] | None:
+    """Of the state dict of a preset; None when the package that it needs is missing."""
+    try:
+        return {key: tensor.shape for key, tensor in outline(name, scale).state_dict().items()}
+    except UserError:
         return None
 
 

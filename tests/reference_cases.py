@@ -22,9 +22,16 @@ def arrays(name: str) -> dict[str, Tensor]:
         return {key: torch.from_numpy(file[key]) for key in file if file[key].dtype.kind == "f"}
 
 
-def fill_parameters(network: nn.Module) -> nn.Module:
-    """Set every parameter by its name alone, whatever the order of construction."""
+def fill_parameters(network: nn.Module, gain: float = 1.0) -> nn.Module:
+    """Set every parameter by its name alone, whatever the order of construction.
+
+    Args:
+        network: its frozen parameters keep their values.
+        gain: of the weights of two dimensions or more.
+    """
     for name, parameter in network.named_parameters():
+        if not parameter.requires_grad:
+            continue
         shape = tuple(parameter.shape)
         generator = np.random.default_rng(zlib.crc32(name.encode()))
         values = generator.standard_normal(shape).astype(np.float32)
@@ -32,7 +39,7 @@ def fill_parameters(network: nn.Module) -> nn.Module:
             values *= 0.5
         elif len(shape) >= 2:
             # Divided in float64, then rounded: the last digit counts at 1e-6.
-            values = values.astype(np.float64) / np.sqrt(np.prod(shape[1:]))
+            values = gain * values.astype(np.float64) / np.sqrt(np.prod(shape[1:]))
         elif name.endswith("weight"):
             values = 1 + 0.1 * values
         else:

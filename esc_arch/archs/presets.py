@@ -1,14 +1,24 @@
 """The one table of presets: the published networks by name."""
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+import torch
+from basicsr.archs.rcan_arch import RCAN
+from basicsr.archs.swinir_arch import SwinIR
 from torch import nn
 
+from esc_arch.archs.atd_arch import ATD
+from esc_arch.archs.elan_arch import ELAN
 from esc_arch.archs.esc_arch import ESC
 from esc_arch.archs.esc_fp_arch import ESCFP
 from esc_arch.archs.esc_real_arch import ESCReal, ESCRealM
+from esc_arch.archs.hit_srf_arch import HiT_SRF
+from esc_arch.archs.mambairv2_light_arch import MambaIRv2Light
+from esc_arch.archs.omnisr_arch import OmniSR
+from esc_arch.archs.srformer_arch import SRFormer
 from esc_arch.errors import UserError
 
 
@@ -20,11 +30,13 @@ class Preset:
         network: its class.
         arguments: of the constructor, without the scale.
         scales: for which it was published.
+        scale_argument: what the constructor calls the scale.
     """
 
     network: type[nn.Module]
-    arguments: Mapping[str, int | float | bool | str]
+    arguments: Mapping[str, int | float | bool | str | tuple[float, ...]]
     scales: tuple[int, ...]
+    scale_argument: str = "upscaling_factor"
 
 
 _ESC = {
@@ -48,6 +60,99 @@ _ESC_XL = {
 }
 _ESC_REAL = {**_ESC, "n_blocks": 10, "exp_ratio": 2}
 
+# Of the public option files.
+_SWINIR_LIGHT = {
+    "in_chans": 3,
+    "img_size": 64,
+    "window_size": 8,
+    "img_range": 1.0,
+    "depths": (6, 6, 6, 6),
+    "embed_dim": 60,
+    "num_heads": (6, 6, 6, 6),
+    "mlp_ratio": 2,
+    "upsampler": "pixelshuffledirect",
+    "resi_connection": "1conv",
+}
+_ELAN_LIGHT = {
+    "colors": 3,
+    "window_sizes": (4, 8, 16),
+    "m_elan": 24,
+    "c_elan": 60,
+    "n_share": 1,
+    "r_expand": 2,
+    "rgb_range": 255.0,
+    "act_type": "relu",
+}
+_HIT_SRF = {
+    "in_chans": 3,
+    "img_size": 64,
+    "base_win_size": (8, 8),
+    "img_range": 1.0,
+    "depths": (6, 6, 6, 6),
+    "embed_dim": 60,
+    "num_heads": (6, 6, 6, 6),
+    "mlp_ratio": 2,
+    "resi_connection": "1conv",
+    "hier_win_ratios": (0.5, 1, 2, 4, 6, 8),
+    "upsampler": "pixelshuffledirect",
+}
+_RCAN = {
+    "num_in_ch": 3,
+    "num_out_ch": 3,
+    "num_feat": 64,
+    "num_group": 10,
+    "num_block": 20,
+    "squeeze_factor": 16,
+    "res_scale": 1,
+    "img_range": 255.0,
+    "rgb_mean": (0.4488, 0.4371, 0.4040),
+}
+_ATD_LIGHT = {
+    "in_chans": 3,
+    "img_size": 64,
+    "embed_dim": 48,
+    "depths": (6, 6, 6, 6),
+    "num_heads": (4, 4, 4, 4),
+    "window_size": 16,
+    "category_size": 128,
+    "num_tokens": 64,
+    "reducted_dim": 8,
+    "convffn_kernel_size": 7,
+    "img_range": 1.0,
+    "mlp_ratio": 1,
+    "upsampler": "pixelshuffledirect",
+    "resi_connection": "1conv",
+}
+_OMNISR = {
+    "num_feat": 64,
+    "res_num": 5,
+    "block_num": 1,
+    "bias": True,
+    "block_script_name": "OSA",
+    "block_class_name": "OSA_Block",
+    "window_size": 8,
+    "pe": True,
+    "ffn_bias": True,
+}
+_SRFORMER_LIGHT = {**_SWINIR_LIGHT, "window_size": 16}
+
+_MAMBAIRV2_LIGHT = {
+    "in_chans": 3,
+    "img_size": 64,
+    "img_range": 1.0,
+    "embed_dim": 48,
+    "d_state": 8,
+    "depths": (5, 5, 5, 5),
+    "num_heads": (4, 4, 4, 4),
+    "window_size": 16,
+    "inner_rank": 32,
+    "num_tokens": 64,
+    "convffn_kernel_size": 5,
+    "mlp_ratio": 1.0,
+    "upsampler": "pixelshuffledirect",
+    "resi_connection": "1conv",
+}
+
 PRESETS: Mapping[str, Preset] = MappingProxyType(
     {
         "esc": Preset(ESC, MappingProxyType(_ESC), (2, 3, 4)),
@@ -59,6 +164,16 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             ESCReal, MappingProxyType({**_ESC_REAL, "use_dysample": True}), (4,)
         ),
         "esc_real_m": Preset(ESCRealM, MappingProxyType(_ESC_REAL), (1, 2, 3, 4)),
+        "swinir_light": Preset(SwinIR, MappingProxyType(_SWINIR_LIGHT), (2, 3, 4), "upscale"),
+        "elan_light": Preset(ELAN, MappingProxyType(_ELAN_LIGHT), (2, 3, 4), "scale"),
+        "omnisr": Preset(OmniSR, MappingProxyType(_OMNISR), (2, 3, 4), "upsampling"),
+        "srformer_light": Preset(SRFormer, MappingProxyType(_SRFORMER_LIGHT), (2, 3, 4), "upscale"),
+        "atd_light": Preset(ATD, MappingProxyType(_ATD_LIGHT), (2, 3, 4), "upscale"),
+        "hit_srf": Preset(HiT_SRF, MappingProxyType(_HIT_SRF), (2, 3, 4), "upscale"),
+        "mambairv2_light": Preset(
+            MambaIRv2Light, MappingProxyType(_MAMBAIRV2_LIGHT), (2, 3, 4), "upscale"
+        ),
+        "rcan": Preset(RCAN, MappingProxyType(_RCAN), (2, 3, 4), "upscale"),
     }
 )
 
@@ -81,4 +196,21 @@ def build(name: str, scale: int, **arguments: object) -> nn.Module:
     if name not in PRESETS:
         raise UserError(f"expected a preset: {', '.join(PRESETS)}; found {name!r}. Name one.")
     preset = PRESETS[name]
-    return preset.network(**{**preset.arguments, "upscaling_factor": scale, **arguments})
+    with warnings.catch_warnings():
+        # BasicSR's SwinIR and spandrel's networks call it in a way that is going to change.
+        warnings.filterwarnings("ignore", message="torch.meshgrid")
+        return preset.network(**{**preset.arguments, preset.scale_argument: scale, **arguments})
+
+
+def outline(name: str, scale: int) -> nn.Module:
+    """A preset for its keys and shapes alone, without values where that works.
+
+    Raises:
+        UserError: as :func:`build`.
+    """
+    try:
+        with torch.device("meta"):
+            return build(name, scale)
+    except RuntimeError:
+        # The constructor reads values back from a tensor.
+        return build(name, scale)

@@ -2,12 +2,12 @@
 
 import argparse
 
-import torch
 from basicsr.utils.registry import ARCH_REGISTRY
 from rich.console import Console
 from rich.table import Table
 
-from esc_arch.archs import PRESETS, build
+from esc_arch.archs.presets import PRESETS, outline
+from esc_arch.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,13 +21,18 @@ def run(args: argparse.Namespace) -> None:
     table.add_column("network_g: type")
     table.add_column("scale", justify="right")
     table.add_column("parameters", justify="right")
+    missing = set()
     for name, preset in PRESETS.items():
         for scale in preset.scales:
-            with torch.device("meta"):
-                network = build(name, scale)
-            parameters = sum(p.numel() for p in network.parameters())
-            table.add_row(name, preset.network.__name__, f"x{scale}", f"{parameters:,}")
+            try:
+                parameters = f"{sum(p.numel() for p in outline(name, scale).parameters()):,}"
+            except UserError:
+                parameters = "not installed"
+                missing.add(name)
+            table.add_row(name, preset.network.__name__, f"x{scale}", parameters)
     console.print(table)
+    if missing:
+        console.print(r"Not installed: pip install 'esc-arch\[compare]'")
     ours = {preset.network.__name__ for preset in PRESETS.values()}
     others = sorted({name.removesuffix("_basicsr") for name in ARCH_REGISTRY.keys()} - ours)  # noqa: SIM118
     console.print(f"Registered by BasicSR and other plug-ins: {', '.join(others)}")

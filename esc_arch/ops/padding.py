@@ -25,6 +25,20 @@ def reflect_pad_bottom_right(x: Tensor, bottom: int, right: int) -> Tensor:
     return reflect_pad(x, 0, bottom, 0, right)
 
 
+def symmetric_pad_bottom_right(x: Tensor, bottom: int, right: int) -> Tensor:
+    """Extend an image by reflection that repeats the last row and column.
+
+    Args:
+        x: (B, H, W, C), any dtype; H and W at least 1.
+        bottom, right: rows and columns to add, as many as wanted.
+
+    Returns:
+        (B, H + bottom, W + right, C), as ``numpy.pad(mode="symmetric")`` has it; ``x``
+        itself when nothing is added.
+    """
+    return _symmetric(_symmetric(x, 1, bottom), 2, right)
+
+
 def crop_bottom_right(x: Tensor, height: int, width: int) -> Tensor:
     """Undo :func:`reflect_pad_bottom_right`: the first rows and columns.
 
@@ -54,3 +68,11 @@ def _reflect(x: Tensor, dim: int, before: int, after: int) -> Tensor:
     period = max(2 * last, 1) if isinstance(last, int) else torch.sym_max(2 * last, 1)
     phase = position % period
     return x.index_select(dim, torch.minimum(phase, period - phase).clamp(max=last))
+
+
+def _symmetric(x: Tensor, dim: int, after: int) -> Tensor:
+    if isinstance(after, int) and after == 0:  # see _reflect
+        return x
+    size = x.shape[dim]
+    phase = torch.arange(size + after, device=x.device) % (2 * size)
+    return x.index_select(dim, torch.minimum(phase, 2 * size - 1 - phase))

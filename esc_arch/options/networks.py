@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY
 
+from esc_arch.errors import UserError
 from esc_arch.options.constructors import (
     check_arguments,
     complaint,
@@ -18,7 +19,7 @@ from esc_arch.options.kinds import is_number
 from esc_arch.options.problems import Problems, describe
 
 # The names that networks give to their upscaling factor.
-SCALE_ARGUMENTS = ("upscaling_factor", "upscale", "scale")
+SCALE_ARGUMENTS = ("upscaling_factor", "upscale", "upsampling", "scale")
 
 
 def check_networks(problems: Problems, opt: Mapping[str, object]) -> None:
@@ -50,6 +51,9 @@ def _check_constructor(problems: Problems, key: str, section: Mapping[str, objec
         with torch.device("meta"):
             build(section)
         return
+    except UserError:
+        # Its package is missing: no argument mends that.
+        raise
     except Exception:
         # Constructors that read a value back from a tensor fail here though they are right.
         pass

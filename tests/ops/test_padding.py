@@ -4,7 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from esc_arch.ops.padding import crop_bottom_right, reflect_pad_bottom_right
+from esc_arch.ops.padding import (
+    crop_bottom_right,
+    reflect_pad_bottom_right,
+    symmetric_pad_bottom_right,
+)
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.uint8, torch.int64]
 
@@ -20,6 +24,16 @@ def test_is_numpy_reflection_for_any_pad(side):
         other = (7 * pad + side) % 41
         result = reflect_pad_bottom_right(torch.from_numpy(image), pad, other)
         assert np.array_equal(result.numpy(), by_numpy(image, pad, other)), (pad, other)
+
+
+@pytest.mark.parametrize("side", [1, 2, 3, 7])
+def test_symmetric_is_numpy_s_for_any_pad(side):
+    image = np.arange(2 * side * (side + 1) * 3).reshape(2, side, side + 1, 3)
+    for pad in range(31):
+        other = (7 * pad + side) % 31
+        result = symmetric_pad_bottom_right(torch.from_numpy(image), pad, other)
+        expected = np.pad(image, ((0, 0), (0, pad), (0, other), (0, 0)), mode="symmetric")
+        assert np.array_equal(result.numpy(), expected), (pad, other)
 
 
 @pytest.mark.parametrize("bottom, right", [(0, 5), (5, 0)])

@@ -3,10 +3,12 @@
 from pathlib import Path
 
 import pytest
+import torch
 from basicsr.archs import build_network
+from basicsr.models.base_model import BaseModel
 
-from esc_arch import options
-from esc_arch.archs import PRESETS
+from esc_arch import create, options
+from esc_arch.archs.presets import PRESETS, outline
 
 FOLDER = Path(__file__).parents[2] / "options"
 FILES = sorted(FOLDER.rglob("*.yml"))
@@ -19,6 +21,18 @@ PUBLISHED = [
     for scale in (2, 3, 4)
 ]
 TEST_ONLY = {"test_ESC_XL_x2.yml": "esc_xl"}
+# Networks to compare with, at which scales.
+PEERS = {
+    "SwinIR_light": ("swinir_light", (2, 3, 4)),
+    "HiT_SRF": ("hit_srf", (2, 3, 4)),
+    "ELAN_light": ("elan_light", (4,)),
+    "OmniSR": ("omnisr", (4,)),
+    "SRFormer_light": ("srformer_light", (4,)),
+    "ATD_light": ("atd_light", (4,)),
+    "MambaIRv2_light": ("mambairv2_light", (4,)),
+    "RCAN": ("rcan", (4,)),
+}
+PEER_FILES = [(net, scale) for net, (_, scales) in PEERS.items() for scale in scales]
 
 
 def test_the_published_recipes_are_there():
@@ -91,3 +105,55 @@ def test_evaluation_is_the_published_one(name):
     assert sets == ["Set5", "Set14", "B100", "Urban100", "Manga109"]
     for metric in opt["val"]["metrics"].values():
         assert (metric["crop_border"], metric["test_y_channel"]) == (opt["scale"], True)
+
+
+@pytest.mark.parametrize(("net", "scale"), PEER_FILES)
+def test_peers_have_the_presets_arguments(net, scale):
+    preset = PRESETS[PEERS[net][0]]
+    wanted = {"type": preset.network.__name__, preset.scale_argument: scale, **preset.arguments}
+    for task in ("train", "test"):
+        network = options.read(str(FOLDER / f"{task}_{net}_x{scale}.yml"))["network_g"]
+        assert {k: tuple(v) if isinstance(v, list) else v for k, v in network.items()} == wanted
+        text = (FOLDER / f"{task}_{net}_x{scale}.yml").read_text()
+        count = sum(p.numel() for p in outline(PEERS[net][0], scale).parameters())
+        assert f": {count:,} parameters\n" in text
+
+
+@pytest.mark.parametrize(("net", "scale"), PEER_FILES)
+def test_peers_are_trained_as_esc_is(net, scale):
+    peer, esc = (options.read(str(FOLDER / f"train_{n}_x{scale}.yml")) for n in (net, "ESC"))
+    paths = peer.pop("path"), esc.pop("path")
+    models = peer.pop("model_type"), esc.pop("model_type")
+    for opt in (peer, esc):
+        del opt["name"], opt["network_g"]
+    assert peer == esc
+    # Only ESRModel pads the validation images, which SwinIR needs.
+    assert models == ("ESRModel" if net == "SwinIR_light" else "SRModel", "SRModel")
+    if scale > 2 and 2 in PEERS[net][1]:
+        start = f"experiments/train_{net}_x2/models/net_g_latest.pth"
+        assert paths[0] == {**paths[1], "pretrain_network_g": start, "strict_load_g": False}
+    else:
+        fresh = {"pretrain_network_g": None, "strict_load_g": True, "resume_state": None}
+        assert paths[0] == fresh
+
+
+@pytest.mark.parametrize(("net", "scale"), PEER_FILES)
+def test_peers_are_tested_as_esc_is(net, scale):
+    peer, esc = (options.read(str(FOLDER / f"test_{n}_x{scale}.yml")) for n in (net, "ESC"))
+    assert peer["datasets"] == esc["datasets"]
+    assert peer["val"] == esc["val"]
+    assert peer["model_type"] == ("ESRModel" if net == "SwinIR_light" else "SRModel")
+    trained = f"experiments/train_{net}_x{scale}/models/net_g_latest.pth"
+    assert peer["path"] == {**esc["path"], "pretrain_network_g": trained}
+
+
+def test_starting_from_x2_leaves_the_upsampler_alone(tmp_path):
+    """BasicSR's own loading, with the options of train_SwinIR_light_x3.yml."""
+    x2, x3 = create("swinir_light", 2), create("swinir_light", 3)
+    file, fresh = tmp_path / "net_g_latest.pth", x3.upsample[0].weight.clone()
+    torch.save({"params_ema": x2.state_dict()}, file)
+    path = options.read(str(FOLDER / "train_SwinIR_light_x3.yml"))["path"]
+    loader = BaseModel({"num_gpu": 0, "is_train": False})
+    loader.load_network(x3, str(file), path["strict_load_g"], path["param_key_g"])
+    assert torch.equal(x3.conv_first.weight, x2.conv_first.weight)
+    assert torch.equal(x3.upsample[0].weight, fresh)

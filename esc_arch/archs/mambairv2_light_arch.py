@@ -1,0 +1,602 @@
+"""MambaIRv2-light: Attentive State Space Restoration, the lightweight network.
+
+Paper: CVPR 2025, arXiv 2411.15269.  Public code: github.com/csguoh/MambaIR, Apache 2.0
+(its names of arguments and parameters are kept, so its option files and checkpoints work).
+
+Windows attend as in Swin; then one selective scan runs over all tokens, which a router
+has sorted into classes and prompted by class.  The router draws Gumbel noise in every
+mode, as the public code does: outputs repeat only under ``torch.manual_seed``.
+
+Shapes: B images, H x W pixels, L = H * W tokens, C channels, N states of a channel, K
+classes of tokens, h heads, w = side of a window, r = upscaling factor.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from math import ceil, log
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from esc_arch.layers.norm import ChannelLayerNorm
+from esc_arch.ops.activation import gelu
+from esc_arch.ops.bands import by_bands, runs_in_bands
+from esc_arch.ops.memory_format import like_input
+from esc_arch.ops.padding import crop_bottom_right, symmetric_pad_bottom_right
+from esc_arch.ops.selective_scan import selective_scan
+from esc_arch.ops.window_attention import choose_attention, window_merge, window_partition
+from esc_arch.ops.window_attention.bias import relative_position_bias
+from esc_arch.registration import register_arch
+
+__all__ = ["MambaIRv2Light"]
+
+# Of the training images (DIV2K); taken off an RGB image before the first convolution.
+RGB_MEAN = (0.4488, 0.4371, 0.4040)
+
+# Added to the scores of pixels that only the shift brought into one window.
+MASKED = -100.0
+
+# flex has no mask; the windows are too small to need it.
+ATTENTION_TYPES = ("auto", "naive", "sdpa")
+
+# Pixels that attend in one pass on a CPU, for each core; see esc_arch.ops.bands.
+PIXELS_PER_PASS_AND_CORE = 8192
+
+# Layer scale of the two skips around a layer at the start of training.
+INITIAL_SCALE = 1e-4
+
+# The step sizes of the scan at the start of training, spread evenly by logarithm.
+DELTA_RANGE = (0.001, 0.1)
+
+
+class SpatialGate(nn.Module):
+    """The first half of the channels, multiplied by a 5x5 convolution of the second.
+
+    Args:
+        dim: channels of a half.
+
+    Shape: (B, 2*dim, H, W) -> (B, dim, H, W).
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.norm = ChannelLayerNorm(dim, eps=1e-5)
+        self.conv = nn.Conv2d(dim, dim, 5, padding=2, groups=dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        value, gate = x.chunk(2, dim=1)
+        return value * self.conv(self.norm(gate))
+
+
+class GatedFFN(nn.Module):
+    """Widen, gate each pixel by its neighbours, narrow.
+
+    Args:
+        dim: number of channels in and out.
+        hidden: number of channels between, even.
+
+    Shape: (B, dim, H, W) -> (B, dim, H, W).
+    """
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden)
+        self.sg = SpatialGate(hidden // 2)
+        self.fc2 = nn.Linear(hidden // 2, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = gelu(self.fc1(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2))
+        return self.fc2(self.sg(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class ShiftedWindowAttention(nn.Module):
+    """Self-attention in windows that may lie across the map's edges.
+
+    Shifted windows wrap around; pixels from opposite edges then do not see each other.
+
+    Args:
+        dim: C, a multiple of ``num_heads``.
+        window_size: w.
+        shift: by how many pixels the windows lie lower and further right; 0 to w - 1.
+        num_heads: h.
+        attn_type: one of :data:`ATTENTION_TYPES`.
+
+    Source: Swin, arXiv 2103.14030.
+    """
+
+    def __init__(
+        self, dim: int, window_size: int, shift: int, num_heads: int, attn_type: str
+    ) -> None:
+        super().__init__()
+        self.window_size = window_size
+        self.shift = shift
+        self.num_heads = num_heads
+        self.attn_type = attn_type
+        self.relative_position_bias_table = nn.Parameter(
+            torch.empty((2 * window_size - 1) ** 2, num_heads)
+        )
+        nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor, to_qkv: nn.Linear) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W), H and W multiples of w."""
+        in_bands = runs_in_bands(x)
+        backend = choose_attention(self.attn_type, x.device.type, torch.is_grad_enabled(), in_bands)
+        # The public table is by query minus key, pixels first.
+        table = self.relative_position_bias_table.t().flip(1)
+        bias = relative_position_bias(table, self.window_size).unsqueeze(0)
+        x = x.permute(0, 2, 3, 1)
+        if self.shift:
+            x = x.roll((-self.shift, -self.shift), (1, 2))
+        bands = []
+        for rows, at_bottom in self.parts(x.shape[1], self.rows_per_pass(x, in_bands)):
+            band = []
+            for columns, at_right in self.parts(x.shape[2], None):
+                tile = x[:, rows, columns]
+                q, k, v = window_partition(to_qkv(tile), self.window_size, self.num_heads)
+                masked = self.mask(bias, at_bottom, at_right)
+                tokens = backend.attend(q, k, v, masked, self.window_size)
+                tile = window_merge(tokens, self.window_size, self.window_size, tile.shape[1:3])
+                band.append(self.proj(tile))
+            bands.append(torch.cat(band, dim=2))
+        x = torch.cat(bands, dim=1)
+        if self.shift:
+            x = x.roll((self.shift, self.shift), (1, 2))
+        return x.permute(0, 3, 1, 2)
+
+    def rows_per_pass(self, x: Tensor, in_bands: bool) -> int | None:
+        """Rows of (B, H, W, C) that attend in one pass; None for all."""
+        if not in_bands:
+            return None
+        pixels = PIXELS_PER_PASS_AND_CORE * torch.get_num_threads()
+        return max(pixels // (x.shape[0] * x.shape[2] * self.window_size), 1) * self.window_size
+
+    def parts(self, size: int, step: int | None) -> Iterator[tuple[slice, bool]]:
+        """A side in parts of at most ``step``, the windows across the edge by themselves."""
+        whole = size - self.window_size if self.shift else size
+        if step is None:
+            if whole > 0:
+                yield slice(0, whole), False
+        else:
+            for first in range(0, whole, step):
+                yield slice(first, min(first + step, whole)), False
+        if self.shift:
+            yield slice(whole, size), True
+
+    def mask(self, bias: Tensor, at_bottom: bool, at_right: bool) -> Tensor:
+        """The bias of windows across an edge: pixels from its two sides are kept apart."""
+        if not at_bottom and not at_right:
+            return bias
+        side = torch.arange(self.window_size, device=bias.device) >= self.window_size - self.shift
+        region = (2 * at_bottom * side.unsqueeze(1) + at_right * side).flatten()
+        apart = region.unsqueeze(0) != region.unsqueeze(1)
+        return bias + MASKED * apart.to(bias.dtype)
+
+
+class TokenRouter(nn.Sequential):
+    """The logarithm of the probability of each class, (..., C) -> (..., K)."""
+
+    def __init__(self, dim: int, num_tokens: int) -> None:
+        super().__init__(
+            nn.Linear(dim, dim // 3),
+            nn.GELU(),
+            nn.Linear(dim // 3, num_tokens),
+            nn.LogSoftmax(dim=-1),
+        )
+
+
+class SelectiveScan(nn.Module):
+    """A state space model whose step, input and output matrices depend on the token.
+
+    Args:
+        dim: number of channels.
+        d_state: N.
+
+    Shape: tokens (B, L, dim) and prompts (B, L, N) -> (B, L, dim).
+
+    Source: Mamba, arXiv 2312.00752; the prompts on C: MambaIRv2, section 3.2.
+    """
+
+    def __init__(self, dim: int, d_state: int) -> None:
+        super().__init__()
+        rank = ceil(dim / 16)
+        self.splits = (rank, d_state, d_state)
+        # Public checkpoints lead with the number of scans, which is one.
+        self.x_proj_weight = nn.Parameter(torch.empty(1, sum(self.splits), dim))
+        self.dt_projs_weight = nn.Parameter(torch.empty(1, dim, rank))
+        self.dt_projs_bias = nn.Parameter(torch.empty(1, dim))
+        self.A_logs = nn.Parameter(torch.arange(1.0, d_state + 1).log().repeat(dim, 1))
+        self.Ds = nn.Parameter(torch.ones(dim))
+        nn.init.uniform_(self.x_proj_weight, -(dim**-0.5), dim**-0.5)
+        nn.init.uniform_(self.dt_projs_weight, -(rank**-0.5), rank**-0.5)
+        low, high = map(log, DELTA_RANGE)
+        with torch.no_grad():
+            delta = torch.rand(1, dim).mul_(high - low).add_(low).exp_()
+            self.dt_projs_bias.copy_(delta.expm1().log())  # the inverse of softplus
+
+    def forward(self, x: Tensor, prompt: Tensor) -> Tensor:
+        delta, b, c = F.linear(x, self.x_proj_weight[0]).split(self.splits, dim=-1)
+        return selective_scan(
+            x,
+            F.linear(delta, self.dt_projs_weight[0]),
+            -self.A_logs.exp(),
+            b,
+            c + prompt,
+            self.Ds,
+            self.dt_projs_bias[0],
+        )
+
+
+class AttentiveStateSpace(nn.Module):
+    """A selective scan over the tokens of each class in turn, prompted by class.
+
+    Args:
+        dim: C.
+        hidden: number of channels of the scan.
+        d_state: N.
+        inner_rank: rank of the prompts, a product of two tables.
+        num_tokens: K.
+
+    Shape: (B, C, H, W) -> (B, C, H, W).
+
+    Source: MambaIRv2, arXiv 2411.15269, section 3.2 and 3.3.
+    """
+
+    def __init__(
+        self, dim: int, hidden: int, d_state: int, inner_rank: int, num_tokens: int
+    ) -> None:
+        super().__init__()
+        self.selectiveScan = SelectiveScan(hidden, d_state)
+        self.out_norm = nn.LayerNorm(hidden)
+        self.out_proj = nn.Linear(hidden, dim)
+        self.in_proj = nn.Sequential(nn.Conv2d(dim, hidden, 1))
+        self.CPE = nn.Sequential(nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden))
+        self.embeddingB = nn.Embedding(num_tokens, inner_rank)
+        nn.init.uniform_(self.embeddingB.weight, -1 / num_tokens, 1 / num_tokens)
+        self.route = TokenRouter(dim, num_tokens)
+
+    def forward(self, x: Tensor, prompt_table: Tensor) -> Tensor:
+        """``prompt_table`` is the second of the two tables, (inner_rank, N)."""
+        height, width = x.shape[2:]
+        prompts = self.embeddingB.weight @ prompt_table
+        prompt, order = self.classify(x.permute(0, 2, 3, 1).flatten(1, 2), prompts)
+        tokens = by_bands(self.expand, x, halo=1).permute(0, 2, 3, 1).flatten(1, 2)
+        # The prompts stay in the order of the image while the tokens are sorted: so the
+        # public networks were trained.
+        y = self.selectiveScan(_take(tokens, order), prompt)
+        y = _take(self.out_proj(self.out_norm(y)), _inverse(order))
+        return y.unflatten(1, (height, width)).permute(0, 3, 1, 2)
+
+    def expand(self, x: Tensor) -> Tensor:
+        """Widen, weighed by what stands around, (B, C, H, W) -> (B, hidden, H, W)."""
+        x = self.in_proj(x)
+        return x * self.CPE(x).sigmoid()
+
+    def classify(self, tokens: Tensor, prompts: Tensor) -> tuple[Tensor, Tensor]:
+        """Draw the class of each token: the Gumbel-max trick, with its straight-through
+        gradient.
+
+        Args:
+            tokens: (B, L, C).
+            prompts: (K, N), of each class.
+
+        Returns:
+            The prompt of each token, (B, L, N), and the tokens' places sorted by class,
+            (B, L).
+        """
+        logits = self.route(tokens)
+        scores = logits + gumbel_noise(logits)
+        classes = scores.argmax(dim=-1)
+        order = sorted_places(classes)
+        if not torch.is_grad_enabled():
+            return F.embedding(classes, prompts), order
+        soft = scores.softmax(dim=-1).to(prompts.dtype)
+        hard = F.one_hot(classes, len(prompts)).to(prompts.dtype)
+        return (hard - soft.detach() + soft) @ prompts, order
+
+
+class AttentiveLayer(nn.Module):
+    """Window attention, then the attentive state space; each with a gated FFN.
+
+    Args:
+        dim: C.
+        hidden: channels inside the FFNs and the scan, even.
+        d_state, inner_rank, num_tokens: see :class:`AttentiveStateSpace`.
+        num_heads, window_size, shift, attn_type: see :class:`ShiftedWindowAttention`.
+        qkv_bias: whether queries, keys and values have a bias.
+
+    Shape: (B, C, H, W) -> (B, C, H, W), H and W multiples of w.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        hidden: int,
+        d_state: int,
+        inner_rank: int,
+        num_tokens: int,
+        num_heads: int,
+        window_size: int,
+        shift: int,
+        qkv_bias: bool,
+        attn_type: str,
+    ) -> None:
+        super().__init__()
+        self.scale1 = nn.Parameter(torch.full((dim,), INITIAL_SCALE))
+        self.scale2 = nn.Parameter(torch.full((dim,), INITIAL_SCALE))
+        self.norm1 = ChannelLayerNorm(dim, eps=1e-5)
+        self.norm2 = ChannelLayerNorm(dim, eps=1e-5)
+        self.norm3 = ChannelLayerNorm(dim, eps=1e-5)
+        self.norm4 = ChannelLayerNorm(dim, eps=1e-5)
+        self.wqkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        self.win_mhsa = ShiftedWindowAttention(dim, window_size, shift, num_heads, attn_type)
+        self.assm = AttentiveStateSpace(dim, hidden, d_state, inner_rank, num_tokens)
+        self.convffn1 = GatedFFN(dim, hidden)
+        self.convffn2 = GatedFFN(dim, hidden)
+        self.embeddingA = nn.Embedding(inner_rank, d_state)
+        nn.init.uniform_(self.embeddingA.weight, -1 / inner_rank, 1 / inner_rank)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.win_mhsa(self.norm1(x), self.wqkv) + x
+        y = by_bands(lambda y: self.convffn1(self.norm2(y)), y, halo=2, residual=y)
+        x = x * _per_channel(self.scale1) + y
+        y = self.assm(self.norm3(x), self.embeddingA.weight) + x
+        y = by_bands(lambda y: self.convffn2(self.norm4(y)), y, halo=2, residual=y)
+        return x * _per_channel(self.scale2) + y
+
+
+class AttentiveGroup(nn.Module):
+    """Layers, a convolution, the residual.
+
+    Args:
+        dim: C.
+        layers: of C channels.
+        use_checkpoint: keep only the layers' inputs in training and compute the rest anew.
+
+    Shape: (B, C, H, W) -> (B, C, H, W).
+    """
+
+    def __init__(self, dim: int, layers: nn.ModuleList, use_checkpoint: bool) -> None:
+        super().__init__()
+        self.use_checkpoint = use_checkpoint
+        self.residual_group = nn.ModuleDict({"layers": layers})
+        self.conv = nn.Conv2d(dim, dim, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        skip = x
+        for layer in self.residual_group["layers"]:
+            if self.use_checkpoint and torch.is_grad_enabled():
+                # The noise is drawn a second time: from the same state of the generator.
+                x = checkpoint(layer, x, use_reentrant=False, preserve_rng_state=True)
+            else:
+                x = layer(x)
+        return self.conv(x) + skip
+
+
+@register_arch
+class MambaIRv2Light(nn.Module):
+    """The MambaIRv2-light network.
+
+    Args:
+        img_size: of the training images; the public option files name it, the network
+            takes any size.
+        patch_size: 1.
+        in_chans: channels of the images, in and out.
+        embed_dim: C, at least 3, a multiple of every number of heads.
+        d_state: N.
+        depths: number of layers in each group.
+        num_heads: h, in each group.
+        window_size: w, in pixels.
+        inner_rank: rank of the tables of prompts.
+        num_tokens: K.
+        convffn_kernel_size: 5.
+        mlp_ratio: the FFNs and the scan have ``int(embed_dim * mlp_ratio)`` channels, an
+            even number.
+        qkv_bias: whether queries, keys and values have a bias.
+        norm_layer: ``torch.nn.LayerNorm``.
+        ape: False.
+        patch_norm: normalise the shallow features.
+        use_checkpoint: trade time for memory in training.
+        upscale: r.
+        img_range: the values that the network computes with; images are in [0, 1].
+        upsampler: ``pixelshuffledirect``.
+        resi_connection: ``1conv``.
+        attn_type: ``auto``, ``naive`` or ``sdpa``, in any case.
+
+    Shape: (B, in_chans, H, W) in [0, 1], any H and W from 1 -> (B, in_chans, rH, rW), in
+    the input's memory format.
+
+    Raises:
+        ValueError: when the arguments do not fit each other, or ask for what no published
+            network has.
+    """
+
+    def __init__(
+        self,
+        img_size: int | Sequence[int] = 64,
+        patch_size: int = 1,
+        in_chans: int = 3,
+        embed_dim: int = 48,
+        d_state: int = 8,
+        depths: Sequence[int] = (6, 6, 6, 6),
+        num_heads: Sequence[int] = (4, 4, 4, 4),
+        window_size: int = 16,
+        inner_rank: int = 32,
+        num_tokens: int = 64,
+        convffn_kernel_size: int = 5,
+        mlp_ratio: float = 2.0,
+        qkv_bias: bool = True,
+        norm_layer: type[nn.Module] = nn.LayerNorm,
+        ape: bool = False,
+        patch_norm: bool = True,
+        use_checkpoint: bool = False,
+        upscale: int = 2,
+        img_range: float = 1.0,
+        upsampler: str = "pixelshuffledirect",
+        resi_connection: str = "1conv",
+        attn_type: str = "auto",
+    ) -> None:
+        super().__init__()
+        # What the public code offers, or takes and ignores, and no published network uses.
+        for name, value, only in (
+            ("patch_size", patch_size, 1),
+            ("convffn_kernel_size", convffn_kernel_size, 5),
+            ("norm_layer", norm_layer, nn.LayerNorm),
+            ("ape", ape, False),
+            ("upsampler", upsampler, "pixelshuffledirect"),
+            ("resi_connection", resi_connection, "1conv"),
+        ):
+            if value != only:
+                raise ValueError(f"{name} {value!r} is not supported: MambaIRv2Light has {only!r}")
+        if attn_type.lower() not in ATTENTION_TYPES:
+            raise ValueError(
+                f"attn_type {attn_type!r} is unknown; known are {', '.join(ATTENTION_TYPES)}"
+            )
+        hidden = int(embed_dim * mlp_ratio)
+        if hidden < 2 or hidden % 2:
+            raise ValueError(
+                f"mlp_ratio {mlp_ratio} makes {hidden} channels of embed_dim {embed_dim}, "
+                "not an even number from 2"
+            )
+        if not depths or len(depths) != len(num_heads):
+            raise ValueError(
+                f"depths {list(depths)} and num_heads {list(num_heads)} are not one number "
+                "for each group of layers"
+            )
+        for name, value, least in (
+            ("in_chans", in_chans, 1),
+            ("embed_dim", embed_dim, 3),
+            ("d_state", d_state, 1),
+            ("depths", min(depths), 1),
+            ("num_heads", min(num_heads), 1),
+            ("window_size", window_size, 1),
+            ("inner_rank", inner_rank, 1),
+            ("num_tokens", num_tokens, 1),
+            ("upscale", upscale, 1),
+        ):
+            if value < least:
+                raise ValueError(f"{name} {value} is less than {least}")
+        for heads in num_heads:
+            if embed_dim % heads:
+                raise ValueError(f"embed_dim {embed_dim} is not a multiple of num_heads {heads}")
+        if img_range <= 0:
+            raise ValueError(f"img_range {img_range} is not above 0")
+        self.window_size = window_size
+        self.upscale = upscale
+        self.img_range = img_range
+        mean = RGB_MEAN if in_chans == 3 else (0.0,)
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
+        self.conv_first = nn.Conv2d(in_chans, embed_dim, 3, padding=1)
+        norm = {"norm": ChannelLayerNorm(embed_dim, eps=1e-5)} if patch_norm else {}
+        self.patch_embed = nn.Sequential(OrderedDict(norm))
+        self.layers = nn.ModuleList()
+        for depth, heads in zip(depths, num_heads, strict=True):
+            layers = nn.ModuleList(
+                AttentiveLayer(
+                    embed_dim,
+                    hidden,
+                    d_state,
+                    inner_rank,
+                    num_tokens,
+                    heads,
+                    window_size,
+                    window_size // 2 if i % 2 else 0,
+                    qkv_bias,
+                    attn_type.lower(),
+                )
+                for i in range(depth)
+            )
+            self.layers.append(AttentiveGroup(embed_dim, layers, use_checkpoint))
+        self.norm = ChannelLayerNorm(embed_dim, eps=1e-5)
+        self.conv_after_body = nn.Conv2d(embed_dim, embed_dim, 3, padding=1)
+        self.upsample = nn.Sequential(
+            nn.Conv2d(embed_dim, in_chans * upscale**2, 3, padding=1), nn.PixelShuffle(upscale)
+        )
+        self.apply(_initialise)
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width, window = *x.shape[2:], self.window_size
+        # Written by the number of windows, the new sizes stay plain under torch.export.
+        bottom = (height + window - 1) // window * window - height
+        right = (width + window - 1) // window * window - width
+        image = symmetric_pad_bottom_right(x.permute(0, 2, 3, 1), bottom, right)
+        image = image.contiguous().permute(0, 3, 1, 2)
+        shallow = self.conv_first((image - self.mean.to(x.dtype)) * self.img_range)
+        feat = self.patch_embed(shallow)
+        for layer in self.layers:
+            feat = layer(feat)
+        y = self.upsample(self.conv_after_body(self.norm(feat)) + shallow)
+        y = y / self.img_range + self.mean.to(y.dtype)
+        y = crop_bottom_right(y.permute(0, 2, 3, 1), height * self.upscale, width * self.upscale)
+        return like_input(y.permute(0, 3, 1, 2), x)
+
+    # Public checkpoints hold an index into the tables of biases, 512 KB that follow from
+    # the window's size.  It is written with them and not kept.
+
+    def _save_to_state_dict(self, destination, prefix, keep_vars) -> None:
+        destination[prefix + "relative_position_index_SA"] = position_index(self.window_size)
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+
+    def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
+        state_dict.pop(prefix + "relative_position_index_SA", None)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def position_index(window: int) -> Tensor:
+    """The place of each pair's relative position in the public tables of biases.
+
+    Args:
+        window: side of the window in pixels.
+
+    Returns:
+        (n, n), n = window * window, int64: queries first; the offset is query minus key.
+    """
+    place = torch.arange(window)
+    offset = place.unsqueeze(1) - place + window - 1
+    # (qy, qx, ky, kx)
+    index = offset[:, None, :, None] * (2 * window - 1) + offset[None, :, None, :]
+    return index.reshape(window * window, window * window)
+
+
+def gumbel_noise(logits: Tensor) -> Tensor:
+    """Gumbel noise for logits, (..., K); the same numbers for every dtype.
+
+    Drawn as ``torch.nn.functional.gumbel_softmax`` draws it in float32.
+    """
+    draws = torch.empty(logits.shape, dtype=torch.float32, device=logits.device)
+    return draws.exponential_().log_().neg_()
+
+
+def sorted_places(classes: Tensor) -> Tensor:
+    """The places of the tokens, class by class, (B, L) -> (B, L).
+
+    The order inside a class matters to the scan, and the public code leaves it to the
+    device: its sort is not a stable one.  The same sort of the same type is called here.
+    """
+    return classes.sort(dim=-1, stable=False).indices
+
+
+def _take(tokens: Tensor, order: Tensor) -> Tensor:
+    """Each image's tokens in another order, (B, L, C) and (B, L) -> (B, L, C)."""
+    batch, length = order.shape
+    first = torch.arange(batch, device=order.device).unsqueeze(1) * length
+    return tokens.flatten(0, 1).index_select(0, (order + first).flatten()).view(tokens.shape)
+
+
+def _inverse(order: Tensor) -> Tensor:
+    """The order that undoes another, (B, L) -> (B, L)."""
+    places = torch.arange(order.shape[1], device=order.device).expand(order.shape)
+    return torch.empty_like(order).scatter_(1, order, places)
+
+
+def _per_channel(scale: Tensor) -> Tensor:
+    return scale.view(1, -1, 1, 1)
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

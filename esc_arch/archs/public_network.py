@@ -1,0 +1,47 @@
+"""What the adapters for networks that another package implements share."""
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from esc_arch.errors import UserError
+from esc_arch.ops.padding import reflect_pad_bottom_right
+
+__all__ = ["NotInstalled", "extend_small"]
+
+
+class NotInstalled(nn.Module):
+    """Stands in for a public network whose package is missing, and says so when built."""
+
+    def __init__(self, **arguments: object) -> None:
+        raise UserError(
+            f"network {type(self).__name__}: expected the packages spandrel 0.4 and "
+            "spandrel_extra_arches 0.2, which implement it; found no such package or another "
+            "version. Install them: pip install 'esc-arch[compare]'."
+        )
+
+
+def extend_small(
+    forward: Callable[[Tensor], Tensor], x: Tensor, minimum: int, scale: int
+) -> Tensor:
+    """``forward(x)``, of an image that may be smaller than the network takes.
+
+    Larger ones go through as they are: what the public network does at its borders is part
+    of it.
+
+    Args:
+        forward: of (B, C, H, W), H and W at least ``minimum``, to (B, C', scale*H, scale*W).
+        x: (B, C, H, W), H and W from 1; extended at the right and bottom by reflection.
+        minimum: pixels.
+        scale: by how much ``forward`` enlarges.
+
+    Returns:
+        (B, C', scale*H, scale*W).
+    """
+    height, width = x.shape[2:]
+    if min(height, width) >= minimum:
+        return forward(x)
+    bottom, right = max(minimum - height, 0), max(minimum - width, 0)
+    extended = reflect_pad_bottom_right(x.permute(0, 2, 3, 1), bottom, right)
+    y = forward(extended.permute(0, 3, 1, 2).contiguous())
+    return y[:, :, : height * scale, : width * scale]

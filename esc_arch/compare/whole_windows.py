@@ -1,0 +1,42 @@
+"""Feeding any image to a network that takes whole windows only."""
+
+from basicsr.archs.swinir_arch import SwinIR
+from torch import Tensor, nn
+
+from esc_arch.ops.padding import reflect_pad_bottom_right
+
+__all__ = ["WholeWindows"]
+
+
+class WholeWindows(nn.Module):
+    """A network that takes an image of any size.
+
+    BasicSR's SwinIR stops at an image that is not of whole windows: here it is extended at
+    the right and bottom by reflection, and what comes out is cropped.  Every other network
+    of :data:`esc_arch.PRESETS` takes any size by itself, and gets the image as it is.
+
+    Args:
+        network: of any kind.
+
+    Shape: (B, 3, H, W), any H and W from 1 -> (B, 3, rH, rW).
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.window_size = _window_size(network) if isinstance(network, SwinIR) else 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[2:]
+        bottom, right = -height % self.window_size, -width % self.window_size
+        if bottom == right == 0:
+            return self.network(x)
+        extended = reflect_pad_bottom_right(x.permute(0, 2, 3, 1), bottom, right)
+        y = self.network(extended.permute(0, 3, 1, 2).contiguous())
+        scale = y.shape[2] // (height + bottom)
+        return y[:, :, : height * scale, : width * scale]
+
+
+def _window_size(network: SwinIR) -> int:
+    # SwinIR does not keep the argument, its blocks do.
+    return network.layers[0].residual_group.blocks[0].window_size
