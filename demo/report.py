@@ -8,7 +8,6 @@ Reads the held-out photos, the images that ``basicsr test`` wrote for them and t
 import io
 import json
 import os
-import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ import esc_arch  # noqa: F401  (mends the import of basicsr, so it comes first)
 # isort: split
 from basicsr.metrics import calculate_psnr, calculate_ssim
 
+from esc_arch.compare.training_log import History, read_logs
 from esc_arch.data.bicubic import imresize
 
 SCALE = 2
@@ -67,14 +67,6 @@ class Photo:
     def gain(self) -> float:
         """How much better ESC is than bicubic, in dB of PSNR."""
         return self.esc_score.psnr - self.bicubic_score.psnr
-
-
-@dataclass(frozen=True)
-class History:
-    """A training run by its logs: iteration to value."""
-
-    loss: dict[int, float]
-    psnr: dict[int, float]
 
 
 def main() -> int:
@@ -123,32 +115,6 @@ def score(image: Image.Image, hr: Image.Image) -> Score:
     pair = [np.asarray(i)[..., ::-1] for i in (image, hr)]
     arguments = {"crop_border": SCALE, "test_y_channel": True}
     return Score(calculate_psnr(*pair, **arguments), float(calculate_ssim(*pair, **arguments)))
-
-
-def read_logs(paths: list[Path]) -> History:
-    """The course of a run from BasicSR's logs, oldest first.
-
-    A resumed run has several.  What an earlier log says of iterations that were done
-    again after resuming is dropped, so each iteration counts once.
-    """
-    loss: dict[int, float] = {}
-    psnr: dict[int, float] = {}
-    for path in paths:
-        text = path.read_text(encoding="utf-8")
-        resumed = re.search(r"Resuming training from epoch: \d+, iter: (\d+)", text)
-        start = int(resumed[1]) if resumed else 0
-        loss = {i: value for i, value in loss.items() if i <= start}
-        psnr = {i: value for i, value in psnr.items() if i <= start}
-        iteration = start
-        for line in text.splitlines():
-            if step := re.search(r"iter:\s*([\d,]+), lr:.* l_pix: (\S+)", line):
-                iteration = int(step[1].replace(",", ""))
-                loss[iteration] = float(step[2])
-            # BasicSR does not say at which iteration it validated. It does so after
-            # printing the loss of that iteration, if print_freq divides val_freq.
-            elif metric := re.search(r"# psnr: ([\d.]+)", line):
-                psnr[iteration] = float(metric[1])
-    return History(loss, psnr)
 
 
 def check(gains: dict[str, float]) -> str | None:

@@ -138,38 +138,6 @@ def test_option_files_agree_with_each_other_and_the_data():
     assert train["val"]["val_freq"] % train["logger"]["print_freq"] == 0
 
 
-def test_logs_of_a_resumed_run_count_each_iteration_once(tmp_path: Path):
-    def step(iteration: int, loss: str) -> str:
-        return (
-            f"2026-01-01 00:00:00,000 INFO: [ESC_d..][epoch:  0, iter:{iteration:8,d}, "
-            f"lr:(1.000e-03,)] [eta: 0:00:10, time (data): 0.1 (0.0)] l_pix: {loss} \n"
-        )
-
-    def validation(psnr: str) -> str:
-        return f"2026 INFO: Validation demo\n\t # psnr: {psnr}\tBest: 40.0000 @ 1 iter\n\n"
-
-    first, second = tmp_path / "train_1.log", tmp_path / "train_2.log"
-    first.write_text(
-        step(500, "5.0000e-02")
-        + validation("30.0000")
-        + step(1000, "4.0000e-02")
-        + validation("31.0000")
-        + step(1500, "9.0000e-02")  # done again after resuming
-        + validation("20.0000")
-    )
-    second.write_text(
-        "INFO: Resuming training from epoch: 0, iter: 1000.\n"
-        + step(1500, "3.0000e-02")
-        + validation("32.0000")
-        + step(1750, "2.0000e-02")
-        + "INFO: End of training. Time consumed: 0:00:10\n"
-        + validation("33.0000")
-    )
-    history = report.read_logs([first, second])
-    assert history.loss == {500: 0.05, 1000: 0.04, 1500: 0.03, 1750: 0.02}
-    assert history.psnr == {500: 30, 1000: 31, 1500: 32, 1750: 33}
-
-
 @pytest.mark.parametrize(
     ("gains", "passes"),
     [

@@ -10,6 +10,7 @@ from esc_arch.version import __version__
 COMMANDS = {
     "train": "Train a network by an option file.",
     "test": "Test a network by an option file.",
+    "compare": "Compare networks: cost, quality, training, in one harness and one report.",
     "data": "Prepare, pack, check, measure and download training and test images.",
     "nets": "List the registered networks, with presets and parameter counts.",
 }

@@ -1,0 +1,105 @@
+"""Networks with trained weights, as ``basicsr compare quality`` is given them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from esc_arch.archs import ESC, ESCFP, ESCReal, ESCRealM
+from esc_arch.archs.presets import PRESETS, outline
+from esc_arch.checkpoint_files import read_state_dict
+from esc_arch.errors import UserError
+from esc_arch.weights import create, detect, load
+
+__all__ = ["Contender", "read_contender"]
+
+ESC_FAMILY = (ESC, ESCFP, ESCReal, ESCRealM)
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A network and the file of its weights.
+
+    Attributes:
+        network: a preset, or what :func:`esc_arch.weights.detect` says of the file.
+        preset: the preset, or None where the file is of a network of other sizes.
+        scale: upscaling factor.
+        weights: path of the checkpoint, as it was given; None for bicubic.
+        window: of whose multiples the sides of an image are to be made, as the published
+            numbers of the ESC family are measured; 1 for every other network.
+    """
+
+    network: str
+    preset: str | None
+    scale: int
+    weights: str | None
+    window: int = 1
+
+    def build(self) -> nn.Module:
+        """The network with its weights, on the CPU, in evaluation mode."""
+        if self.preset is not None:
+            return create(self.preset, self.scale, self.weights).eval()
+        detected = detect(read_state_dict(self.weights))
+        network = detected.network(**detected.arguments)
+        load(network, self.weights)
+        return network.eval()
+
+
+def read_contender(text: str, scale: int | None = None) -> Contender:
+    """Know network and scale of a checkpoint.
+
+    Args:
+        text: FILE, or PRESET=FILE.
+        scale: what the scale has to be; None to take the checkpoint's.
+
+    Raises:
+        UserError: when there is no such preset, the file is missing or broken, or it is of
+            no network that is known, or of another scale.
+    """
+    name, equals, path = text.partition("=")
+    if not equals or Path(text).is_file():
+        name, path = "", text
+    elif name not in PRESETS:
+        raise UserError(
+            f"--weights {text}: expected PRESET=FILE with one of the presets "
+            f"{', '.join(PRESETS)}; found {name!r}. `basicsr nets` lists them."
+        )
+    state = read_state_dict(path)
+    if name:
+        scales = PRESETS[name].scales if scale is None else (scale,)
+        found = next((s for s in scales if _holds(state, name, s)), None)
+        if found is None:
+            tried = ", ".join(f"x{s}" for s in scales)
+            raise UserError(
+                f"{path}: expected the parameters of {name} ({tried}); found those of "
+                f"{detect(state) or 'a network that is no preset'}. Name the preset that it is of."
+            )
+        return _of_preset(name, found, path)
+    detected = detect(state)
+    if detected is None:
+        raise UserError(
+            f"{path}: expected the parameters of a preset or of the ESC family; found "
+            f"{len(state)} tensors of another network ({', '.join(list(state)[:3])}, ...). "
+            "`basicsr nets` lists the presets."
+        )
+    if scale not in (None, detected.scale):
+        raise UserError(
+            f"{path}: expected a network for x{scale}, as --scale says; found {detected}. "
+            "Leave --scale out."
+        )
+    if detected.preset is not None:
+        return _of_preset(detected.preset, detected.scale, path)
+    sizes = str(detected).replace(f" x{detected.scale}", "", 1)
+    return Contender(sizes, None, detected.scale, path, detected.arguments["window_size"])
+
+
+def _of_preset(name: str, scale: int, path: str) -> Contender:
+    preset = PRESETS[name]
+    window = preset.arguments["window_size"] if preset.network in ESC_FAMILY else 1
+    return Contender(name, name, scale, path, window)
+
+
+def _holds(state: Mapping[str, Tensor], name: str, scale: int) -> bool:
+    own = outline(name, scale).state_dict()
+    return own.keys() == state.keys() and all(state[k].shape == own[k].shape for k in own)

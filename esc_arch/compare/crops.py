@@ -1,0 +1,246 @@
+"""``crops.png``: the same crop from HR, bicubic and every network, a panel for each scale.
+
+The image is the one whose PSNR differs the most between networks, the crop the one where
+their outputs do.  Shapes: images are (H, W, 3), RGB, uint8.
+"""
+
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import cv2
+import numpy as np
+
+from esc_arch.compare import figures
+from esc_arch.compare.entries import BICUBIC, Entry, entry_of, in_order, is_finite, labels, scales
+from esc_arch.compare.results import Results, Row
+from esc_arch.data.image_files import read_image
+from esc_arch.errors import UserError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["CROP", "Panel", "Tile", "draw", "panels", "where_they_differ"]
+
+CROP = 64  # side of a crop, in HR pixels
+
+_COLUMNS = 4
+_TILE_IN, _GAP_IN, _LINE_IN = 1.06, 0.08, 0.125
+_WHOLE_IN, _TITLE_IN, _MARGIN_IN = 1.95, 0.45, 0.08
+
+
+class Tile(NamedTuple):
+    """A crop with the lines below it."""
+
+    lines: list[str]
+    pixels: np.ndarray
+
+
+class Panel(NamedTuple):
+    """One scale.
+
+    Attributes:
+        whole: the HR image.
+        box: left, top, width and height of the crop in it.
+    """
+
+    title: str
+    whole: np.ndarray
+    box: tuple[int, int, int, int]
+    tiles: list[Tile]
+
+
+def panels(results: Results, folder: Path) -> tuple[list[Panel], list[str]]:
+    """The panels that the written images give, and what is left out and why.
+
+    Args:
+        results: what was found.
+        folder: the comparison's, which the rows' ``output`` starts from.
+    """
+    found, notes = [], []
+    if not results["quality"]:
+        notes.append("No quality was measured.")
+    for scale in scales(results):
+        rows = [row for row in results["quality"] if row["scale"] == scale]
+        if not rows:
+            continue
+        try:
+            panel, missing = _panel(scale, rows, folder)
+        except UserError as error:
+            panel, missing = None, [str(error)]
+        found += [panel] if panel else []
+        notes += [f"x{scale}: {text}" for text in missing]
+    return found, notes
+
+
+def _panel(scale: int, rows: list[Row], folder: Path) -> tuple[Panel | None, list[str]]:
+    of_images: dict[tuple[str, str], dict[Entry, Row]] = {}
+    for row in rows:
+        if _is_file(Path(), row.get("hr")) and _is_file(folder, row.get("output")):
+            of_images.setdefault((row["set"], row["image"]), {})[entry_of(row)] = row
+    everyone = in_order(entry_of(row) for row in rows)
+    if not of_images:
+        return None, ["the HR images or the networks' outputs are not there."]
+    # The first of the best: as many networks as can be had, then the largest spread.
+    name, image = max(of_images, key=lambda key: _merit(of_images[key]))
+    chosen = of_images[name, image]
+    names = labels(everyone)
+    notes = [
+        f"{names[entry]} is left out: no output of {image} ({name})."
+        for entry in everyone
+        if entry not in chosen
+    ]
+    entries = in_order(chosen)
+    hr = _rgb(Path(chosen[entries[0]]["hr"]))
+    outputs = {entry: _rgb(folder / chosen[entry]["output"]) for entry in entries}
+    height, width = outputs[entries[0]].shape[:2]
+    for entry, output in outputs.items():
+        if output.shape[:2] != (height, width) or height > len(hr) or width > hr.shape[1]:
+            raise UserError(
+                f"{chosen[entry]['output']}: expected {width} x {height} pixels, within the HR "
+                f"image's {hr.shape[1]} x {len(hr)}; found {output.shape[1]} x {len(output)}. "
+                "Measure the quality again."
+            )
+    hr = hr[:height, :width]  # a multiple of the scale, as the networks saw it
+    left, top, size_x, size_y = box = where_they_differ(hr, _compared(outputs))
+
+    def cut(pixels: np.ndarray) -> np.ndarray:
+        return pixels[top : top + size_y, left : left + size_x]
+
+    tiles = [Tile(["HR"], cut(hr))]
+    for entry, output in outputs.items():
+        psnr = chosen[entry].get("psnr")
+        value = "no PSNR" if psnr is None else f"{psnr:.2f} dB"
+        tiles.append(Tile([*_wrapped(names[entry]), value], cut(output)))
+    title = f"x{scale}: {image} ({name}), PSNR of the whole image"
+    return Panel(title, hr, box, tiles), notes
+
+
+def _is_file(folder: Path, path: str | None) -> bool:
+    return path is not None and (folder / path).is_file()
+
+
+def _merit(rows: dict[Entry, Row]) -> tuple[int, float]:
+    psnr = [row["psnr"] for row in _compared(rows).values() if is_finite(row.get("psnr"))]
+    return len(rows), max(psnr) - min(psnr) if psnr else 0.0
+
+
+def _compared(of_entries: dict[Entry, object]) -> dict:
+    """The networks; bicubic with them where there is only one."""
+    networks = {e: value for e, value in of_entries.items() if e.network != BICUBIC}
+    return networks if len(networks) > 1 else dict(of_entries)
+
+
+def _rgb(path: Path) -> np.ndarray:
+    """An image file as RGB of 8 bits, without transparency."""
+    image = read_image(path)
+    if image.dtype == np.uint16:
+        image = (image // 257).astype(np.uint8)
+    if image.ndim == 2:
+        return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
+    return cv2.cvtColor(image[..., :3], cv2.COLOR_BGR2RGB)
+
+
+def where_they_differ(
+    hr: np.ndarray, outputs: dict[Entry, np.ndarray]
+) -> tuple[int, int, int, int]:
+    """The crop in which the errors vary the most between networks.
+
+    Args:
+        hr: (H, W, 3).
+        outputs: (H, W, 3) each; of a single one its squared error decides.
+
+    Returns:
+        Left, top, width and height: CROP, or the image's side where that is less.
+    """
+    errors = np.stack([image.astype(np.float32) - hr for image in outputs.values()])
+    local = (errors.var(axis=0) if len(errors) > 1 else errors[0] ** 2).sum(axis=-1)
+    height, width = min(CROP, len(hr)), min(CROP, hr.shape[1])
+    total = cv2.integral(local, sdepth=cv2.CV_64F)
+    sums = total[height:, width:] - total[:-height, width:]
+    sums += total[:-height, :-width] - total[height:, :-width]
+    top, left = np.unravel_index(sums.argmax(), sums.shape)
+    return int(left), int(top), width, height
+
+
+def _wrapped(name: str) -> list[str]:
+    lines = [line for part in name.split(", ") for line in textwrap.wrap(part, 18)]
+    return lines if len(lines) < 4 else [*lines[:3], "..."]
+
+
+def draw(shown: list[Panel]) -> "Figure":
+    """The picture; inside :func:`figures.fixed_style`.
+
+    Args:
+        shown: at least one panel.
+    """
+    heights = [_height_in(panel) for panel in shown]
+    figure = figures.new_figure(sum(heights))
+    top = sum(heights)
+    for panel, height in zip(shown, heights, strict=True):
+        _draw_panel(figure, panel, top)
+        top -= height
+    return figure
+
+
+def _text_in(panel: Panel) -> float:
+    return _LINE_IN * max(len(tile.lines) for tile in panel.tiles) + 0.08
+
+
+def _height_in(panel: Panel) -> float:
+    rows = -(-len(panel.tiles) // _COLUMNS)
+    tiles = rows * (_TILE_IN + _text_in(panel))
+    return _TITLE_IN + max(tiles, _whole_height_in(panel)) + _MARGIN_IN
+
+
+def _whole_height_in(panel: Panel) -> float:
+    """The whole image is as wide as its column, but not taller than it is wide by half."""
+    height, width = panel.whole.shape[:2]
+    return _WHOLE_IN * min(height / width, 1.5)
+
+
+def _draw_panel(figure: "Figure", panel: Panel, top: float) -> None:
+    """Draw below ``top`` inches from the figure's bottom."""
+    from matplotlib.patches import Rectangle
+
+    figure_height = figure.get_figheight()
+
+    def axes_at(left: float, bottom: float, width: float, height: float):
+        axes = figure.add_axes(
+            (
+                left / figures.WIDTH_IN,
+                bottom / figure_height,
+                width / figures.WIDTH_IN,
+                height / figure_height,
+            )
+        )
+        axes.set_axis_off()
+        return axes
+
+    figure.text(
+        _MARGIN_IN / figures.WIDTH_IN, (top - 0.28) / figure_height, panel.title, fontsize=10
+    )
+    top -= _TITLE_IN
+    height = _whole_height_in(panel)
+    axes = axes_at(_MARGIN_IN, top - height, _WHOLE_IN, height)
+    axes.imshow(panel.whole, interpolation="antialiased")
+    axes.set_anchor("NW")
+    left, upper, width, below = panel.box
+    for colour, line in (("black", 3.0), ("#F0E442", 1.5)):
+        corner = left - 0.5, upper - 0.5
+        axes.add_patch(Rectangle(corner, width, below, fill=False, edgecolor=colour, lw=line))
+    for index, tile in enumerate(panel.tiles):
+        row, column = divmod(index, _COLUMNS)
+        x = 2 * _MARGIN_IN + _WHOLE_IN + column * (_TILE_IN + _GAP_IN)
+        y = top - row * (_TILE_IN + _text_in(panel)) - _TILE_IN
+        axes = axes_at(x, y, _TILE_IN, _TILE_IN)
+        axes.imshow(tile.pixels, interpolation="nearest")
+        figure.text(
+            (x + _TILE_IN / 2) / figures.WIDTH_IN,
+            (y - 0.03) / figure_height,
+            "\n".join(tile.lines),
+            fontsize=7.5,
+            verticalalignment="top",
+            horizontalalignment="center",
+            linespacing=1.1,
+        )

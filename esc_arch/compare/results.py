@@ -1,0 +1,210 @@
+"""What a comparison found: one ``results.json`` to which every sub-command adds its rows.
+
+    runs       how the rows were made: command, versions, machine, commit, date
+    cost       parameters, multiply-adds, latency, memory of a network
+    quality    PSNR and SSIM of a network on one image
+    training   how long a network trained, with its curve
+
+Each row names its run by its place in ``runs``.
+"""
+
+import csv
+import io
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from esc_arch.errors import UserError
+
+__all__ = [
+    "KINDS",
+    "add",
+    "csv_text",
+    "describe_run",
+    "empty",
+    "folder_of",
+    "merge",
+    "read",
+    "write",
+    "write_file",
+]
+
+# What tells the rows of a kind apart: a newer row replaces an older one with the same values.
+KINDS: Mapping[str, tuple[str, ...]] = {
+    "cost": ("network", "scale", "width", "height", "device", "dtype", "machine"),
+    "quality": ("network", "scale", "weights", "set", "image"),
+    "training": ("network", "scale", "weights"),
+}
+FILE = "results.json"
+
+Row = dict[str, object]
+Results = dict[str, list[Row]]
+
+
+def folder_of(name: str) -> Path:
+    """Where the comparison of a name lies.
+
+    Raises:
+        UserError: when the name is not that of one folder.
+    """
+    if name in ("", ".", "..") or {"/", "\\"} & set(name):
+        raise UserError(f"--name: expected a plain name of a folder; found {name!r}. Name another.")
+    return Path("experiments/compare", name)
+
+
+def empty() -> Results:
+    """No runs and no rows."""
+    return {"runs": [], **{kind: [] for kind in KINDS}}
+
+
+def read(folder: Path) -> Results:
+    """The results in a folder; empty ones where there are none yet.
+
+    Raises:
+        UserError: when the file is damaged or another program's.
+    """
+    path = folder / FILE
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return empty()
+    except (ValueError, OSError) as error:
+        raise UserError(
+            f"{path}: expected the results of a comparison; found: {error}. Move it away."
+        ) from None
+    names = set(empty())
+    if not isinstance(found, dict) or set(found) != names:
+        raise UserError(
+            f"{path}: expected the keys {', '.join(sorted(names))}; found another file. "
+            "Move it away, or name another comparison."
+        )
+    for kind, names in KINDS.items():
+        for row in found[kind]:
+            if not {"run", *names[:2]} <= set(row) or not 0 <= row["run"] < len(found["runs"]):
+                raise UserError(
+                    f"{path}: {kind}: expected rows with network, scale and the number of a run; "
+                    f"found {row}. Mend it, or move it away."
+                )
+    return found
+
+
+def add(results: Results, kind: str, rows: Iterable[Row], run: Row) -> None:
+    """Put rows of one run in; rows that they repeat go, and runs without rows too."""
+    merged = merge([results, {**empty(), "runs": [run], kind: [{**r, "run": 0} for r in rows]}])
+    results.update(merged)
+
+
+def merge(several: Iterable[Results]) -> Results:
+    """All rows together; of rows that tell the same, the one that comes last stays."""
+    out = empty()
+    kept: dict[str, dict[tuple, tuple[Row, Row]]] = {kind: {} for kind in KINDS}
+    for results in several:
+        for kind, names in KINDS.items():
+            for row in results[kind]:
+                key = tuple(row.get(name) for name in names)
+                kept[kind].pop(key, None)  # the newer one goes to the end
+                kept[kind][key] = row, results["runs"][row["run"]]
+    for kind, rows in kept.items():
+        for row, run in rows.values():
+            if run not in out["runs"]:
+                out["runs"].append(run)
+            out[kind].append({**row, "run": out["runs"].index(run)})
+    return out
+
+
+def write(folder: Path, results: Results) -> None:
+    """Write ``results.json`` and ``results.csv``; neither is ever there by half."""
+    write_file(folder / FILE, (json.dumps(results, indent=1) + "\n").encode())
+    write_file(folder / "results.csv", csv_text(results).encode())
+
+
+def csv_text(results: Results) -> str:
+    """One line for each value: kind, network, scale, what, value."""
+    out = io.StringIO()
+    lines = csv.writer(out, lineterminator="\n")
+    lines.writerow(["kind", "network", "scale", "of", "quantity", "value"])
+    for kind, names in KINDS.items():
+        for row in results[kind]:
+            of = " ".join(str(row[n]) for n in names[2:] if row.get(n) is not None)
+            for quantity, value in row.items():
+                if quantity not in (*names, "run") and not isinstance(value, list | dict):
+                    lines.writerow([kind, row["network"], row["scale"], of, quantity, value])
+    return out.getvalue()
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file beside its place, flush it, and rename it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        raise UserError(
+            f"{path}: expected to write it; found {error.strerror}. What was there stays."
+        ) from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def describe_run() -> Row:
+    """This command, the versions it runs with, the machine, and the commit."""
+    packages = ("torch", "torchvision", "basicsr", "numpy")
+    run: Row = {
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "command": " ".join(["basicsr", *sys.argv[1:]]),
+        "versions": {
+            "esc_arch": version("esc-arch"),
+            "python": platform.python_version(),
+            **{name: version(name) for name in packages},
+        },
+        "machine": machine(),
+        "threads": torch.get_num_threads(),
+    }
+    commit = _commit()
+    return {**run, "commit": commit} if commit else run
+
+
+def machine() -> str:
+    """The processor and the GPU, as they name themselves."""
+    names = [_processor()]
+    if torch.cuda.is_available():
+        names.append(torch.cuda.get_device_name())
+    return ", ".join(names)
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0]} x {len(names)}" if names else platform.machine()
+
+
+def _commit() -> str | None:
+    """The commit of the sources, with a mark when they were changed since."""
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():
+        return None
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(root), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no")
+        return git("rev-parse", "HEAD") + ("+changes" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
