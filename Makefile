@@ -70,7 +70,7 @@ $(DEMO_REPORT): $(DEMO_TESTED) demo/report.py | $(INSTALLED)
 	$(BIN)/python demo/report.py
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

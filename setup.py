@@ -46,6 +46,7 @@ setup(
             "fvcore",  # its count of multiply-adds, which ours must equal
             "hypothesis",
             "pytest",
+            "pytest-xdist",  # two tests at a time
             "ruff",
         ],
     },

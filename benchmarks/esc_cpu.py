@@ -17,14 +17,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-import machine
 import torch
+from description import description
 from rich.console import Console
 from rich.table import Table
 from timing import seconds
 from torch.utils.flop_counter import FlopCounterMode
 
 import esc_arch
+from esc_arch.machine import extra_peak_bytes
 
 NETWORKS = ("esc", "esc_light", "esc_fp", "esc_real")
 SCALE = 4
@@ -86,7 +87,7 @@ def measure(rounds: int, attn_type: str) -> dict:
         "attn_type": attn_type,
         "rounds": rounds,
         "gemm_gflops": round(peak, 1),
-        **machine.description(),
+        **description(),
         "rows": rows,
     }
 
@@ -106,22 +107,11 @@ def fresh_process_peak_mb(name: str, attn_type: str) -> int:
 
 
 def extra_peak_mb(name: str, attn_type: str) -> int:
-    """Growth of this process's peak resident memory by one inference, in 10**6 bytes."""
+    """What one inference adds to this process's resident memory, in 10**6 bytes."""
     network = esc_arch.create(name, SCALE, attn_type=attn_type).eval()
     image = torch.rand(1, 3, HEIGHT, WIDTH)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
-    before = memory_status("VmRSS")
     with torch.inference_mode():
-        network(image)
-    return round((memory_status("VmHWM") - before) / 1e6)
-
-
-def memory_status(field: str) -> int:
-    """A field of Linux's /proc/self/status, in bytes."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field + ":"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError(f"/proc/self/status has no {field}")
+        return round(extra_peak_bytes(lambda: network(image)) / 1e6)
 
 
 def as_table(report: dict) -> Table:

@@ -23,7 +23,7 @@ import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-import machine
+from description import description
 from rich.console import Console
 from rich.table import Table
 from timing import seconds
@@ -35,13 +35,14 @@ from basicsr.utils import FileClient
 
 from esc_arch.data.image_files import find_images
 from esc_arch.data.lmdb_writer import Entry, write_lmdb
+from esc_arch.machine import extra_peak_bytes
 
 _MEMORY_OF = "--memory-of"
 
 
 def main() -> None:
     if sys.argv[1:2] == [_MEMORY_OF]:
-        print(extra_peak_bytes(*map(Path, sys.argv[2:4]), int(sys.argv[4])))
+        print(peak_of_writing(*map(Path, sys.argv[2:4]), int(sys.argv[4])))
         return
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="images")
@@ -107,7 +108,7 @@ def measure(folder: Path, work: Path, images: int, rounds: int) -> dict:
         "extra_peak_bytes": {
             count: fresh_process_peak(copies, work, count) for count in (images // 10, images)
         },
-        **machine.description("basicsr", "lmdb"),
+        **description("basicsr", "lmdb"),
     }
 
 
@@ -137,21 +138,10 @@ def fresh_process_peak(copies: Path, work: Path, count: int) -> int:
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
-def extra_peak_bytes(copies: Path, work: Path, count: int) -> int:
-    """Growth of this process's peak resident memory by writing ``count`` images."""
+def peak_of_writing(copies: Path, work: Path, count: int) -> int:
+    """What writing ``count`` images adds to this process's resident memory, in bytes."""
     entries = entries_in(copies)[:count]
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
-    before = memory_status("VmRSS")
-    write_lmdb(work / f"{count}.lmdb", entries)
-    return memory_status("VmHWM") - before
-
-
-def memory_status(field: str) -> int:
-    """A field of Linux's /proc/self/status, in bytes."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field + ":"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError(f"/proc/self/status has no {field}")
+    return extra_peak_bytes(lambda: write_lmdb(work / f"{count}.lmdb", entries))
 
 
 def as_table(report: dict) -> Table:

@@ -35,8 +35,8 @@ import time
 from pathlib import Path
 
 import cv2
-import machine
 import numpy as np
+from description import description
 from rich.console import Console
 from rich.table import Table
 from timing import seconds
@@ -60,7 +60,7 @@ def main() -> None:
     args = parser.parse_args()
     report = {
         "processes": default_jobs(),
-        **machine.description("opencv-python", "pillow", "numpy"),
+        **description("opencv-python", "pillow", "numpy"),
     }
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)

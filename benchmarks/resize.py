@@ -12,9 +12,9 @@ import json
 import statistics
 from pathlib import Path
 
-import machine
 import numpy as np
 import torch
+from description import description
 from rich.console import Console
 from rich.table import Table
 from timing import seconds
@@ -72,7 +72,7 @@ def measure(image: np.ndarray, rounds: int) -> dict:
     return {
         "image": list(image.shape),
         "rounds": rounds,
-        **machine.description("numpy", "basicsr"),
+        **description("numpy", "basicsr"),
         "rows": rows,
     }
 

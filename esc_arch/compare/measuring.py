@@ -2,7 +2,8 @@
 
     python -m esc_arch.compare.measuring REQUEST
 
-prints one line of JSON for the latency and the memory, and then one for the multiply-adds.
+prints one line of JSON for the parameters and the multiply-adds, and then one for the latency
+and the memory.
 """
 
 import json
@@ -13,10 +14,11 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import torch
 from torch import nn
+
+from esc_arch.machine import extra_peak_bytes
 
 __all__ = ["DTYPES", "Request", "extra_peak_mb", "measure"]
 
@@ -97,18 +99,7 @@ def extra_peak_mb(network: nn.Module, image: torch.Tensor) -> float:
         torch.cuda.reset_peak_memory_stats()
         network(image)
         return torch.cuda.max_memory_allocated() / 1e6
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
-    before = _memory_status("VmRSS")
-    network(image)
-    return (_memory_status("VmHWM") - before) / 1e6
-
-
-def _memory_status(field: str) -> int:
-    """A field of Linux's /proc/self/status, in bytes."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field + ":"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError(f"/proc/self/status has no {field}")
+    return extra_peak_bytes(lambda: network(image)) / 1e6
 
 
 def _latencies_ms(network: nn.Module, image: torch.Tensor, runs: int) -> list[float]:
@@ -138,7 +129,10 @@ def main() -> None:
 
     request = Request(**json.loads(sys.argv[1]))
     network = esc_arch.create(request.network, request.scale).eval()
-    print(json.dumps({"parameters": flops.parameters(network)}), flush=True)
+    # First, as it needs neither the device nor much memory, of which the rest may die.
+    count = flops.multiply_adds(network, *flops.published_size(request.scale))
+    counts = {"parameters": flops.parameters(network), "multiply_adds": count}
+    print(json.dumps(counts), flush=True)
     network = WholeWindows(network).to(request.device, DTYPES[request.dtype])
     image = torch.rand(1, 3, request.height, request.width)
     image = image.to(request.device, DTYPES[request.dtype])
@@ -154,10 +148,6 @@ def main() -> None:
         "peak_mb": peak_mb,
     }
     print(json.dumps(cost), flush=True)
-    del network, image
-    network = esc_arch.create(request.network, request.scale).eval()
-    count = flops.multiply_adds(network, *flops.published_size(request.scale))
-    print(json.dumps({"multiply_adds": count}), flush=True)
 
 
 if __name__ == "__main__":

@@ -12,17 +12,16 @@ import csv
 import io
 import json
 import os
-import platform
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
 from esc_arch.errors import UserError
+from esc_arch.machine import processor, versions
 
 __all__ = [
     "KINDS",
@@ -160,15 +159,10 @@ def write_file(path: Path, content: bytes) -> None:
 
 def describe_run() -> Row:
     """This command, the versions it runs with, the machine, and the commit."""
-    packages = ("torch", "torchvision", "basicsr", "numpy")
     run: Row = {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": " ".join(["basicsr", *sys.argv[1:]]),
-        "versions": {
-            "esc_arch": version("esc-arch"),
-            "python": platform.python_version(),
-            **{name: version(name) for name in packages},
-        },
+        "versions": versions("esc-arch", "torch", "torchvision", "basicsr", "numpy"),
         "machine": machine(),
         "threads": torch.get_num_threads(),
     }
@@ -178,19 +172,10 @@ def describe_run() -> Row:
 
 def machine() -> str:
     """The processor and the GPU, as they name themselves."""
-    names = [_processor()]
+    names = [f"{processor()} x {os.cpu_count()}"]
     if torch.cuda.is_available():
         names.append(torch.cuda.get_device_name())
     return ", ".join(names)
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0]} x {len(names)}" if names else platform.machine()
 
 
 def _commit() -> str | None:

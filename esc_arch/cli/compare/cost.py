@@ -55,7 +55,14 @@ def run(args: argparse.Namespace) -> int:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     folder = results.folder_of(args.name)
     found = results.read(folder)
+    this_run = results.describe_run()
     with progress("measuring", len(args.networks) * len(args.scales), "networks") as advance:
+
+        def keep(row: results.Row) -> None:
+            results.add(found, "cost", [row], this_run)
+            results.write(folder, found)
+            advance(1)
+
         rows = cost.costs(
             args.networks,
             args.scales,
@@ -65,10 +72,8 @@ def run(args: argparse.Namespace) -> int:
             max(1, args.warm_up),
             max(1, args.runs),
             args.timeout,
-            lambda row: advance(1),
+            keep,
         )
-    results.add(found, "cost", rows, results.describe_run())
-    results.write(folder, found)
     Console().print(_as_table(rows))
     for path in report.write_report(folder):
         print(path)
