@@ -2,8 +2,8 @@
 
     python -m esc_arch.compare.measuring REQUEST
 
-prints one line of JSON for the parameters and the multiply-adds, and then one for the latency
-and the memory.
+prints one line of JSON for the latency and the memory, or why they could not be had, and then one
+for the parameters and the multiply-adds.
 """
 
 import json
@@ -13,7 +13,7 @@ import statistics
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from torch import nn
@@ -34,7 +34,8 @@ class Request:
         width, height: of the LR image, in pixels.
         device: ``cpu`` or ``cuda``.
         dtype: one of DTYPES.
-        warm_up, runs: inferences before the clock starts, and on it.
+        warm_up, runs: inferences before the clock starts, and on it; without runs only
+            parameters and multiply-adds are found.
     """
 
     network: str
@@ -54,6 +55,13 @@ def measure(request: Request, timeout_s: float) -> dict[str, object]:
         parameters, multiply_adds, median_ms, fastest_ms, slowest_ms, peak_mb, as far as they
         could be had; ``error`` says why one could not.
     """
+    row = _row(request, timeout_s)
+    if "multiply_adds" not in row:  # killed, or too slow
+        row = _row(replace(request, runs=0), timeout_s) | row
+    return row
+
+
+def _row(request: Request, timeout_s: float) -> dict[str, object]:
     command = [sys.executable, "-m", "esc_arch.compare.measuring", json.dumps(asdict(request))]
     row: dict[str, object] = {}
     with subprocess.Popen(
@@ -125,14 +133,26 @@ def main() -> None:
     """Measure what the command line asks for."""
     import esc_arch
     from esc_arch.compare import flops
-    from esc_arch.compare.whole_windows import WholeWindows
 
     request = Request(**json.loads(sys.argv[1]))
+    if request.runs:
+        try:
+            row = _cost(request)
+        except Exception as error:
+            row = {"error": f"{type(error).__name__}: {error}"}
+        print(json.dumps(row), flush=True)
+    # Afterwards: what counting frees would be there for the inference, and not be measured.
     network = esc_arch.create(request.network, request.scale).eval()
-    # First, as it needs neither the device nor much memory, of which the rest may die.
     count = flops.multiply_adds(network, *flops.published_size(request.scale))
     counts = {"parameters": flops.parameters(network), "multiply_adds": count}
     print(json.dumps(counts), flush=True)
+
+
+def _cost(request: Request) -> dict[str, float]:
+    import esc_arch
+    from esc_arch.compare.whole_windows import WholeWindows
+
+    network = esc_arch.create(request.network, request.scale).eval()
     network = WholeWindows(network).to(request.device, DTYPES[request.dtype])
     image = torch.rand(1, 3, request.height, request.width)
     image = image.to(request.device, DTYPES[request.dtype])
@@ -141,13 +161,12 @@ def main() -> None:
         for _ in range(request.warm_up - 1):
             network(image)
         times = _latencies_ms(network, image, request.runs)
-    cost = {
+    return {
         "median_ms": statistics.median(times),
         "fastest_ms": min(times),
         "slowest_ms": max(times),
         "peak_mb": peak_mb,
     }
-    print(json.dumps(cost), flush=True)
 
 
 if __name__ == "__main__":

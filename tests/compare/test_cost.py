@@ -30,6 +30,7 @@ def test_a_failing_network_says_why():
     request = Request("esc_light", 4, 16, 12, "cuda:99", "float32", 1, 1)
     row = measure(request, timeout_s=120)
     assert row["parameters"] == 624_372
+    assert round(row["multiply_adds"] / 1e9, 1) == 91.0
     assert "error" in row and "median_ms" not in row
 
 
