@@ -75,7 +75,8 @@ def costs(
             "scale": scale,
             "width": width,
             "height": height,
-            "device": device,
+            # Counts alone do not take the place of what was measured.
+            "device": device if runs else "none",
             "dtype": dtype,
             "machine": machine(),
             "runs": runs,

@@ -26,6 +26,12 @@ def test_costs_are_measured_and_reported(tmp_path, monkeypatch):
     assert "624" in (tmp_path / "experiments/compare/mine/report.md").read_text()
 
 
+def test_counting_alone():
+    row = measure(Request("esc_fp", 3, 426, 240, "cpu", "float32", 1, 0), timeout_s=120)
+    assert row == {"parameters": 530_170, "multiply_adds": row["multiply_adds"]}
+    assert round(row["multiply_adds"] / 1e9, 1) == 110.0
+
+
 def test_a_failing_network_says_why():
     request = Request("esc_light", 4, 16, 12, "cuda:99", "float32", 1, 1)
     row = measure(request, timeout_s=120)

@@ -39,7 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="default: float32")
     parser.add_argument("--warm-up", type=int, default=1, metavar="N", help="default: 1")
-    parser.add_argument("--runs", type=int, default=5, metavar="N", help="default: 5")
+    parser.add_argument(
+        "--runs", type=int, default=5, metavar="N", help="default: 5; 0 counts only"
+    )
     parser.add_argument(
         "--timeout", type=float, default=600, metavar="SECONDS", help="of a network (default: 600)"
     )
@@ -70,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
             device,
             args.dtype,
             max(1, args.warm_up),
-            max(1, args.runs),
+            max(0, args.runs),
             args.timeout,
             keep,
         )
