@@ -66,7 +66,9 @@ FORKED_RUNS = """
     codes.append(end(begin("killed")))
 
     pid = begin("stopped")
-    time.sleep(0.25 * length_s)
+    # At work, and far from the end, however fast the machine is just now.
+    while not list((work / "stopped").rglob("*.png")):
+        time.sleep(0.001)
     os.killpg(pid, signal.SIGINT)
     interrupted = end(pid)
     codes.append(end(begin("stopped")))
