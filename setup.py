@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import Extension, find_packages, setup
 
 ROOT = Path(__file__).parent
+NATIVE = ROOT / "esc_arch" / "native"
 VERSION = {}
 exec((ROOT / "esc_arch" / "version.py").read_text(), VERSION)
 
@@ -17,6 +18,17 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10,<3.13",  # basicsr 1.4.2 does not build on 3.13
     packages=find_packages(include=["esc_arch", "esc_arch.*"]),
+    # Without a compiler the package works too, slower on a CPU.
+    ext_modules=[
+        Extension(
+            "esc_arch.native._kernels",
+            sources=[f"esc_arch/native/{name}.cpp" for name in ("window_attention", "conv_ffn")],
+            depends=[str(path) for path in NATIVE.glob("*.[hi]*")],
+            extra_compile_args=["-O3", "-std=c++17", "-Wno-psabi"],
+            extra_link_args=["-pthread"],
+            optional=True,
+        )
+    ],
     install_requires=[
         "torch>=2.6,<2.16",
         "torchvision",  # basicsr's degradations and VGG

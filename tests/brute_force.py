@@ -52,25 +52,33 @@ def convolve_1x1(x, weight, bias):
     return np.einsum("oc,bchw->bohw", weight[:, :, 0, 0], x) + bias[:, None, None]
 
 
-def window_attention_layer(x, state, window, heads):
-    """What the WindowAttention layer does to (B, C, H, W); ``state`` is its state dict."""
-    batch, dim, height, width = x.shape
-    d = dim // heads
-    padded = np.pad(
-        x, ((0, 0), (0, 0), (0, -height % window), (0, -width % window)), mode="reflect"
-    )
-    qkv = convolve_1x1(padded, state["to_qkv.weight"], state["to_qkv.bias"])
-    q, k, v = qkv[:, :dim], qkv[:, dim : 2 * dim], qkv[:, 2 * dim :]
+def attention_of_map(qkv, table, window):
+    """(B, 3*C, H, W) of whole windows -> (B, C, H, W)."""
+    heads, (batch, channels, height, width) = len(table), qkv.shape
+    d = channels // 3 // heads
+    q, k, v = np.split(qkv, 3, axis=1)
     result = np.empty_like(q)
     for b in range(batch):
         for head in range(heads):
             channels = slice(head * d, head * d + d)
-            table = state["relative_position_bias"][head : head + 1]
-            for top in range(0, padded.shape[2], window):
-                for left in range(0, padded.shape[3], window):
+            for top in range(0, height, window):
+                for left in range(0, width, window):
                     place = (b, channels, slice(top, top + window), slice(left, left + window))
                     tokens = (m[place].reshape(d, -1).T[None, None] for m in (q, k, v))
-                    attended = attention(*tokens, table, window)[0, 0]
+                    attended = attention(*tokens, table[head : head + 1], window)[0, 0]
                     result[place] = attended.T.reshape(d, window, window)
+    return result
+
+
+def pad_to_windows(x, window):
+    """(B, C, H, W), reflected at the bottom and right."""
+    bottom, right = (-side % window for side in x.shape[2:])
+    return np.pad(x, ((0, 0), (0, 0), (0, bottom), (0, right)), mode="reflect")
+
+
+def window_attention_layer(x, state, window):
+    """What the WindowAttention layer does to (B, C, H, W); ``state`` is its state dict."""
+    qkv = convolve_1x1(pad_to_windows(x, window), state["to_qkv.weight"], state["to_qkv.bias"])
+    result = attention_of_map(qkv, state["relative_position_bias"], window)
     out = convolve_1x1(result, state["to_out.weight"], state["to_out.bias"])
-    return out[:, :, :height, :width]
+    return out[:, :, : x.shape[2], : x.shape[3]]

@@ -137,8 +137,8 @@ class ShiftedWindowAttention(nn.Module):
                 tile = x[:, rows, columns]
                 q, k, v = window_partition(to_qkv(tile), self.window_size, self.num_heads)
                 masked = self.mask(bias, at_bottom, at_right)
-                tokens = backend.attend(q, k, v, masked, self.window_size)
-                tile = window_merge(tokens, self.window_size, self.window_size, tile.shape[1:3])
+                tokens = backend.attend_tokens(q, k, v, masked, self.window_size)
+                tile = window_merge(tokens, self.window_size, tile.shape[1:3])
                 band.append(self.proj(tile))
             bands.append(torch.cat(band, dim=2))
         x = torch.cat(bands, dim=1)

@@ -82,19 +82,19 @@ def _count_as_published(network: nn.Module, counter: _Counter) -> None:
     """Count layers of which ours give the same output by other operations as the public code.
 
     ESC: for one image the dynamic kernel is added to the large one, where the public code has
-    a convolution of its own for it, and the attention's last 1x1 convolution runs before the
-    map is cropped.  HiT-SRF: the correlation maps are left out.  MambaIRv2: in inference
-    prompts are looked up, where the public code multiplies one-hot vectors by the table.
+    a convolution of its own for it, and the attention's first 1x1 convolution runs before the
+    map is extended to whole windows.  HiT-SRF: the correlation maps are left out.  MambaIRv2: in
+    inference prompts are looked up, where the public code multiplies one-hot vectors by the table.
     """
 
     def add_dynamic_convolution(layer: nn.Module, args: tuple, result: Tensor) -> None:
         counter.count += 3 * 3 * result.numel()
 
-    def crop_before_projection(layer: WindowAttention, args: tuple, result: Tensor) -> None:
+    def extend_before_projection(layer: WindowAttention, args: tuple, result: Tensor) -> None:
         height, width = result.shape[2:]
         window = layer.window_size
         extended = -(-height // window) * -(-width // window) * window**2
-        counter.count -= (extended - height * width) * layer.to_out.weight.numel()
+        counter.count += (extended - height * width) * layer.to_qkv.weight.numel()
 
     def multiply_one_hot_by_prompts(layer: nn.Module, args: tuple, result: Tensor) -> None:
         x, table = args
@@ -110,7 +110,7 @@ def _count_as_published(network: nn.Module, counter: _Counter) -> None:
             layer.register_forward_hook(add_dynamic_convolution)
         elif isinstance(layer, WindowAttention):
             layer.attn_type = "naive"
-            layer.register_forward_hook(crop_before_projection)
+            layer.register_forward_hook(extend_before_projection)
 
 
 _Rule = Callable[[tuple, Tensor], int]

@@ -2,7 +2,10 @@
 
 from torch import Tensor, nn
 
+from esc_arch import native
+from esc_arch.layers.norm import ChannelLayerNorm
 from esc_arch.ops.activation import gelu
+from esc_arch.ops.bands import by_bands, result_map
 
 
 class ConvFFN(nn.Module):
@@ -34,3 +37,28 @@ class ConvFFN(nn.Module):
         x = gelu(self.proj(x))
         x = gelu(self.dwc(x)).add_(x)
         return self.aggr(x)
+
+
+def feed_forward(
+    ffn: ConvFFN, norm: ChannelLayerNorm | nn.Identity, x: Tensor, reuse: Tensor | None = None
+) -> Tensor:
+    """``ffn(norm(x))``, by one kernel or in bands where that is faster.
+
+    Args:
+        x: (B, C, H, W).
+        reuse: a map that nobody needs any more, and not x: its memory takes the result if it
+            fits.
+
+    Returns:
+        (B, C', H, W).
+    """
+    radius = ffn.dwc.kernel_size[0] // 2
+    if radius != 1 or not native.usable(x):
+        return by_bands(lambda x: ffn(norm(x)), x, halo=radius, reuse=reuse)
+    y = result_map((len(x), len(ffn.aggr.weight), *x.shape[2:]), x.dtype, reuse)
+    of_norm, eps = (
+        ([], 0.0) if isinstance(norm, nn.Identity) else ([norm.weight, norm.bias], norm.eps)
+    )
+    layers = ([layer.weight, layer.bias] for layer in (ffn.proj, ffn.dwc, ffn.aggr))
+    native.conv_ffn(x.permute(0, 2, 3, 1), of_norm, eps, *layers, y.permute(0, 2, 3, 1))
+    return y

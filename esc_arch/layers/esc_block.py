@@ -7,7 +7,7 @@ from esc_arch.layers.conv_attention import (
     ConvolutionalAttention,
     FactorizedConvAttention,
 )
-from esc_arch.layers.conv_ffn import ConvFFN
+from esc_arch.layers.conv_ffn import ConvFFN, feed_forward
 from esc_arch.layers.norm import ChannelLayerNorm
 from esc_arch.layers.window_attention import WindowAttention
 from esc_arch.ops.bands import by_bands
@@ -64,10 +64,10 @@ class ESCBlock(nn.Module):
 
     def forward(self, x: Tensor, large_kernel: Tensor | tuple[Tensor, Tensor]) -> Tensor:
         skip = x
-        x = by_bands(lambda x: self.proj(self.ln_proj(x)), x, halo=1)
+        x = feed_forward(self.proj, self.ln_proj, x)
         x = x + self.attn(self.ln_attn(x))
         y = None
         for ln, convffn, pconv in zip(self.lns, self.convffns, self.pconvs, strict=True):
-            y = by_bands(lambda x, f=convffn, ln=ln: f(ln(x)), x, halo=1, reuse=y)
+            y = feed_forward(convffn, ln, x, reuse=y)
             x = pconv(y, large_kernel, residual=x)
         return by_bands(lambda x: self.conv_out(self.ln_out(x)), x, halo=1, residual=skip)

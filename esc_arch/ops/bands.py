@@ -67,7 +67,7 @@ def by_bands(
             if result is None:
                 dtype = band.dtype if residual is None else torch.result_type(residual, band)
                 shape = (batch, band.shape[1], height * scale, width * scale)
-                result = _result_map(shape, dtype, reuse)
+                result = result_map(shape, dtype, reuse)
             rows_of_result = slice(top * scale, bottom * scale)
             target = result[image : image + 1, :, rows_of_result]
             if residual is None:
@@ -94,7 +94,8 @@ def replace_first_channels(x: Tensor, first: Tensor) -> Tensor:
     return x
 
 
-def _result_map(shape: tuple[int, ...], dtype: torch.dtype, reuse: Tensor | None) -> Tensor:
+def result_map(shape: tuple[int, ...], dtype: torch.dtype, reuse: Tensor | None) -> Tensor:
+    """Memory for a channels_last map: that of ``reuse`` if it fits."""
     if reuse is not None and reuse.shape == shape and reuse.dtype == dtype:
         return reuse
     return torch.empty(shape, dtype=dtype, memory_format=torch.channels_last)

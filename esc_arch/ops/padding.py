@@ -25,6 +25,25 @@ def reflect_pad_bottom_right(x: Tensor, bottom: int, right: int) -> Tensor:
     return reflect_pad(x, 0, bottom, 0, right)
 
 
+def reflected(size: int, end: int, before: int = 0, device: torch.device | str = "cpu") -> Tensor:
+    """Which pixel of a side stands at each place when reflection extends it.
+
+    Args:
+        size: pixels of the side, at least 1.
+        end: the first place that is not asked for, counted from the side's first pixel.
+        before: places before that pixel.
+
+    Returns:
+        (before + end,), of int64.
+    """
+    position = torch.arange(-before, end, device=device)
+    # Reflection walks 0, 1, ..., last, ..., 1 with this period; one pixel has period 1.
+    last = size - 1
+    period = torch.sym_max(2 * last, 1) if isinstance(last, torch.SymInt) else max(2 * last, 1)
+    phase = position % period
+    return torch.minimum(phase, period - phase).clamp(max=last)
+
+
 def symmetric_pad_bottom_right(x: Tensor, bottom: int, right: int) -> Tensor:
     """Extend an image by reflection that repeats the last row and column.
 
@@ -62,12 +81,8 @@ def _reflect(x: Tensor, dim: int, before: int, after: int) -> Tensor:
     # then pad in any case, so that the graph holds for every size.
     if isinstance(after, int) and before == after == 0:
         return x
-    last = x.shape[dim] - 1
-    position = torch.arange(-before, last + 1 + after, device=x.device)
-    # Reflection walks 0, 1, ..., last, ..., 1 with this period; one pixel has period 1.
-    period = max(2 * last, 1) if isinstance(last, int) else torch.sym_max(2 * last, 1)
-    phase = position % period
-    return x.index_select(dim, torch.minimum(phase, period - phase).clamp(max=last))
+    size = x.shape[dim]
+    return x.index_select(dim, reflected(size, size + after, before, x.device))
 
 
 def _symmetric(x: Tensor, dim: int, after: int) -> Tensor:

@@ -25,9 +25,7 @@ def make_layer(attn_type="auto", window=WINDOW, dim=6, heads=2):
 
 def by_loops(layer, x):
     state = {key: value.numpy() for key, value in layer.state_dict().items()}
-    return brute_force.window_attention_layer(
-        x.detach().numpy(), state, layer.window_size, layer.num_heads
-    )
+    return brute_force.window_attention_layer(x.detach().numpy(), state, layer.window_size)
 
 
 @pytest.fixture
@@ -50,6 +48,16 @@ def test_graph_and_bands_are_the_brute_force(small_bands, height, width):
     np.testing.assert_allclose(graph.detach().numpy(), expected, atol=1e-12)
     np.testing.assert_allclose(in_bands.numpy(), expected, atol=1e-12)
     assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize("height, width", SIZES)
+def test_the_kernel_takes_float32_maps(small_bands, height, width):
+    layer = make_layer().float()
+    x = torch.randn(2, 6, height, width)
+    with torch.no_grad():
+        result = layer(x)
+    expected = by_loops(layer.double(), x.double())
+    np.testing.assert_allclose(result.numpy(), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("attn_type", ["naive", "sdpa", "Naive", "SDPA", "AUTO"])

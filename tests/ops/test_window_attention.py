@@ -11,6 +11,7 @@ from esc_arch.ops.window_attention import (
     choose_attention,
     flex,
     naive,
+    native,
     sdpa,
     sdpa_blocked,
     window_merge,
@@ -28,13 +29,12 @@ def name(module):
     return module.__name__.rsplit(".", 1)[-1]
 
 
-def random_inputs(windows, heads, window, d, rows=None):
+def random_inputs(windows, heads, window, d):
     """q, k, v and a table of the size of the scores, as numpy in float64."""
     numbers = np.random.default_rng(windows + heads + window)
     n = window * window
-    m = n if rows is None else rows * window
     return (
-        numbers.standard_normal((windows, heads, m, d)),
+        numbers.standard_normal((windows, heads, n, d)),
         numbers.standard_normal((windows, heads, n, d)),
         numbers.standard_normal((windows, heads, n, d)),
         numbers.standard_normal((heads, (2 * window - 1) ** 2)),
@@ -44,7 +44,7 @@ def random_inputs(windows, heads, window, d, rows=None):
 def attend(backend, inputs, window, dtype=torch.float64):
     q, k, v, table = (torch.from_numpy(x).to(dtype) for x in inputs)
     with torch.no_grad():
-        return backend.attend(q, k, v, backend.prepare_bias(table, window), window)
+        return backend.attend_tokens(q, k, v, backend.prepare_bias(table, window), window)
 
 
 def assert_near(result, expected, dtype):
@@ -91,15 +91,7 @@ def test_windows_are_slices_of_the_map(batch, rows, columns, window):
 def test_merge_undoes_partition(part):
     qkv = torch.rand(2, 12, 8, 18)
     x = window_partition(qkv, 4, 2)[part]
-    assert torch.equal(window_merge(x, 4, 4, (12, 8)), qkv[..., part * 6 : part * 6 + 6])
-
-
-@pytest.mark.parametrize("kept", [1, 3])
-def test_merge_of_the_first_rows_of_each_window(kept):
-    image = torch.rand(2, 12, 8, 6)
-    x = window_partition(image.repeat(1, 1, 1, 3), 4, 2)[0]
-    expected = image.unflatten(1, (3, 4))[:, :, :kept].flatten(1, 2)
-    assert torch.equal(window_merge(x[:, :, : kept * 4], 4, kept, (12, 8)), expected)
+    assert torch.equal(window_merge(x, 4, (12, 8)), qkv[..., part * 6 : part * 6 + 6])
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
@@ -111,14 +103,6 @@ def test_is_softmax_attention(backend, windows, heads, window, d, dtype):
     inputs = [torch.from_numpy(x).to(dtype).double().numpy() for x in inputs]
     result = attend(backend, inputs, window, dtype)
     assert_near(result, brute_force.attention(*inputs, window), dtype)
-
-
-@pytest.mark.parametrize("rows", [1, 3])
-@pytest.mark.parametrize("backend", BACKENDS, ids=name)
-def test_fewer_queries_than_keys(backend, rows):
-    inputs = random_inputs(2, 2, 4, 8, rows)
-    result = attend(backend, inputs, 4)
-    assert_near(result, brute_force.attention(*inputs, 4), torch.float64)
 
 
 @pytest.mark.parametrize("queries", [1, 5, 16, 99])
@@ -134,7 +118,7 @@ def test_takes_views_of_a_partitioned_map(backend):
     qkv = torch.randn(2, 8, 8, 24, dtype=torch.float64)
     table = torch.randn(2, 49, dtype=torch.float64)
     bias = backend.prepare_bias(table, 4)
-    result = backend.attend(*window_partition(qkv, 4, 2), bias, 4)
+    result = backend.attend_tokens(*window_partition(qkv, 4, 2), bias, 4)
     q, k, v = rearrange(
         qkv.numpy(), "b (y wy) (x wx) (t h d) -> t (b y x) h (wy wx) d", wy=4, wx=4, t=3, h=2
     )
@@ -175,15 +159,14 @@ def test_a_large_bias_decides(backend, value):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize("rows", [2, 3])
 @pytest.mark.parametrize("backend", [naive, sdpa], ids=name)
-def test_gradients(backend, rows, dtype):
-    inputs = random_inputs(2, 2, 3, 8, rows)
+def test_gradients(backend, dtype):
+    inputs = random_inputs(2, 2, 3, 8)
     upstream = np.random.default_rng(9).standard_normal(inputs[0].shape)
     expected = brute_force.attention_gradients(*inputs, 3, upstream)
     leaves = [torch.from_numpy(x).to(dtype).requires_grad_() for x in inputs]
     q, k, v, table = leaves
-    result = backend.attend(q, k, v, backend.prepare_bias(table, 3), 3)
+    result = backend.attend_tokens(q, k, v, backend.prepare_bias(table, 3), 3)
     result.backward(torch.from_numpy(upstream).to(dtype))
     for leaf, gradient in zip(leaves, expected, strict=True):
         np.testing.assert_allclose(leaf.grad.numpy(), gradient, atol=TOLERANCE[dtype], rtol=1e-5)
@@ -195,13 +178,6 @@ def test_flex_in_inference():
         inputs = random_inputs(windows, 2, 4, 16)
         result = attend(flex, inputs, 4, torch.float32)
         assert_near(result, brute_force.attention(*inputs, 4), torch.float32)
-
-
-@pytest.mark.slow
-def test_flex_with_fewer_queries_than_keys():
-    inputs = random_inputs(2, 2, 4, 16, rows=3)
-    result = attend(flex, inputs, 4, torch.float32)
-    assert_near(result, brute_force.attention(*inputs, 4), torch.float32)
 
 
 @pytest.fixture
@@ -216,6 +192,13 @@ def nothing_said(said, monkeypatch):
 def test_auto_and_sdpa_are_blocked_in_bands(attn_type, in_bands, needs_grad):
     chosen = choose_attention(attn_type, "cpu", needs_grad, in_bands)
     assert chosen is (sdpa_blocked if in_bands else sdpa)
+
+
+@pytest.mark.parametrize("in_bands", [True, False])
+@pytest.mark.parametrize("attn_type", ATTENTION_TYPES)
+def test_the_kernel_is_for_auto(attn_type, in_bands):
+    chosen = choose_attention(attn_type, "cpu", False, in_bands, in_kernel=True)
+    assert (chosen is native) == (attn_type == "auto")
 
 
 @pytest.mark.parametrize("in_bands", [True, False])

@@ -6,7 +6,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from esc_arch.ops.window_attention import flex, naive, sdpa, sdpa_blocked
+from esc_arch.ops.window_attention import flex, naive, native, sdpa, sdpa_blocked
 
 
 class AttentionBackend(Protocol):
@@ -16,7 +16,7 @@ class AttentionBackend(Protocol):
     def prepare_bias(bias_table: Tensor, window: int) -> Tensor: ...
 
     @staticmethod
-    def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, window: int) -> Tensor: ...
+    def attend(qkv: Tensor, bias: Tensor, window: int, num_heads: int) -> Tensor: ...
 
 
 ATTENTION_TYPES = ("auto", "naive", "sdpa", "flex")
@@ -25,21 +25,24 @@ _logger = logging.getLogger("basicsr.esc_arch")
 
 
 def choose_attention(
-    attn_type: str, device_type: str, needs_grad: bool, in_bands: bool
+    attn_type: str, device_type: str, needs_grad: bool, in_bands: bool, in_kernel: bool = False
 ) -> AttentionBackend:
     """The back-end for a device and a mode.
 
     Args:
-        attn_type: one of :data:`ATTENTION_TYPES`.  ``auto`` is ``sdpa``, the fastest of
-            the three measured on a CPU (``benchmarks/esc_cpu.py``) and the one that works
-            everywhere.
+        attn_type: one of :data:`ATTENTION_TYPES`.  ``auto`` is the kernel of this package
+            where it can be used, otherwise ``sdpa``, which works everywhere.
         device_type: ``cpu``, ``cuda``, ...
         needs_grad: whether a gradient will be asked for.
         in_bands: whether the map comes in bands, see :mod:`esc_arch.ops.bands`.
+        in_kernel: whether :mod:`esc_arch.native` takes the map.
 
     Returns:
         The module of the back-end.
     """
+    if attn_type == "auto" and in_kernel:
+        _say_once("Window attention: auto takes the package's own kernel on cpu in inference.")
+        return native
     if attn_type == "auto":
         _say_once(f"Window attention: auto takes sdpa on {device_type}.")
     elif attn_type == "naive":

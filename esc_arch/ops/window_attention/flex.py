@@ -9,14 +9,21 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from esc_arch.ops.window_attention.windows import by_windows
+
 
 def prepare_bias(bias_table: Tensor, window: int) -> Tensor:
     """The table itself, (h, (2*window - 1)**2): the kernel looks the bias up."""
     return bias_table
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, window: int) -> Tensor:
+def attend(qkv: Tensor, bias: Tensor, window: int, num_heads: int) -> Tensor:
     """See :func:`esc_arch.ops.window_attention.naive.attend`."""
+    return by_windows(attend_tokens, qkv, bias, window, num_heads)
+
+
+def attend_tokens(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, window: int) -> Tensor:
+    """See :func:`esc_arch.ops.window_attention.naive.attend_tokens`."""
     return _compiled()(q, k, v, bias.to(q.dtype), window)
 
 

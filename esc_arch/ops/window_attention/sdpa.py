@@ -9,11 +9,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from esc_arch.ops.window_attention.naive import prepare_bias
+from esc_arch.ops.window_attention.windows import by_windows
 
-__all__ = ["attend", "prepare_bias"]
+__all__ = ["attend", "attend_tokens", "prepare_bias"]
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, window: int) -> Tensor:
+def attend(qkv: Tensor, bias: Tensor, window: int, num_heads: int) -> Tensor:
     """See :func:`esc_arch.ops.window_attention.naive.attend`."""
-    bias = bias[:, :, : q.shape[2]].to(q.dtype)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+    return by_windows(attend_tokens, qkv, bias, window, num_heads)
+
+
+def attend_tokens(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, window: int) -> Tensor:
+    """See :func:`esc_arch.ops.window_attention.naive.attend_tokens`."""
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))

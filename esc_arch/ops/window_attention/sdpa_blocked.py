@@ -10,15 +10,21 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from esc_arch.ops.window_attention.naive import prepare_bias
+from esc_arch.ops.window_attention.windows import by_windows
 
-__all__ = ["attend", "prepare_bias"]
+__all__ = ["attend", "attend_tokens", "prepare_bias"]
 
 # Queries of a block: with 1,024 keys in float32 its bias takes 1 MB.
 QUERIES_PER_BLOCK = 256
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, window: int) -> Tensor:
+def attend(qkv: Tensor, bias: Tensor, window: int, num_heads: int) -> Tensor:
     """See :func:`esc_arch.ops.window_attention.naive.attend`."""
+    return by_windows(attend_tokens, qkv, bias, window, num_heads)
+
+
+def attend_tokens(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, window: int) -> Tensor:
+    """See :func:`esc_arch.ops.window_attention.naive.attend_tokens`."""
     bias = bias.to(q.dtype)
     result = torch.empty_like(q)
     for head in range(q.shape[1]):

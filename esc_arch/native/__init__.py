@@ -1,0 +1,168 @@
+"""Layers of ESC for inference on a CPU, written in C++ (the files beside this one).
+
+They hold nothing in memory between the operations that they join.  ``setup.py`` compiles
+them where it finds a compiler; where it found none, :func:`usable` is False everywhere, and
+PyTorch's operations do the work.
+
+Shapes: B images, H x W pixels, C channels.
+"""
+
+import ctypes
+import logging
+import math
+from functools import cache
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+from esc_arch.ops.padding import reflected
+
+__all__ = ["available", "conv_ffn", "usable", "window_attention"]
+
+_POINTER, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_int, ctypes.c_float
+_ARGUMENTS = {
+    "esc_window_attention": [*[_POINTER] * 6, *[_INT] * 7, _FLOAT, _INT, _INT],
+    "esc_conv_ffn": [*[_POINTER] * 5, _FLOAT, *[_POINTER] * 6, *[_INT] * 8],
+}
+# The widest vectors to use, in floats: 16, 8 or 4.  Tests make it less, to run the kernels
+# for other processors; a processor without such vectors takes the widest that it has.
+lanes = 16
+
+_logger = logging.getLogger("basicsr.esc_arch")
+
+
+@cache
+def _library() -> ctypes.CDLL | None:
+    folder = Path(__file__).parent
+    for path in (folder / f"_kernels{suffix}" for suffix in EXTENSION_SUFFIXES):
+        if path.exists():
+            try:
+                library = ctypes.CDLL(str(path))
+            except OSError as error:
+                _logger.warning(f"Kernels for the CPU: expected to load {path}; found: {error}.")
+                return None
+            for name, arguments in _ARGUMENTS.items():
+                getattr(library, name).argtypes = arguments
+            return library
+    return None
+
+
+def available() -> bool:
+    """Whether the kernels were compiled when the package was installed."""
+    return _library() is not None
+
+
+def usable(x: Tensor) -> bool:
+    """Whether the kernels take this map: float32, eager inference on a CPU.
+
+    Compiled, traced and exported graphs, other dtypes, autocast, and whatever needs a gradient
+    go by PyTorch's operations.
+    """
+    return (
+        x.device.type == "cpu"
+        and x.dtype == torch.float32
+        and not torch.is_grad_enabled()
+        and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
+        and not torch.is_autocast_enabled("cpu")
+        and available()
+    )
+
+
+@torch.library.custom_op("esc_arch::window_attention", mutates_args=(), device_types="cpu")
+def window_attention(qkv: Tensor, bias: Tensor, window: int) -> Tensor:
+    """Softmax attention in windows of a map that reflection extends to whole windows.
+
+    Args:
+        qkv: (B, H, W, 3*h*d), channels in the order (qkv, head, channel); any H and W
+            from 1; strides of any kind but the last, which is copied when it is not 1.
+        bias: from :func:`esc_arch.ops.window_attention.native.prepare_bias`, whose scores
+            are to the base 2.
+        window: side of a window in pixels.
+
+    Returns:
+        (B, H, W, h*d).
+
+    Source: ESC, arXiv 2503.06671, section 3; the softmax goes by tiles of keys, as in
+    FlashAttention, arXiv 2205.14135.
+    """
+    qkv = qkv if qkv.stride(3) == 1 else qkv.contiguous()
+    batch, height, width, channels = qkv.shape
+    heads = bias.shape[0]
+    d = channels // 3 // heads
+    result = qkv.new_empty(batch, height, width, heads * d)
+    rows = reflected(height, -(-height // window) * window)
+    columns = reflected(width, -(-width // window) * window)
+    failed = _library().esc_window_attention(
+        *(qkv.data_ptr(), _strides(qkv), result.data_ptr(), bias.data_ptr()),
+        *(rows.data_ptr(), columns.data_ptr(), batch, height, width, heads, d, window),
+        *(bias.shape[2], d**-0.5 * math.log2(math.e), torch.get_num_threads(), lanes),
+    )
+    _check_memory(failed)
+    return result
+
+
+@window_attention.register_fake
+def _(qkv: Tensor, bias: Tensor, window: int) -> Tensor:
+    return qkv.new_empty(*qkv.shape[:3], qkv.shape[3] // 3)
+
+
+@torch.library.custom_op("esc_arch::conv_ffn", mutates_args=("out",), device_types="cpu")
+def conv_ffn(
+    x: Tensor,
+    norm: list[Tensor],
+    eps: float,
+    widen: list[Tensor],
+    depthwise: list[Tensor],
+    narrow: list[Tensor],
+    out: Tensor,
+) -> None:
+    """LayerNorm, 1x1 convolution, GELU, 3x3 depth-wise with GELU and sum, 1x1 convolution.
+
+    Args:
+        x: (B, H, W, C), strides of any kind but the last, which is copied when it is not 1.
+        norm: weight and bias of the LayerNorm, each (C,); empty for none.
+        eps: what it adds to the variance.
+        widen, depthwise, narrow: weight and bias of the convolutions, contiguous:
+            (hidden, C, 1, 1), (hidden, 1, 3, 3) and (C', hidden, 1, 1).
+        out: (B, H, W, C'), contiguous; takes the result.
+
+    Source: ESC, arXiv 2503.06671.
+    """
+    x = x if x.stride(3) == 1 else x.contiguous()
+    batch, height, width, channels = x.shape
+    parameters = [p.contiguous() for p in (*widen, *depthwise, *narrow)]
+    failed = _library().esc_conv_ffn(
+        *(x.data_ptr(), _strides(x), out.data_ptr()),
+        *((p.data_ptr() for p in norm) if norm else (None, None)),
+        eps,
+        *(p.data_ptr() for p in parameters),
+        *(batch, height, width, channels, len(widen[1]), len(narrow[1])),
+        *(torch.get_num_threads(), lanes),
+    )
+    _check_memory(failed)
+
+
+def _strides(x: Tensor) -> ctypes.Array:
+    return (ctypes.c_long * 3)(*x.stride()[:3])
+
+
+def _check_memory(failed: int) -> None:
+    if failed:
+        raise MemoryError("a kernel of esc_arch.native found no memory for its tiles")
+
+
+@register_flop_formula(torch.ops.esc_arch.window_attention)
+def _attention_flops(qkv_shape, bias_shape, window, *args, out_shape=None, **kwargs) -> int:
+    batch, height, width, channels = qkv_shape
+    tokens = -(-height // window) * -(-width // window) * window**2
+    return 2 * batch * tokens * window**2 * (channels // 3) * 2
+
+
+@register_flop_formula(torch.ops.esc_arch.conv_ffn)
+def _conv_ffn_flops(x_shape, norm, eps, widen, depthwise, narrow, *args, **kwargs) -> int:
+    pixels = math.prod(x_shape[:3])
+    return 2 * pixels * sum(math.prod(weight) for weight, _ in (widen, depthwise, narrow))

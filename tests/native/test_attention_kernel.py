@@ -1,0 +1,119 @@
+"""The compiled attention against attention in float64."""
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from esc_arch.ops.window_attention import naive, native
+from tests import brute_force
+
+pytestmark = pytest.mark.usefixtures("lanes")
+
+
+def attend(qkv, table, window):
+    return native.attend(qkv, native.prepare_bias(table, window), window, len(table))
+
+
+def random_inputs(batch, height, width, heads, d, window):
+    numbers = torch.Generator().manual_seed(height * width)
+    return (
+        torch.randn(batch, height, width, 3 * heads * d, generator=numbers),
+        torch.randn(heads, (2 * window - 1) ** 2, generator=numbers),
+    )
+
+
+def in_float64(qkv, table, window):
+    """In numpy where that takes no minutes; the naive back-end is tested against that, too."""
+    if window > 8:
+        table = table.double()
+        bias = naive.prepare_bias(table, window)
+        return naive.attend(qkv.double(), bias, window, len(table)).numpy()
+    x = np.moveaxis(qkv.double().numpy(), 3, 1)
+    result = brute_force.attention_of_map(
+        brute_force.pad_to_windows(x, window), table.double().numpy(), window
+    )
+    return np.moveaxis(result, 1, 3)[:, : qkv.shape[1], : qkv.shape[2]]
+
+
+@pytest.mark.parametrize(
+    "batch, height, width, heads, d, window",
+    [
+        (1, 32, 32, 4, 16, 32),
+        (1, 40, 70, 3, 16, 32),
+        (2, 20, 33, 2, 8, 8),
+        (1, 9, 60, 1, 16, 48),
+        (1, 33, 29, 2, 12, 7),
+        (2, 16, 18, 2, 64, 16),
+        (1, 5, 4, 3, 1, 2),
+        (1, 70, 65, 1, 24, 64),
+        (3, 1, 1, 2, 10, 3),
+        (1, 2, 3, 2, 9, 1),
+    ],
+)
+def test_is_softmax_attention(batch, height, width, heads, d, window):
+    qkv, table = random_inputs(batch, height, width, heads, d, window)
+    result = attend(qkv, table, window)
+    assert result.is_contiguous()
+    np.testing.assert_allclose(result.numpy(), in_float64(qkv, table, window), atol=2e-5)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 16])
+def test_any_number_of_threads(threads):
+    """Small maps are cut into more parts, so that there is one for each."""
+    qkv, table = random_inputs(1, 13, 9, 2, 8, 8)
+    expected = attend(qkv, table, 8)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        assert torch.equal(attend(qkv, table, 8), expected)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_memory_formats_and_slices():
+    qkv, table = random_inputs(2, 12, 20, 2, 8, 8)
+    expected = attend(qkv, table, 8)
+    by_channel = qkv.permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1)
+    assert torch.equal(attend(by_channel, table, 8), expected)
+    wide = torch.zeros(2, 15, 30, 60)
+    wide[:, 2:14, 3:23, 5:53] = qkv
+    assert torch.equal(attend(wide[:, 2:14, 3:23, 5:53], table, 8), expected)
+
+
+@pytest.mark.parametrize("size", [30, 1e3, 1e6])
+def test_large_scores_stay_finite(size):
+    qkv, table = random_inputs(1, 8, 8, 2, 8, 8)
+    qkv[..., :32] *= size
+    result = attend(qkv, table * size, 8)
+    expected = in_float64(qkv, table * size, 8)
+    # Scores of a million are known to a tenth in float32: the softmax may choose another key.
+    near = np.isclose(result.numpy(), expected, atol=1e-4 if size < 1e3 else 1e-2).mean()
+    assert result.isfinite().all() and near > (0.99 if size < 1e6 else 0.9)
+
+
+@pytest.mark.parametrize("value", [1e4, -1e4])
+def test_a_large_bias_decides(value):
+    qkv, table = random_inputs(1, 8, 8, 2, 8, 8)
+    table[:, table.shape[1] // 2] = value  # a token's own position
+    np.testing.assert_allclose(
+        attend(qkv, table, 8).numpy(), in_float64(qkv, table, 8), atol=1e-5, rtol=0
+    )
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_what_is_not_finite_shows(wrong):
+    qkv, table = random_inputs(1, 8, 16, 2, 8, 8)
+    qkv[0, 3, 4, 0] = wrong
+    result = attend(qkv, table, 8)
+    assert result[0, 3, 4, :8].isnan().all()
+    # The other window and the other head do not see it.
+    assert result[:, :, 8:].isfinite().all() and result[..., 8:].isfinite().all()
+
+
+def test_its_multiply_adds_are_counted():
+    qkv, table = random_inputs(1, 9, 8, 2, 4, 8)
+    with FlopCounterMode(display=False) as counter:
+        attend(qkv, table, 8)
+    # Two windows, two products of 64 x 64 x 4 in each of two heads; two operations each.
+    assert counter.get_total_flops() == 2 * 2 * 2 * 64 * 64 * 4 * 2

@@ -1,0 +1,74 @@
+"""When the kernels stand in for PyTorch's operations."""
+
+import pytest
+import torch
+
+import esc_arch
+from esc_arch import native
+
+IMAGE = torch.rand(1, 3, 40, 37)
+
+
+def test_the_kernels_were_compiled():
+    """They are optional for users without a compiler, and required here."""
+    assert native.available()
+
+
+@torch.inference_mode()
+def test_float32_in_inference_alone():
+    assert native.usable(IMAGE)
+    for dtype in (torch.float64, torch.bfloat16, torch.float16):
+        assert not native.usable(IMAGE.to(dtype))
+    assert not native.usable(IMAGE.to("meta"))
+    with torch.enable_grad():
+        assert not native.usable(IMAGE)
+    with torch.autocast("cpu"):
+        assert not native.usable(IMAGE)
+
+
+@torch.inference_mode()
+def test_a_package_without_kernels(monkeypatch, tmp_path):
+    monkeypatch.setattr(native, "__file__", str(tmp_path / "__init__.py"))
+    native._library.cache_clear()
+    try:
+        assert not native.available() and not native.usable(IMAGE)
+    finally:
+        monkeypatch.undo()
+        native._library.cache_clear()
+    assert native.available()
+
+
+@torch.inference_mode()
+def test_kernels_that_cannot_be_loaded_are_named(monkeypatch, tmp_path, said):
+    path = tmp_path / f"_kernels{native.EXTENSION_SUFFIXES[0]}"
+    path.write_bytes(b"not a library")
+    monkeypatch.setattr(native, "__file__", str(tmp_path / "__init__.py"))
+    native._library.cache_clear()
+    try:
+        assert not native.usable(IMAGE)
+    finally:
+        monkeypatch.undo()
+        native._library.cache_clear()
+    assert len(said) == 1 and said[0][0] == "WARNING" and str(path) in said[0][1]
+
+
+@pytest.mark.parametrize("preset", ["esc", "esc_light", "esc_fp", "esc_real", "esc_xl"])
+@torch.inference_mode()
+def test_networks_give_the_same(preset, monkeypatch):
+    torch.manual_seed(0)
+    network = esc_arch.create(preset, esc_arch.PRESETS[preset].scales[0]).eval()
+    compiled = network(IMAGE)
+    monkeypatch.setattr(native, "usable", lambda x: False)
+    expected = network(IMAGE)
+    assert not torch.equal(compiled, expected)
+    torch.testing.assert_close(compiled, expected, rtol=0, atol=1e-5 * expected.std().item() * 10)
+
+
+@torch.no_grad()
+def test_traced_and_exported_graphs_hold_pytorchs_operations():
+    network = esc_arch.create("esc_light", 2).eval()
+    exported = {str(node.target) for node in torch.export.export(network, (IMAGE,)).graph.nodes}
+    graph = torch.jit.trace(network, IMAGE, check_trace=False).inlined_graph
+    traced = {node.kind() for node in graph.nodes()}
+    assert any("conv2d" in name for name in exported) and "aten::_convolution" in traced
+    assert not any("esc_arch" in name for name in exported | traced)
