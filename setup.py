@@ -6,6 +6,7 @@ from setuptools import Extension, find_packages, setup
 
 ROOT = Path(__file__).parent
 NATIVE = ROOT / "esc_arch" / "native"
+KERNELS = ("aggregate", "conv_ffn", "window_attention")
 VERSION = {}
 exec((ROOT / "esc_arch" / "version.py").read_text(), VERSION)
 
@@ -22,7 +23,7 @@ setup(
     ext_modules=[
         Extension(
             "esc_arch.native._kernels",
-            sources=[f"esc_arch/native/{name}.cpp" for name in ("window_attention", "conv_ffn")],
+            sources=[f"esc_arch/native/{name}.cpp" for name in KERNELS],
             depends=[str(path) for path in NATIVE.glob("*.[hi]*")],
             extra_compile_args=["-O3", "-std=c++17", "-Wno-psabi"],
             extra_link_args=["-pthread"],

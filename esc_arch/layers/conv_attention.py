@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from esc_arch import native
 from esc_arch.ops.bands import by_bands, replace_first_channels
 from esc_arch.ops.conv_attention import conv_attention, factorized_conv_attention
 
@@ -84,5 +85,15 @@ class ConvAttnWrapper(nn.Module):
     def forward(
         self, x: Tensor, large_kernel: Tensor | tuple[Tensor, Tensor], residual: Tensor
     ) -> Tensor:
-        x = replace_first_channels(x, self.plk(x[:, : self.plk.pdim], large_kernel))
+        convolved = self.plk(x[:, : self.plk.pdim], large_kernel)
+        if native.usable(x) and x.shape[1] % native.VECTOR == 0:
+            maps = [_channels_last(map) for map in (convolved, x, residual)]
+            native.aggregate(*maps[:2], self.aggr.weight, self.aggr.bias, maps[2])
+            return maps[2].permute(0, 3, 1, 2)
+        x = replace_first_channels(x, convolved)
         return by_bands(self.aggr, x, residual=residual, reuse=residual)
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B, H, W, C), contiguous."""
+    return x.permute(0, 2, 3, 1).contiguous()

@@ -20,16 +20,20 @@ from torch.utils.flop_counter import register_flop_formula
 
 from esc_arch.ops.padding import reflected
 
-__all__ = ["available", "conv_ffn", "usable", "window_attention"]
+__all__ = ["aggregate", "available", "conv_ffn", "usable", "window_attention"]
 
 _POINTER, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_int, ctypes.c_float
 _ARGUMENTS = {
     "esc_window_attention": [*[_POINTER] * 6, *[_INT] * 7, _FLOAT, _INT, _INT],
+    "esc_aggregate": [*[_POINTER] * 5, ctypes.c_long, *[_INT] * 4],
     "esc_conv_ffn": [*[_POINTER] * 5, _FLOAT, *[_POINTER] * 6, *[_INT] * 8],
 }
 # The widest vectors to use, in floats: 16, 8 or 4.  Tests make it less, to run the kernels
 # for other processors; a processor without such vectors takes the widest that it has.
 lanes = 16
+
+# Channels that fill whole vectors of every instruction set.
+VECTOR = 16
 
 _logger = logging.getLogger("basicsr.esc_arch")
 
@@ -146,6 +150,28 @@ def conv_ffn(
     _check_memory(failed)
 
 
+@torch.library.custom_op("esc_arch::aggregate", mutates_args=("residual",), device_types="cpu")
+def aggregate(first: Tensor, rest: Tensor, weight: Tensor, bias: Tensor, residual: Tensor) -> None:
+    """``residual += conv1x1(cat([first, rest[..., p:]]))``, all maps contiguous.
+
+    Args:
+        first: (B, H, W, p).
+        rest: (B, H, W, C), C a multiple of 16, p < C.
+        weight: (C, C, 1, 1).
+        bias: (C,).
+        residual: (B, H, W, C); takes the result.
+
+    Source: ESC, arXiv 2503.06671, ConvAttn.
+    """
+    failed = _library().esc_aggregate(
+        *(first.data_ptr(), rest.data_ptr(), residual.data_ptr()),
+        *(weight.contiguous().data_ptr(), bias.data_ptr()),
+        *(rest.shape[:3].numel(), first.shape[3], rest.shape[3]),
+        *(torch.get_num_threads(), lanes),
+    )
+    _check_memory(failed)
+
+
 def _strides(x: Tensor) -> ctypes.Array:
     return (ctypes.c_long * 3)(*x.stride()[:3])
 
@@ -166,3 +192,8 @@ def _attention_flops(qkv_shape, bias_shape, window, *args, out_shape=None, **kwa
 def _conv_ffn_flops(x_shape, norm, eps, widen, depthwise, narrow, *args, **kwargs) -> int:
     pixels = math.prod(x_shape[:3])
     return 2 * pixels * sum(math.prod(weight) for weight, _ in (widen, depthwise, narrow))
+
+
+@register_flop_formula(torch.ops.esc_arch.aggregate)
+def _aggregate_flops(first_shape, rest_shape, weight_shape, *args, **kwargs) -> int:
+    return 2 * math.prod(rest_shape[:3]) * math.prod(weight_shape)

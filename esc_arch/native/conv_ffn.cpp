@@ -5,17 +5,12 @@
 //
 // Source: ESC, arXiv 2503.06671.
 
+#include "layers.hpp"
 #include "threads.hpp"
 
 namespace {
 
-constexpr int TILE_WIDTH = 64, TILE_HEIGHT = 32, LANES_AT_MOST = 16;
-
-// A 1x1 convolution, with its weight turned and its output channels padded to whole vectors.
-struct Pointwise {
-    float *weight, *bias;  // (in, padded), (padded)
-    int in, out, padded;
-};
+constexpr int TILE_WIDTH = 64, TILE_HEIGHT = 32;
 
 struct Ffn {
     const float *x;
@@ -43,8 +38,6 @@ struct Work {
     long tiles, next;
 };
 
-long round_up(long n) { return (n + LANES_AT_MOST - 1) / LANES_AT_MOST * LANES_AT_MOST; }
-
 void *run(void *argument) {
     Work &work = *(Work *)argument;
     const Ffn &ffn = work.ffn;
@@ -63,15 +56,6 @@ void *run(void *argument) {
     }
     free(scratch);
     return nullptr;
-}
-
-// From (out, in) to (in, padded).
-void turn(Pointwise &layer, const float *weight, const float *bias) {
-    for (int c = 0; c < layer.padded; c++) {
-        layer.bias[c] = c < layer.out ? bias[c] : 0;
-        for (int i = 0; i < layer.in; i++)
-            layer.weight[(long)i * layer.padded + c] = c < layer.out ? weight[(long)c * layer.in + i] : 0;
-    }
 }
 
 }  // namespace

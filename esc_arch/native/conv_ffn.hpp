@@ -1,64 +1,35 @@
 // One tile of a convolutional feed-forward network; see conv_ffn.cpp.
 //
-// Included by instruction_sets.inc.
+// Included by instruction_sets.inc, after pointwise.hpp.
 
-constexpr int COLUMNS = REGISTERS == 32 ? 5 : 2;  // vectors of output channels held at one time
-constexpr int PIXELS = REGISTERS == 32 ? 5 : 6;
+struct Convolution {
+    const Pointwise &layer;
+    const float *in;
+    long in_step;
+    float *out;
+    bool activate;
 
-template <int P, int V>
-TARGET inline void multiply(const float *in, long in_step, int channels, const float *weight, long step,
-                            const float *bias, float *out, long out_step, bool activate) {
-    vec acc[P][V];
+    template <int P, int V>
+    TARGET inline void run(int pixel, int column) const {
+        vec acc[P][V];
 #pragma GCC unroll 6
-    for (int i = 0; i < P; i++)
+        for (int i = 0; i < P; i++)
 #pragma GCC unroll 5
-        for (int j = 0; j < V; j++) acc[i][j] = load(bias + j * LANES);
-    for (int c = 0; c < channels; c++) {
-        vec w[V];
-#pragma GCC unroll 5
-        for (int j = 0; j < V; j++) w[j] = load(weight + c * step + j * LANES);
+            for (int j = 0; j < V; j++) acc[i][j] = load(layer.bias + column + j * LANES);
+        accumulate(acc, in + pixel * in_step, in_step, layer.in, layer.weight + column, layer.padded);
+        float *to = out + (long)pixel * layer.padded + column;
 #pragma GCC unroll 6
-        for (int i = 0; i < P; i++) {
-            vec b = splat(in[i * in_step + c]);
+        for (int i = 0; i < P; i++)
 #pragma GCC unroll 5
-            for (int j = 0; j < V; j++) acc[i][j] += b * w[j];
-        }
+            for (int j = 0; j < V; j++)
+                store(to + i * layer.padded + j * LANES, activate ? gelu(acc[i][j]) : acc[i][j]);
     }
-#pragma GCC unroll 6
-    for (int i = 0; i < P; i++)
-#pragma GCC unroll 5
-        for (int j = 0; j < V; j++) store(out + i * out_step + j * LANES, activate ? gelu(acc[i][j]) : acc[i][j]);
-}
+};
 
-template <int V>
-TARGET inline void multiply_columns(const float *in, long in_step, int pixels, int channels,
-                                    const float *weight, long step, const float *bias, float *out,
-                                    long out_step, bool activate) {
-    int p = 0;
-    for (; p + PIXELS <= pixels; p += PIXELS)
-        multiply<PIXELS, V>(in + p * in_step, in_step, channels, weight, step, bias, out + p * out_step,
-                            out_step, activate);
-    for (; p < pixels; p++)
-        multiply<1, V>(in + p * in_step, in_step, channels, weight, step, bias, out + p * out_step,
-                       out_step, activate);
-}
-
-// A 1x1 convolution of a row of pixels.
+// A 1x1 convolution of `pixels` pixels.
 TARGET inline void pointwise(const Pointwise &layer, const float *in, long in_step, int pixels, float *out,
                              bool activate) {
-    int vectors = layer.padded / LANES, first = 0;
-    for (; vectors >= COLUMNS; vectors -= COLUMNS, first += COLUMNS * LANES)
-        multiply_columns<COLUMNS>(in, in_step, pixels, layer.in, layer.weight + first, layer.padded,
-                                  layer.bias + first, out + first, layer.padded, activate);
-#define REST(V)                                                                                          \
-    if (vectors == V)                                                                                    \
-        multiply_columns<V>(in, in_step, pixels, layer.in, layer.weight + first, layer.padded,           \
-                            layer.bias + first, out + first, layer.padded, activate);
-    REST(1)
-#if REGISTERS == 32
-    REST(2) REST(3) REST(4)
-#endif
-#undef REST
+    for_blocks(Convolution{layer, in, in_step, out, activate}, pixels, layer.padded);
 }
 
 TARGET inline void normalise(const Ffn &ffn, const float *in, long in_step, int pixels, float *out) {

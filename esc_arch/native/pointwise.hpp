@@ -1,0 +1,45 @@
+// 1x1 convolutions of pixels whose channels lie side by side.
+//
+// Included by instruction_sets.inc.  PIXELS pixels times COLUMNS vectors of output channels are held
+// in registers.
+
+constexpr int COLUMNS = REGISTERS == 32 ? 5 : 2;
+constexpr int PIXELS = REGISTERS == 32 ? 5 : 6;
+
+// acc[pixel][column] += sum over channels of in[pixel][channel] * weight[channel][column].
+template <int P, int V>
+TARGET inline void accumulate(vec (&acc)[P][V], const float *in, long in_step, int channels,
+                              const float *weight, long weight_step) {
+    for (int c = 0; c < channels; c++) {
+        vec w[V];
+#pragma GCC unroll 5
+        for (int j = 0; j < V; j++) w[j] = load(weight + c * weight_step + j * LANES);
+#pragma GCC unroll 6
+        for (int i = 0; i < P; i++) {
+            vec b = splat(in[i * in_step + c]);
+#pragma GCC unroll 5
+            for (int j = 0; j < V; j++) acc[i][j] += b * w[j];
+        }
+    }
+}
+
+template <int V, class Block>
+TARGET inline void for_pixels(const Block &block, int pixels, int column) {
+    int pixel = 0;
+    for (; pixel + PIXELS <= pixels; pixel += PIXELS) block.template run<PIXELS, V>(pixel, column);
+    for (; pixel < pixels; pixel++) block.template run<1, V>(pixel, column);
+}
+
+// Calls block.run<P, V>(pixel, column) for all blocks of `pixels` times `channels`.
+template <class Block>
+TARGET inline void for_blocks(const Block &block, int pixels, int channels) {
+    int vectors = channels / LANES, column = 0;
+    for (; vectors >= COLUMNS; vectors -= COLUMNS, column += COLUMNS * LANES)
+        for_pixels<COLUMNS>(block, pixels, column);
+    if (vectors == 1) for_pixels<1>(block, pixels, column);
+    if constexpr (COLUMNS > 2) {
+        if (vectors == 2) for_pixels<2>(block, pixels, column);
+        if (vectors == 3) for_pixels<3>(block, pixels, column);
+        if (vectors == 4) for_pixels<4>(block, pixels, column);
+    }
+}
