@@ -6,7 +6,7 @@ from setuptools import Extension, find_packages, setup
 
 ROOT = Path(__file__).parent
 NATIVE = ROOT / "esc_arch" / "native"
-KERNELS = ("aggregate", "conv_ffn", "window_attention")
+KERNELS = ("aggregate", "conv_ffn", "symmetric_conv", "window_attention")
 VERSION = {}
 exec((ROOT / "esc_arch" / "version.py").read_text(), VERSION)
 

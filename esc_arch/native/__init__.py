@@ -20,10 +20,19 @@ from torch.utils.flop_counter import register_flop_formula
 
 from esc_arch.ops.padding import reflected
 
-__all__ = ["aggregate", "available", "conv_ffn", "usable", "window_attention"]
+__all__ = [
+    "VECTOR",
+    "aggregate",
+    "available",
+    "conv_ffn",
+    "symmetric_conv",
+    "usable",
+    "window_attention",
+]
 
 _POINTER, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_int, ctypes.c_float
 _ARGUMENTS = {
+    "esc_symmetric_conv": [*[_POINTER] * 6, *[_INT] * 7],
     "esc_window_attention": [*[_POINTER] * 6, *[_INT] * 7, _FLOAT, _INT, _INT],
     "esc_aggregate": [*[_POINTER] * 5, ctypes.c_long, *[_INT] * 4],
     "esc_conv_ffn": [*[_POINTER] * 5, _FLOAT, *[_POINTER] * 6, *[_INT] * 8],
@@ -150,6 +159,41 @@ def conv_ffn(
     _check_memory(failed)
 
 
+@torch.library.custom_op("esc_arch::symmetric_conv", mutates_args=(), device_types="cpu")
+def symmetric_conv(x: Tensor, kernel: Tensor, dynamic_kernel: Tensor) -> Tensor:
+    """``conv(x, kernel) + depthwise_conv(x, dynamic_kernel)``, both with zero padding.
+
+    Args:
+        x: (B, H, W, p), p a multiple of 16; strides of any kind but the last, which is
+            copied when it is not 1.
+        kernel: (p, p, k, k), k odd; symmetric under the flips and turns of the square, see
+            :func:`esc_arch.ops.geometric.is_symmetric`.  Pixels with the same weight are
+            added up before they are multiplied: 28 products instead of 169 at k = 13.
+        dynamic_kernel: (B, p, 3, 3).
+
+    Returns:
+        (B, H, W, p).
+
+    Source: ESC, arXiv 2503.06671, ConvAttn.
+    """
+    x = x if x.stride(3) == 1 else x.contiguous()
+    batch, height, width, p = x.shape
+    result = x.new_empty(x.shape)
+    by_tap = dynamic_kernel.flatten(2).transpose(1, 2).contiguous()
+    failed = _library().esc_symmetric_conv(
+        *(x.data_ptr(), _strides(x), result.data_ptr(), kernel.data_ptr(), _strides(kernel)),
+        *(by_tap.data_ptr(), batch, height, width, p, kernel.shape[-1]),
+        *(torch.get_num_threads(), lanes),
+    )
+    _check_memory(failed)
+    return result
+
+
+@symmetric_conv.register_fake
+def _(x: Tensor, kernel: Tensor, dynamic_kernel: Tensor) -> Tensor:
+    return x.new_empty(x.shape)
+
+
 @torch.library.custom_op("esc_arch::aggregate", mutates_args=("residual",), device_types="cpu")
 def aggregate(first: Tensor, rest: Tensor, weight: Tensor, bias: Tensor, residual: Tensor) -> None:
     """``residual += conv1x1(cat([first, rest[..., p:]]))``, all maps contiguous.
@@ -173,7 +217,7 @@ def aggregate(first: Tensor, rest: Tensor, weight: Tensor, bias: Tensor, residua
 
 
 def _strides(x: Tensor) -> ctypes.Array:
-    return (ctypes.c_long * 3)(*x.stride()[:3])
+    return (ctypes.c_long * x.dim())(*x.stride())
 
 
 def _check_memory(failed: int) -> None:
@@ -197,3 +241,9 @@ def _conv_ffn_flops(x_shape, norm, eps, widen, depthwise, narrow, *args, **kwarg
 @register_flop_formula(torch.ops.esc_arch.aggregate)
 def _aggregate_flops(first_shape, rest_shape, weight_shape, *args, **kwargs) -> int:
     return 2 * math.prod(rest_shape[:3]) * math.prod(weight_shape)
+
+
+@register_flop_formula(torch.ops.esc_arch.symmetric_conv)
+def _symmetric_conv_flops(x_shape, kernel_shape, dynamic_shape, *args, **kwargs) -> int:
+    """Those of the convolutions as they are written, whatever the kernel saves of them."""
+    return 2 * math.prod(x_shape[:3]) * (math.prod(kernel_shape) + 9 * x_shape[3])

@@ -7,6 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from esc_arch import native
+from esc_arch.ops.geometric import is_symmetric
+
 
 def conv_attention(x: Tensor, large_kernel: Tensor, dynamic_kernel: Tensor) -> Tensor:
     """``conv(x, large_kernel) + depthwise_conv(x, dynamic_kernel)``, both with zero padding.
@@ -22,6 +25,9 @@ def conv_attention(x: Tensor, large_kernel: Tensor, dynamic_kernel: Tensor) -> T
     Source: ESC, arXiv 2503.06671, ConvAttn.
     """
     batch, p, height, width = x.shape
+    if native.usable(x) and p % native.VECTOR == 0 and is_symmetric(large_kernel):
+        y = native.symmetric_conv(x.permute(0, 2, 3, 1), large_kernel, dynamic_kernel)
+        return y.permute(0, 3, 1, 2)
     radius = large_kernel.shape[-1] // 2
     if isinstance(batch, int) and batch == 1:
         # Convolution is linear in its kernel: one pass over x does for both.

@@ -1,5 +1,6 @@
 """Averaging a convolution kernel over the symmetries of the square."""
 
+import torch
 from torch import Tensor
 
 
@@ -19,3 +20,13 @@ def geometric_mean_kernel(kernel: Tensor) -> Tensor:
     kernel = kernel + kernel.flip(-2)
     kernel = kernel + kernel.flip(-1)
     return (kernel + kernel.transpose(-2, -1)) / 8
+
+
+def is_symmetric(kernel: Tensor) -> bool:
+    """Whether a kernel is the same, to the bit, under every flip and turn of the square.
+
+    Args:
+        kernel: (..., k, k).
+    """
+    flipped, turned = kernel.flip(-1), kernel.transpose(-2, -1)
+    return torch.equal(kernel, turned) and torch.equal(kernel, flipped)
