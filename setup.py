@@ -6,7 +6,13 @@ from setuptools import Extension, find_packages, setup
 
 ROOT = Path(__file__).parent
 NATIVE = ROOT / "esc_arch" / "native"
-KERNELS = ("aggregate", "conv_ffn", "symmetric_conv", "window_attention")
+KERNELS = (
+    "aggregate",
+    "conv_ffn",
+    "symmetric_conv",
+    "window_attention",
+    "window_attention_backward",
+)
 VERSION = {}
 exec((ROOT / "esc_arch" / "version.py").read_text(), VERSION)
 

@@ -3,8 +3,8 @@
     python benchmarks/training.py [--networks esc] [--batch 4] [--json FILE]
 
 A step is the forward pass, the L1 loss and the backward pass of a batch of 64x64 LR patches; the
-paper's batch is 64.  The ratio is that of the whole step to its forward pass.  The extra peak memory
-is that of the first step in a fresh process.
+paper's batch is 64.  The ratio is that of the whole step to its forward pass.  The extra peak
+memory is that of the first step in a fresh process.
 """
 
 import argparse

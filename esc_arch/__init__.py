@@ -21,6 +21,7 @@ _MODULES = {
     "ESRModel": "esc_arch.models",
     "VGGPerceptualLoss": "esc_arch.losses",
     "create": "esc_arch.weights",
+    "deploy": "esc_arch.deployment",
 }
 
 __all__ = ["UserError", "__version__", *_MODULES]

@@ -57,7 +57,7 @@ class WindowAttention(nn.Module):
             x.device.type,
             needs_grad=torch.is_grad_enabled(),
             in_bands=runs_in_bands(x),
-            in_kernel=native.usable(x),
+            in_kernel=native.usable_in_training(x),
         )
         bias = backend.prepare_bias(self.relative_position_bias, self.window_size)
         bands = []

@@ -27,13 +27,15 @@ __all__ = [
     "conv_ffn",
     "symmetric_conv",
     "usable",
+    "usable_in_training",
     "window_attention",
 ]
 
 _POINTER, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_int, ctypes.c_float
 _ARGUMENTS = {
     "esc_symmetric_conv": [*[_POINTER] * 6, *[_INT] * 7],
-    "esc_window_attention": [*[_POINTER] * 6, *[_INT] * 7, _FLOAT, _INT, _INT],
+    "esc_window_attention": [*[_POINTER] * 7, *[_INT] * 7, _FLOAT, _INT, _INT],
+    "esc_window_attention_backward": [*[_POINTER] * 9, *[_INT] * 8, *[_FLOAT] * 2, *[_INT] * 2],
     "esc_aggregate": [*[_POINTER] * 5, ctypes.c_long, *[_INT] * 4],
     "esc_conv_ffn": [*[_POINTER] * 5, _FLOAT, *[_POINTER] * 6, *[_INT] * 8],
 }
@@ -41,6 +43,8 @@ _ARGUMENTS = {
 # for other processors; a processor without such vectors takes the widest that it has.
 lanes = 16
 
+# Windows are put into so many groups, whose gradients of the biases are added up in parallel.
+_GROUPS = 16
 # Channels that fill whole vectors of every instruction set.
 VECTOR = 16
 
@@ -74,30 +78,38 @@ def usable(x: Tensor) -> bool:
     Compiled, traced and exported graphs, other dtypes, autocast, and whatever needs a gradient
     go by PyTorch's operations.
     """
+    return usable_in_training(x) and not torch.is_grad_enabled()
+
+
+def usable_in_training(x: Tensor) -> bool:
+    """As :func:`usable`, for the kernels that have a gradient."""
     return (
         x.device.type == "cpu"
         and x.dtype == torch.float32
-        and not torch.is_grad_enabled()
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()
         and not torch.is_autocast_enabled("cpu")
+        and not torch._C._functorch.maybe_current_level()
         and available()
     )
 
 
 @torch.library.custom_op("esc_arch::window_attention", mutates_args=(), device_types="cpu")
-def window_attention(qkv: Tensor, bias: Tensor, window: int) -> Tensor:
+def window_attention(qkv: Tensor, bias: Tensor, window: int) -> tuple[Tensor, Tensor]:
     """Softmax attention in windows of a map that reflection extends to whole windows.
+
+    Has a gradient for maps of whole windows.
 
     Args:
         qkv: (B, H, W, 3*h*d), channels in the order (qkv, head, channel); any H and W
             from 1; strides of any kind but the last, which is copied when it is not 1.
         bias: from :func:`esc_arch.ops.window_attention.native.prepare_bias`, whose scores
             are to the base 2.
-        window: side of a window in pixels.
+        window: side of the window in pixels.
 
     Returns:
-        (B, H, W, h*d).
+        The attended map, (B, H, W, h*d), and for the gradient the logarithms to the base 2
+        of the softmax's sums, (B, H, W, h).
 
     Source: ESC, arXiv 2503.06671, section 3; the softmax goes by tiles of keys, as in
     FlashAttention, arXiv 2205.14135.
@@ -107,20 +119,70 @@ def window_attention(qkv: Tensor, bias: Tensor, window: int) -> Tensor:
     heads = bias.shape[0]
     d = channels // 3 // heads
     result = qkv.new_empty(batch, height, width, heads * d)
-    rows = reflected(height, -(-height // window) * window)
-    columns = reflected(width, -(-width // window) * window)
+    lse = qkv.new_empty(batch, height, width, heads)
+    rows, columns = _places(height, width, window)
     failed = _library().esc_window_attention(
-        *(qkv.data_ptr(), _strides(qkv), result.data_ptr(), bias.data_ptr()),
+        *(qkv.data_ptr(), _strides(qkv), result.data_ptr(), lse.data_ptr(), bias.data_ptr()),
         *(rows.data_ptr(), columns.data_ptr(), batch, height, width, heads, d, window),
         *(bias.shape[2], d**-0.5 * math.log2(math.e), torch.get_num_threads(), lanes),
     )
     _check_memory(failed)
-    return result
+    return result, lse
 
 
 @window_attention.register_fake
-def _(qkv: Tensor, bias: Tensor, window: int) -> Tensor:
-    return qkv.new_empty(*qkv.shape[:3], qkv.shape[3] // 3)
+def _(qkv: Tensor, bias: Tensor, window: int) -> tuple[Tensor, Tensor]:
+    size, channels = qkv.shape[:3], qkv.shape[3]
+    return qkv.new_empty(*size, channels // 3), qkv.new_empty(*size, bias.shape[0])
+
+
+@torch.library.custom_op("esc_arch::window_attention_backward", mutates_args=(), device_types="cpu")
+def _window_attention_backward(
+    upstream: Tensor, qkv: Tensor, result: Tensor, lse: Tensor, bias: Tensor, window: int
+) -> tuple[Tensor, Tensor]:
+    """Gradients for qkv and bias; the same whatever the number of threads."""
+    upstream, qkv = upstream.contiguous(), qkv.contiguous()
+    batch, height, width, heads = lse.shape
+    d = result.shape[3] // heads
+    of_qkv = torch.empty_like(qkv)
+    groups = min(batch * (height // window) * (width // window), _GROUPS)
+    of_bias = bias.new_empty(groups, *bias.shape)
+    rows, columns = _places(height, width, window)
+    scale = d**-0.5
+    failed = _library().esc_window_attention_backward(
+        *(upstream.data_ptr(), qkv.data_ptr(), result.data_ptr(), lse.data_ptr()),
+        *(bias.data_ptr(), of_qkv.data_ptr(), of_bias.data_ptr()),
+        *(rows.data_ptr(), columns.data_ptr(), batch, height, width, heads, d, window),
+        *(bias.shape[2], groups, scale, scale * math.log2(math.e)),
+        *(torch.get_num_threads(), lanes),
+    )
+    _check_memory(failed)
+    # The bias has its scores to the base 2, the gradients are to the base e.
+    return of_qkv, of_bias.sum(0) * math.log(2)
+
+
+@_window_attention_backward.register_fake
+def _(upstream, qkv, result, lse, bias, window):
+    return torch.empty_like(qkv), torch.empty_like(bias)
+
+
+def _keep_for_backward(ctx, inputs, output) -> None:
+    qkv, bias, ctx.window = inputs
+    result, lse = output
+    ctx.mark_non_differentiable(lse)
+    ctx.save_for_backward(qkv, result, lse, bias)
+
+
+def _backward(ctx, upstream: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None]:
+    return *_window_attention_backward(upstream, *ctx.saved_tensors, ctx.window), None
+
+
+window_attention.register_autograd(_backward, setup_context=_keep_for_backward)
+
+
+def _places(height: int, width: int, window: int) -> tuple[Tensor, Tensor]:
+    """Which row and column of the map stands where in the map of whole windows."""
+    return tuple(reflected(side, -(-side // window) * window) for side in (height, width))
 
 
 @torch.library.custom_op("esc_arch::conv_ffn", mutates_args=("out",), device_types="cpu")
@@ -230,6 +292,13 @@ def _attention_flops(qkv_shape, bias_shape, window, *args, out_shape=None, **kwa
     batch, height, width, channels = qkv_shape
     tokens = -(-height // window) * -(-width // window) * window**2
     return 2 * batch * tokens * window**2 * (channels // 3) * 2
+
+
+@register_flop_formula(torch.ops.esc_arch.window_attention_backward)
+def _attention_backward_flops(upstream_shape, qkv_shape, *args, **kwargs) -> int:
+    """Four products; the scores are computed anew, which is not counted."""
+    window = args[-1]
+    return 2 * math.prod(qkv_shape[:3]) * window**2 * (qkv_shape[3] // 3) * 4
 
 
 @register_flop_formula(torch.ops.esc_arch.conv_ffn)

@@ -11,6 +11,7 @@ from tests import brute_force
 pytestmark = pytest.mark.usefixtures("lanes")
 
 
+@torch.no_grad()
 def attend(qkv, table, window):
     return native.attend(qkv, native.prepare_bias(table, window), window, len(table))
 
@@ -117,3 +118,74 @@ def test_its_multiply_adds_are_counted():
         attend(qkv, table, 8)
     # Two windows, two products of 64 x 64 x 4 in each of two heads; two operations each.
     assert counter.get_total_flops() == 2 * 2 * 2 * 64 * 64 * 4 * 2
+
+
+def gradients(backend, qkv, table, window, upstream):
+    """Of what arrives at each query, for the map and the table."""
+    leaves = [x.detach().clone().requires_grad_() for x in (qkv, table)]
+    bias = backend.prepare_bias(leaves[1], window)
+    result = backend.attend(leaves[0], bias, window, len(table))
+    result.backward(upstream.to(result.dtype))
+    return [leaf.grad for leaf in leaves]
+
+
+SIZES = [
+    (1, 8, 8, 1, 4, 8),
+    (2, 16, 24, 2, 8, 8),
+    (1, 33, 40, 2, 12, 7),
+    (1, 40, 70, 2, 16, 32),
+    (1, 20, 20, 1, 20, 16),
+    (1, 48, 48, 1, 64, 48),
+    (3, 1, 1, 2, 10, 3),
+]
+
+
+@pytest.mark.parametrize("batch, height, width, heads, d, window", SIZES)
+def test_gradients(batch, height, width, heads, d, window):
+    qkv, table = random_inputs(batch, height, width, heads, d, window)
+    upstream = torch.randn(batch, height, width, heads * d)
+    result = gradients(native, qkv, table, window, upstream)
+    expected = gradients(naive, qkv.double(), table.double(), window, upstream)
+    for of_kernel, exact in zip(result, expected, strict=True):
+        torch.testing.assert_close(
+            of_kernel.double(), exact, rtol=0, atol=2e-5 * (exact.abs().max().item() + 1)
+        )
+
+
+def test_gradients_do_not_depend_on_the_threads():
+    qkv, table = random_inputs(2, 24, 40, 2, 8, 8)
+    upstream = torch.randn(2, 24, 40, 16)
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 2, 3, 16):
+            torch.set_num_threads(threads)
+            found.append(gradients(native, qkv, table, 8, upstream))
+    finally:
+        torch.set_num_threads(before)
+    for others in found[1:]:
+        assert all(map(torch.equal, others, found[0]))
+
+
+def test_multiply_adds_of_the_gradients_are_counted():
+    qkv, table = random_inputs(1, 8, 8, 2, 4, 8)
+    with FlopCounterMode(display=False) as counter:
+        gradients(native, qkv, table, 8, torch.randn(1, 8, 8, 8))
+    # One window, two heads: two products forward, four backward.
+    assert counter.get_total_flops() == (2 + 4) * 2 * 64 * 64 * 4 * 2
+
+
+def test_memory_does_not_grow_with_the_square_of_the_window():
+    """What is kept for the gradient is the map, its result and one number for each head."""
+    qkv, table = random_inputs(1, 32, 32, 2, 8, 32)
+    kept = []
+
+    def pack(x):
+        kept.append(x.numel())
+        return x
+
+    qkv.requires_grad_()
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        bias = native.prepare_bias(table.requires_grad_(), 32)
+        native.attend(qkv, bias, 32, 2)
+    assert sum(kept) <= qkv.numel() * 4 // 3 + 2 * 32 * 32 + 2 * bias.numel()

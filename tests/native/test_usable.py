@@ -21,9 +21,9 @@ def test_float32_in_inference_alone():
         assert not native.usable(IMAGE.to(dtype))
     assert not native.usable(IMAGE.to("meta"))
     with torch.enable_grad():
-        assert not native.usable(IMAGE)
+        assert not native.usable(IMAGE) and native.usable_in_training(IMAGE)
     with torch.autocast("cpu"):
-        assert not native.usable(IMAGE)
+        assert not native.usable_in_training(IMAGE)
 
 
 @torch.inference_mode()
@@ -72,3 +72,36 @@ def test_traced_and_exported_graphs_hold_pytorchs_operations():
     traced = {node.kind() for node in graph.nodes()}
     assert any("conv2d" in name for name in exported) and "aten::_convolution" in traced
     assert not any("esc_arch" in name for name in exported | traced)
+
+
+@pytest.mark.parametrize("preset", ["esc_light", "esc_fp", "esc_real_m"])
+def test_networks_have_the_same_gradients(preset, monkeypatch):
+    torch.manual_seed(0)
+    network = esc_arch.create(preset, 2)
+
+    def gradients():
+        network.zero_grad()
+        network(IMAGE).square().mean().backward()
+        return {name: p.grad.clone() for name, p in network.named_parameters()}
+
+    compiled = gradients()
+    monkeypatch.setattr(native, "usable_in_training", lambda x: False)
+    expected = gradients()
+    assert any(not torch.equal(compiled[name], expected[name]) for name in expected)
+    for name, gradient in expected.items():
+        error = (compiled[name] - gradient).norm() / (gradient.norm() + 1e-12)
+        assert error < 1e-4, name
+
+
+def test_function_transforms_go_by_pytorch():
+    network = esc_arch.create("esc_light", 2)
+    for parameter in network.parameters():
+        parameter.requires_grad_(False)
+
+    def loss(x):
+        return network(x).sum()
+
+    by_transform = torch.func.grad(loss)(IMAGE)
+    leaf = IMAGE.clone().requires_grad_()
+    loss(leaf).backward()
+    torch.testing.assert_close(by_transform, leaf.grad, rtol=1e-4, atol=1e-5)

@@ -41,7 +41,7 @@ def choose_attention(
         The module of the back-end.
     """
     if attn_type == "auto" and in_kernel:
-        _say_once("Window attention: auto takes the package's own kernel on cpu in inference.")
+        _say_once("Window attention: auto takes the package's own kernel on cpu.")
         return native
     if attn_type == "auto":
         _say_once(f"Window attention: auto takes sdpa on {device_type}.")

@@ -1,4 +1,4 @@
-"""Window attention for inference on a CPU in float32, by a kernel of this package.
+"""Window attention on a CPU in float32, by a kernel of this package, with its gradient.
 
 Nothing but the keys and values of one head in one window, and a tile of its scores, is held
 for each core: the map is read where it lies, extended by reflection on the way, and the
@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from esc_arch import native
+from esc_arch.ops.padding import reflect_pad_bottom_right
 
 __all__ = ["attend", "prepare_bias"]
 
@@ -38,4 +39,9 @@ def prepare_bias(bias_table: Tensor, window: int) -> Tensor:
 
 def attend(qkv: Tensor, bias: Tensor, window: int, num_heads: int) -> Tensor:
     """See :func:`esc_arch.ops.window_attention.naive.attend`."""
-    return native.window_attention(qkv, bias, window)
+    if not torch.is_grad_enabled():
+        return native.window_attention(qkv, bias, window)[0]
+    # The kernel's gradient is for whole windows; PyTorch knows that of the padding.
+    height, width = qkv.shape[1:3]
+    qkv = reflect_pad_bottom_right(qkv, -height % window, -width % window)
+    return native.window_attention(qkv, bias, window)[0][:, :height, :width]

@@ -1,0 +1,50 @@
+"""Making a network ready for inference."""
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["deploy"]
+
+
+def deploy(
+    network: nn.Module, dtype: torch.dtype = torch.float32, compile: bool = False
+) -> nn.Module:
+    """Make a network ready for inference: evaluation mode, no gradients, folded, channels_last.
+
+    On a CPU in float32 the networks of the ESC family then run by the kernels of
+    :mod:`esc_arch.native`.
+
+    Args:
+        network: is changed, and must not be trained any more.
+        dtype: of the parameters and the arithmetic.  Images are taken in any floating dtype,
+            and the result has the image's.  bfloat16 pays where the processor multiplies
+            it (AMX, AVX512-BF16, a GPU).
+        compile: let ``torch.compile`` make one graph for all sizes, at the first image.  It
+            pays on a GPU; on a CPU it takes the place of the kernels and is slower.
+
+    Returns:
+        A module that holds the network: (B, 3, H, W) -> (B, 3, rH, rW), never with a
+        gradient.
+
+    Raises:
+        ValueError: when ``dtype`` is not a floating one.
+    """
+    if not dtype.is_floating_point:
+        raise ValueError(f"dtype {dtype} is not a floating one")
+    network.eval().requires_grad_(False)
+    convert = getattr(network, "convert", None)
+    if convert is not None:
+        convert()  # in float32, before precision is lost
+    network.to(dtype=dtype, memory_format=torch.channels_last)
+    return _Deployed(torch.compile(network, dynamic=True) if compile else network, dtype)
+
+
+class _Deployed(nn.Module):
+    def __init__(self, network: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.network = network
+        self.dtype = dtype
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network(x.to(self.dtype)).to(x.dtype)
