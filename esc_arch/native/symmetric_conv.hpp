@@ -1,40 +1,67 @@
 // One tile of a convolution by a symmetric kernel; see symmetric_conv.cpp.
 //
 // Included by instruction_sets.inc.  SPAN pixels of a row are worked on at one time, with their sums of
-// GROUP orbits.
+// GROUP orbits: what that takes stays in the first cache.
 
-constexpr int SPAN = REGISTERS == 32 ? 16 : 12, GROUP = 4;
+constexpr int SPAN = REGISTERS == 32 ? 24 : 12, GROUP = 4;
 
-// sums[pixel] = the sum of N pixels each, whose places lie `places` from it.
-template <int N>
-TARGET inline void add_up(const float *at, const long *places, int p, float *sums) {
-    for (int pixel = 0; pixel < SPAN; pixel++) {
-        vec total = load(at + pixel * p + places[0]);
-#pragma GCC unroll 8
-        for (int i = 1; i < N; i++) total += load(at + pixel * p + places[i]);
-        store(sums + pixel * LANES, total);
+// Copies a tile and `radius` pixels around it; zeros beyond the image, and to the row's end.
+TARGET inline void copy_in(const Conv &conv, const Tile &tile, float *to) {
+    const int p = conv.p, r = conv.radius;
+    const long columns = conv.tile_row / p;
+    for (int y = tile.top - r; y < tile.bottom + r; y++, to += conv.tile_row) {
+        const float *row = conv.x + tile.batch * conv.x_batch + y * conv.x_row;
+        const bool inside = y >= 0 && y < conv.height;
+        for (long i = 0, x = tile.left - r; i < columns; i++, x++)
+            for (int c = 0; c < p; c += LANES)
+                store(to + i * p + c, inside && x >= 0 && x < conv.width ? load(row + x * conv.x_column + c) : vec{});
     }
 }
 
-// out[pixel][first output channel...] += sums of orbits times their weights.
+// folded[a][column] = the sum of the pixels that lie a rows above and below, for the columns that a
+// span's kernels reach.
+TARGET inline void fold(const float *at, long row, int p, int radius, float *folded) {
+    const int columns = SPAN + 2 * radius;
+    at -= radius * p;
+    for (int a = 0; a <= radius; a++, folded += columns * LANES)
+        for (int i = 0; i < columns; i++) {
+            vec pixel = load(at + a * row + i * p);
+            store(folded + i * LANES, a ? pixel + load(at - a * row + i * p) : pixel);
+        }
+}
+
+// sums[pixel] = the sum over the orbit of (a, b), 0 <= a <= b.
+TARGET inline void add_up(const float *folded, int radius, int a, int b, float *sums) {
+    const long row = (SPAN + 2 * radius) * LANES;
+    const float *of_a = folded + a * row + radius * LANES, *of_b = folded + b * row + radius * LANES;
+    a *= LANES, b *= LANES;
+    for (int i = 0; i < SPAN * LANES; i += LANES) {
+        vec total = load(of_a + i + b);
+        if (b) total += load(of_a + i - b);
+        if (a != b) total += load(of_b + i + a);
+        if (a && a != b) total += load(of_b + i - a);
+        store(sums + i, total);
+    }
+}
+
+// out[pixel][LANES output channels] += sums of `orbits` orbits times their weights.
 TARGET inline void multiply_sums(const float *sums, const float *weight, int orbits, int p, float *out) {
     vec acc[SPAN];
-#pragma GCC unroll 16
+#pragma GCC unroll 24
     for (int pixel = 0; pixel < SPAN; pixel++) acc[pixel] = load(out + pixel * p);
     for (int o = 0; o < orbits; o++)
         for (int lane = 0; lane < LANES; lane++) {
             vec w = load(weight + ((long)o * p + lane) * p);
-#pragma GCC unroll 16
-            for (int pixel = 0; pixel < SPAN; pixel++)
-                acc[pixel] += splat(sums[(o * SPAN + pixel) * LANES + lane]) * w;
+            const float *sum = sums + o * SPAN * LANES + lane;
+#pragma GCC unroll 24
+            for (int pixel = 0; pixel < SPAN; pixel++) acc[pixel] += splat(sum[pixel * LANES]) * w;
         }
-#pragma GCC unroll 16
+#pragma GCC unroll 24
     for (int pixel = 0; pixel < SPAN; pixel++) store(out + pixel * p, acc[pixel]);
 }
 
 // out = the depth-wise 3x3 convolution by the dynamic kernel.
-TARGET inline void start(const Conv &conv, const float *dynamic, const float *at, long row, float *out) {
-    const int p = conv.p;
+TARGET inline void start(const float *dynamic, const float *at, long row, int p, float *out) {
     for (int c = 0; c < p; c += LANES) {
         vec tap[9];
 #pragma GCC unroll 9
@@ -48,31 +75,31 @@ TARGET inline void start(const Conv &conv, const float *dynamic, const float *at
     }
 }
 
-// `tile` holds the pixels of the tile with `radius` rows and columns around them, zeros beyond the image.
-TARGET void convolve(const Conv &conv, const Tile &at, const float *tile, float *work) {
-    const int p = conv.p, height = at.bottom - at.top, width = at.right - at.left;
+TARGET void convolve(const Conv &conv, const Tile &at, float *work) {
+    const int p = conv.p, r = conv.radius, height = at.bottom - at.top, width = at.right - at.left;
     const long row = conv.tile_row;
-    float *out = work, *sums = work + SPAN * p;
-    const float *dynamic = conv.dynamic + (long)at.batch * 9 * p;
+    float *out = work, *sums = out + SPAN * p, *folded = sums + GROUP * SPAN * LANES;
+    float *tile = folded + (r + 1) * (SPAN + 2 * r) * LANES;
+    copy_in(conv, at, tile);
     for (int y = 0; y < height; y++)
         for (int x = 0; x < width; x += SPAN) {
-            const float *centre = tile + (y + conv.radius) * row + (long)(x + conv.radius) * p;
-            start(conv, dynamic, centre, row, out);
-            for (int c = 0; c < p; c += LANES)
+            const float *centre = tile + (y + r) * row + (long)(x + r) * p;
+            start(conv.dynamic + (long)at.batch * 9 * p, centre, row, p, out);
+            for (int c = 0; c < p; c += LANES) {
+                fold(centre + c, row, p, r, folded);
+                int a = 0, b = 0;
                 for (int first = 0; first < conv.orbits; first += GROUP) {
                     const int count = conv.orbits - first < GROUP ? conv.orbits - first : GROUP;
                     for (int o = 0; o < count; o++) {
-                        const Orbit &orbit = conv.orbit[first + o];
-                        float *to = sums + o * SPAN * LANES;
-                        if (orbit.size == 8) add_up<8>(centre + c, orbit.places, p, to);
-                        if (orbit.size == 4) add_up<4>(centre + c, orbit.places, p, to);
-                        if (orbit.size == 1) add_up<1>(centre + c, orbit.places, p, to);
+                        add_up(folded, r, a, b, sums + o * SPAN * LANES);
+                        if (++b > r) b = ++a;
                     }
                     for (int v = 0; v < p; v += LANES)
                         multiply_sums(sums, conv.weight + ((long)first * p + c) * p + v, count, p, out + v);
                 }
+            }
             float *to = conv.out + (((long)at.batch * conv.height + at.top + y) * conv.width + at.left + x) * p;
-            const int pixels = width - x < SPAN ? width - x : SPAN;
-            for (long i = 0; i < (long)pixels * p; i += LANES) store(to + i, load(out + i));
+            const long floats = (long)(width - x < SPAN ? width - x : SPAN) * p;
+            for (long i = 0; i < floats; i += LANES) store(to + i, load(out + i));
         }
 }
