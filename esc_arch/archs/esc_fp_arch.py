@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from esc_arch.layers.activation_checkpointing import run_block
 from esc_arch.layers.conv_attention import FactorizedConvAttention
 from esc_arch.layers.esc_block import ESCBlock
 from esc_arch.layers.esc_body import check_scale, check_sizes
@@ -91,7 +92,7 @@ class ESCFP(nn.Module):
         shallow = self.proj(x.contiguous(memory_format=torch.channels_last))
         feat = shallow
         for block in self.blocks:
-            feat = block(feat, (self.lk_channel, self.lk_spatial))
+            feat = run_block(block, feat, (self.lk_channel, self.lk_spatial))
         feat = self.last(self.ln_last(feat)) + shallow
         skip = F.interpolate(x, scale_factor=r, mode="bicubic")
         return like_input(F.pixel_shuffle(self.to_img(feat), r) + skip, x)

@@ -31,8 +31,14 @@ class ESCBlock(nn.Module):
     Shape: (B, dim, H, W) and the large kernel, as the kind of ConvAttn takes it
     -> (B, dim, H, W).
 
+    Attributes:
+        checkpointed: whether training computes inner results twice instead of keeping them, see
+            :mod:`esc_arch.layers.activation_checkpointing`.
+
     Source: ESC, arXiv 2503.06671.
     """
+
+    checkpointed = False
 
     def __init__(
         self,

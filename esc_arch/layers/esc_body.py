@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from esc_arch.layers.activation_checkpointing import run_block
 from esc_arch.layers.conv_attention import ConvolutionalAttention
 from esc_arch.layers.esc_block import ESCBlock
 from esc_arch.ops.geometric import geometric_mean_kernel
@@ -77,7 +78,7 @@ class ESCBody(nn.Module):
         shallow = self.proj(x.contiguous(memory_format=torch.channels_last))
         feat = shallow
         for block in self.blocks:
-            feat = block(feat, large_kernel)
+            feat = run_block(block, feat, large_kernel)
         return self.last(feat) + shallow
 
     @torch.no_grad()

@@ -5,6 +5,7 @@
 import basicsr  # noqa: F401
 
 # isort: split
+from esc_arch.models.esc_model import ESCModel
 from esc_arch.models.esr_model import ESRModel
 
-__all__ = ["ESRModel"]
+__all__ = ["ESCModel", "ESRModel"]

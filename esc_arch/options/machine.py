@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import torch
 
+from esc_arch.options.esc_model import check_esc_model_machine
 from esc_arch.options.kinds import is_int
 from esc_arch.options.problems import Problems
 from esc_arch.options.run import Run
@@ -27,6 +28,7 @@ def inspect_machine(problems: Problems, opt: Mapping[str, object], run: Run) -> 
     """Note what this machine lacks for a run of the option file."""
     _check_launcher(problems, run.launcher)
     _check_gpus(problems, opt, run)
+    check_esc_model_machine(problems, opt, run)
     logger = opt.get("logger")
     # BasicSR logs to neither in debug mode, which it knows by the experiment's name.
     if run.is_train and isinstance(logger, dict) and "debug" not in run.experiment(opt):

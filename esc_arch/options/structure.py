@@ -6,6 +6,8 @@ from basicsr.utils.registry import MODEL_REGISTRY
 
 from esc_arch.options.constructors import names, registered
 from esc_arch.options.datasets import check_datasets
+from esc_arch.options.esc_model import MODEL as ESC_MODEL
+from esc_arch.options.esc_model import check_esc_model, pads_to_windows
 from esc_arch.options.kinds import (
     BOOL,
     COUNT,
@@ -29,7 +31,7 @@ from esc_arch.options.training import check_training
 from esc_arch.options.validation import check_validation
 
 # Models of which all keys are known; others may read more, at the top and under train, val.
-PLAIN_MODELS = ("SRModel", "SwinIRModel", "ESRModel")
+PLAIN_MODELS = ("SRModel", "SwinIRModel", "ESRModel", ESC_MODEL)
 
 # Models that pad the image to a multiple of network_g.window_size.
 PADDING_MODELS = ("SwinIRModel", "ESRModel")
@@ -82,7 +84,8 @@ def inspect_structure(problems: Problems, opt: Mapping[str, object], is_train: b
     known = ("datasets", "path", "train", "val", "logger") if plain else None
     check_fields(problems, "", opt, fields, known)
     check_networks(problems, opt)
-    if opt.get("model_type") in PADDING_MODELS and isinstance(opt.get("network_g"), dict):
+    pads = opt.get("model_type") in PADDING_MODELS or pads_to_windows(opt)
+    if pads and isinstance(opt.get("network_g"), dict):
         window = {"window_size": Field(SIZE, "8", required=True)}
         check_fields(problems, "network_g", opt["network_g"], window)
     check_datasets(problems, opt, is_train, plain)
@@ -91,6 +94,7 @@ def inspect_structure(problems: Problems, opt: Mapping[str, object], is_train: b
     if is_train:
         check_training(problems, opt, plain, model)
         check_real_esrgan(problems, opt)
+        check_esc_model(problems, opt)
         _check_logger(problems, opt)
 
 

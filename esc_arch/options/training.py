@@ -13,6 +13,7 @@ from basicsr.utils.registry import LOSS_REGISTRY
 from esc_arch.losses.vgg_perceptual_loss import CRITERIA
 from esc_arch.models.optimizers import OPTIMIZERS
 from esc_arch.options.constructors import check_arguments, complaint, has_parameter, resolve_type
+from esc_arch.options.esc_model import check_foreign_keys, own_fields
 from esc_arch.options.kinds import (
     COUNT,
     DECAY,
@@ -80,8 +81,9 @@ def check_training(
     train = subsection(problems, "train", opt, "{total_iter: 500000, optim_g: ..., scheduler: ...}")
     if train is None:
         return
-    fields = FIELDS | train_fields(opt)
-    check_fields(problems, "train", train, fields, known=() if plain else None)
+    fields = FIELDS | train_fields(opt) | own_fields(opt, "train")
+    foreign = check_foreign_keys(problems, "train", train, opt) if plain else None
+    check_fields(problems, "train", train, fields, known=foreign)
     if (
         plain
         and "gan_opt" not in fields

@@ -7,6 +7,7 @@ from basicsr.utils.registry import METRIC_REGISTRY
 
 from esc_arch.options.constructors import check_arguments, has_parameter, resolve_type
 from esc_arch.options.datasets import SINGLE, evaluated
+from esc_arch.options.esc_model import check_foreign_keys, own_fields
 from esc_arch.options.kinds import ANY, BOOL, COUNT, SECTION, WORKERS, one_of, optional
 from esc_arch.options.problems import MISSING, Problems, describe
 from esc_arch.options.sections import Field, check_fields, subsection
@@ -40,11 +41,12 @@ def check_validation(
     val = subsection(problems, "val", opt, "{save_img: false}")
     if val is None:
         return
-    fields = dict(FIELDS)
+    fields = FIELDS | own_fields(opt, "val")
     required = "val_freq" if is_train else "suffix" if val.get("save_img") is True else None
     if required:
         fields[required] = fields[required]._replace(required=True)
-    check_fields(problems, "val", val, fields, known=() if plain else None)
+    foreign = check_foreign_keys(problems, "val", val, opt) if plain else None
+    check_fields(problems, "val", val, fields, known=foreign)
     metrics = val.get("metrics")
     for name, section in metrics.items() if isinstance(metrics, dict) else ():
         _check_metric(problems, f"val.metrics.{name}", section, opt)
