@@ -1,5 +1,6 @@
 """The convolutional feed-forward network."""
 
+import torch
 from torch import Tensor, nn
 
 from esc_arch import native
@@ -35,8 +36,10 @@ class ConvFFN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = gelu(self.proj(x))
-        x = gelu(self.dwc(x)).add_(x)
-        return self.aggr(x)
+        mixed = gelu(self.dwc(x))
+        # In place, autograd would copy the map three times: it is a view.
+        mixed = mixed + x if torch.is_grad_enabled() else mixed.add_(x)
+        return self.aggr(mixed)
 
 
 def feed_forward(
