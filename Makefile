@@ -4,6 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALLED := $(VENV)/.installed
+KERNELS := $(wildcard esc_arch/native/*.cpp esc_arch/native/*.hpp esc_arch/native/*.inc)
 
 # Threads of PyTorch that wait for each other give their core away. Spinning, which is the
 # default, makes training ten times slower when another process wants one of two cores.
@@ -31,7 +32,7 @@ install: $(INSTALLED)
 
 # torch goes first and basicsr is built against it: an isolated build of basicsr
 # would fetch a second torch of several GB.
-$(INSTALLED): setup.py constraints.txt
+$(INSTALLED): setup.py constraints.txt $(KERNELS)
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 10) <= v <= (3, 12) else "Python 3.10 to 3.12 is needed, this is %d.%d: call make PYTHON=python3.11" % v)'
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install -q -c constraints.txt torch numpy cython setuptools wheel
@@ -77,7 +78,7 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
 
 clean: clean-demo
-	rm -rf $(VENV)
+	rm -rf $(VENV) build esc_arch/native/_kernels*.so
 
 # experiments/demo stays: it is committed.
 clean-demo:
