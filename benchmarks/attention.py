@@ -17,7 +17,7 @@ from description import description
 from fresh_process import answers, peak_mb, write_json
 from rich.console import Console
 from rich.table import Table
-from timing import Ceiling, seconds
+from timing import Ceiling
 
 from esc_arch import native
 from esc_arch.compare.measuring import DTYPES
@@ -106,13 +106,7 @@ def measure(window: int, mode: str, args: argparse.Namespace) -> list[dict]:
     ]
     memory = [peak_mb(__file__, **request) for request in requests]
     functions = [prepare(**request) for request in requests]
-    times: list[list[float]] = [[] for _ in requests]
-    for function in functions:
-        function()
-    for _ in range(args.rounds):
-        ceiling.measure()
-        for function, spent in zip(functions, times, strict=True):
-            spent.append(seconds(function, args.device))
+    times = ceiling.beside(functions, args.rounds)
     tokens = (-(-args.side // window) * window) ** 2
     # Two products forward; with the backward pass, five more.
     operations = 2 * tokens * window**2 * args.dim * (2 if mode == "forward" else 7)

@@ -19,7 +19,7 @@ from description import description
 from fresh_process import answers, peak_mb, write_json
 from rich.console import Console
 from rich.table import Table
-from timing import Ceiling, seconds
+from timing import Ceiling
 
 import esc_arch
 from esc_arch.compare import flops
@@ -82,13 +82,7 @@ def measure(networks: list, scale: int, sizes: list, dtype: str, args: argparse.
     ]
     memory = [peak_mb(__file__, **request) for request in requests]
     functions = [prepare(**request) for request in requests]
-    times: list[list[float]] = [[] for _ in requests]
-    for function in functions:
-        function()
-    for _ in range(args.rounds):
-        ceiling.measure()
-        for function, spent in zip(functions, times, strict=True):
-            spent.append(seconds(function, args.device))
+    times = ceiling.beside(functions, args.rounds)
     rows = []
     for request, spent, peak in zip(requests, times, memory, strict=True):
         model = esc_arch.create(request["network"], scale).eval()

@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -43,6 +43,17 @@ class Ceiling:
     def measure(self, times: int = 5) -> None:
         """Time the product again."""
         self.times += [seconds(lambda: self.a @ self.b, self.device) for _ in range(times)]
+
+    def beside(self, functions: Sequence[Callable[[], object]], rounds: int) -> list[list[float]]:
+        """Seconds of each function, once in each round, the product timed in each round too."""
+        for function in functions:
+            function()  # finds memory and chooses kernels
+        times: list[list[float]] = [[] for _ in functions]
+        for _ in range(rounds):
+            self.measure()
+            for function, spent in zip(functions, times, strict=True):
+                spent.append(seconds(function, self.device))
+        return times
 
     @property
     def gflops(self) -> float:

@@ -18,7 +18,7 @@ from description import description
 from fresh_process import answers, peak_mb, write_json
 from rich.console import Console
 from rich.table import Table
-from timing import Ceiling, seconds
+from timing import Ceiling
 
 import esc_arch
 from esc_arch.compare import flops
@@ -96,13 +96,7 @@ def measure(dtype: str, args: argparse.Namespace) -> list[dict]:
     functions = [
         prepare(**request, backward=backward) for request in requests for backward in (False, True)
     ]
-    times: list[list[float]] = [[] for _ in functions]
-    for function in functions:
-        function()
-    for _ in range(args.rounds):
-        ceiling.measure()
-        for function, spent in zip(functions, times, strict=True):
-            spent.append(seconds(function, args.device))
+    times = ceiling.beside(functions, args.rounds)
     rows = []
     for i, (request, peak) in enumerate(zip(requests, memory, strict=True)):
         forward_s, step_s = (statistics.median(times[2 * i + k]) for k in range(2))

@@ -7,6 +7,7 @@
 
 #include "layers.hpp"
 #include "threads.hpp"
+#include "tiles.hpp"
 
 namespace {
 
@@ -23,10 +24,6 @@ struct Ffn {
     float *depthwise, *depthwise_bias;  // (9, padded), (padded)
 };
 
-struct Tile {
-    int batch, top, bottom, left, right;
-};
-
 #define KERNEL "conv_ffn.hpp"
 #include "instruction_sets.inc"
 #undef KERNEL
@@ -34,8 +31,8 @@ struct Tile {
 struct Work {
     Ffn ffn;
     void (*feed_forward)(const Ffn &, const Tile &, float *);
-    int across, down, tile_height;
-    long tiles, next;
+    Tiles tiles;
+    long next;
 };
 
 void *run(void *argument) {
@@ -45,13 +42,8 @@ void *run(void *argument) {
     const long floats = width * (4 * ffn.widen.padded + ffn.widen.in + ffn.narrow.padded);
     void *scratch = nullptr;
     if (posix_memalign(&scratch, 64, floats * sizeof(float))) return nullptr;
-    for (long i; (i = take(work.next)) < work.tiles;) {
-        Tile tile;
-        tile.left = i % work.across * TILE_WIDTH;
-        tile.top = i / work.across % work.down * work.tile_height;
-        tile.batch = i / work.across / work.down;
-        tile.right = tile.left + TILE_WIDTH < ffn.width ? tile.left + TILE_WIDTH : ffn.width;
-        tile.bottom = tile.top + work.tile_height < ffn.height ? tile.top + work.tile_height : ffn.height;
+    for (long i; (i = take(work.next)) < work.tiles.count;) {
+        const Tile tile = work.tiles.tile(i);
         work.feed_forward(ffn, tile, (float *)scratch);
     }
     free(scratch);
@@ -89,15 +81,9 @@ extern "C" int esc_conv_ffn(const float *x, const long *x_strides, float *out, c
         for (int i = 0; i < 9; i++) ffn.depthwise[i * hidden_padded + c] = c < hidden ? depthwise_weight[9 * c + i] : 0;
     }
     work.feed_forward = WIDEST(lanes, feed_forward);
-    work.across = (width + TILE_WIDTH - 1) / TILE_WIDTH;
-    // Small maps on many cores: lower tiles, so that there is work for all.
-    work.tile_height = TILE_HEIGHT;
-    do {
-        work.down = (height + work.tile_height - 1) / work.tile_height;
-        work.tiles = (long)batch * work.across * work.down;
-    } while (work.tiles < 4L * threads && work.tile_height > 4 && (work.tile_height /= 2));
+    work.tiles = Tiles::of(batch, height, width, TILE_HEIGHT, TILE_WIDTH, 4, threads);
     work.next = 0;
-    in_threads(work, threads < work.tiles ? threads : work.tiles, run);
+    in_threads(work, threads < work.tiles.count ? threads : work.tiles.count, run);
     free(memory);
-    return work.next < work.tiles;
+    return work.next < work.tiles.count;
 }

@@ -7,6 +7,7 @@
 // Source: ESC, arXiv 2503.06671, ConvAttn.
 
 #include "threads.hpp"
+#include "tiles.hpp"
 
 namespace {
 
@@ -22,10 +23,6 @@ struct Conv {
     long tile_row;         // floats of a row of a tile, with what lies around it
 };
 
-struct Tile {
-    int batch, top, bottom, left, right;
-};
-
 #define KERNEL "symmetric_conv.hpp"
 #include "instruction_sets.inc"
 #undef KERNEL
@@ -33,25 +30,20 @@ struct Tile {
 struct Work {
     Conv conv;
     void (*convolve)(const Conv &, const Tile &, float *);
-    int across, down, tile_height;
-    long tiles, next;
+    Tiles tiles;
+    long next;
 };
 
 void *run(void *argument) {
     Work &work = *(Work *)argument;
     const Conv &conv = work.conv;
     const int r = conv.radius;
-    const long floats = conv.tile_row * (work.tile_height + 2 * r) + MOST_SPAN * (conv.p + 4 * MOST_LANES) +
+    const long floats = conv.tile_row * (work.tiles.tile_height + 2 * r) + MOST_SPAN * (conv.p + 4 * MOST_LANES) +
                         (r + 1L) * (MOST_SPAN + 2 * r) * MOST_LANES;
     void *memory = nullptr;
     if (posix_memalign(&memory, 64, floats * sizeof(float))) return nullptr;
-    for (long i; (i = take(work.next)) < work.tiles;) {
-        Tile tile;
-        tile.left = i % work.across * TILE_WIDTH;
-        tile.top = i / work.across % work.down * work.tile_height;
-        tile.batch = i / work.across / work.down;
-        tile.right = tile.left + TILE_WIDTH < conv.width ? tile.left + TILE_WIDTH : conv.width;
-        tile.bottom = tile.top + work.tile_height < conv.height ? tile.top + work.tile_height : conv.height;
+    for (long i; (i = take(work.next)) < work.tiles.count;) {
+        const Tile tile = work.tiles.tile(i);
         work.convolve(conv, tile, (float *)memory);
     }
     free(memory);
@@ -87,15 +79,9 @@ extern "C" int esc_symmetric_conv(const float *x, const long *x_strides, float *
     conv.p = p, conv.radius = r, conv.orbits = orbits;
     conv.weight = weight, conv.dynamic = dynamic;
     work.convolve = WIDEST(lanes, convolve);
-    work.across = (width + TILE_WIDTH - 1) / TILE_WIDTH;
-    // Small maps on many cores: lower tiles, so that there is work for all.
-    work.tile_height = TILE_HEIGHT;
-    do {
-        work.down = (height + work.tile_height - 1) / work.tile_height;
-        work.tiles = (long)batch * work.across * work.down;
-    } while (work.tiles < 4L * threads && work.tile_height > 2 && (work.tile_height /= 2));
+    work.tiles = Tiles::of(batch, height, width, TILE_HEIGHT, TILE_WIDTH, 2, threads);
     work.next = 0;
-    in_threads(work, threads < work.tiles ? threads : work.tiles, run);
+    in_threads(work, threads < work.tiles.count ? threads : work.tiles.count, run);
     free(memory);
-    return work.next < work.tiles;
+    return work.next < work.tiles.count;
 }

@@ -60,16 +60,12 @@ def test_is_softmax_attention(batch, height, width, heads, d, window):
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 16])
-def test_any_number_of_threads(threads):
+def test_any_number_of_threads(threads, with_threads):
     """Small maps are cut into more parts, so that there is one for each."""
     qkv, table = random_inputs(1, 13, 9, 2, 8, 8)
     expected = attend(qkv, table, 8)
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    with with_threads(threads):
         assert torch.equal(attend(qkv, table, 8), expected)
-    finally:
-        torch.set_num_threads(before)
 
 
 def test_memory_formats_and_slices():
@@ -152,17 +148,13 @@ def test_gradients(batch, height, width, heads, d, window):
         )
 
 
-def test_gradients_do_not_depend_on_the_threads():
+def test_gradients_do_not_depend_on_the_threads(with_threads):
     qkv, table = random_inputs(2, 24, 40, 2, 8, 8)
     upstream = torch.randn(2, 24, 40, 16)
-    before = torch.get_num_threads()
     found = []
-    try:
-        for threads in (1, 2, 3, 16):
-            torch.set_num_threads(threads)
+    for threads in (1, 2, 3, 16):
+        with with_threads(threads):
             found.append(gradients(native, qkv, table, 8, upstream))
-    finally:
-        torch.set_num_threads(before)
     for others in found[1:]:
         assert all(map(torch.equal, others, found[0]))
 

@@ -57,16 +57,12 @@ def test_is_the_layers(batch, dim, ratio, height, width, with_norm):
 
 @pytest.mark.parametrize("threads", [1, 3, 16])
 @torch.inference_mode()
-def test_any_number_of_threads(threads):
+def test_any_number_of_threads(threads, with_threads):
     ffn, norm = make_layers(16, 2, True)
     x = torch.randn(1, 16, 21, 100)
     expected = feed_forward(ffn, norm, x)
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    with with_threads(threads):
         assert torch.equal(feed_forward(ffn, norm, x), expected)
-    finally:
-        torch.set_num_threads(before)
 
 
 @torch.inference_mode()

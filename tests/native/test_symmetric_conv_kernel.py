@@ -48,15 +48,11 @@ def test_is_the_convolution(batch, p, height, width, k, memory_format):
 
 
 @pytest.mark.parametrize("threads", [1, 3, 16])
-def test_any_number_of_threads(threads):
+def test_any_number_of_threads(threads, with_threads):
     inputs = random_inputs(1, 16, 21, 100, 13)
     expected = native.symmetric_conv(*inputs)
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    with with_threads(threads):
         assert torch.equal(native.symmetric_conv(*inputs), expected)
-    finally:
-        torch.set_num_threads(before)
 
 
 @torch.inference_mode()
