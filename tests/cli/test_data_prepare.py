@@ -27,6 +27,9 @@ FORKED_RUNS = """
     src, work, kills = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
     options = ["--scales", "2", "3", "--sub-image", "96", "--step", "48", "--lmdb"]
 
+    # A shell's job in the background, which the tests may be, ignores Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
     def begin(dest):
         pid = os.fork()
         if pid == 0:
