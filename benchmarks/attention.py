@@ -90,7 +90,7 @@ def prepare(
 def works(backend: str, mode: str, dtype: str, device: str) -> bool:
     """Whether a back-end has this mode."""
     if backend == "native":
-        return (mode, dtype, device) == ("forward", "float32", "cpu") and native.available()
+        return (dtype, device) == ("float32", "cpu") and native.available()
     if backend == "sdpa_blocked":
         return mode == "forward" and device == "cpu"
     return backend != "flex" or flex.available(device, mode != "forward")
