@@ -7,7 +7,9 @@ from torch import Tensor, nn
 from esc_arch.errors import UserError
 from esc_arch.ops.padding import reflect_pad_bottom_right
 
-__all__ = ["NotInstalled", "extend_small"]
+__all__ = ["INSTALL", "NotInstalled", "extend_small"]
+
+INSTALL = "pip install 'spandrel<0.5' 'spandrel_extra_arches<0.3'"
 
 
 class NotInstalled(nn.Module):
@@ -17,7 +19,7 @@ class NotInstalled(nn.Module):
         raise UserError(
             f"network {type(self).__name__}: expected the packages spandrel 0.4 and "
             "spandrel_extra_arches 0.2, which implement it; found no such package or another "
-            "version. Install them: pip install 'esc-arch[compare]'."
+            f"version. Install them: {INSTALL}."
         )
 
 

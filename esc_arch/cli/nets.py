@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from esc_arch.archs.presets import PRESETS, outline
+from esc_arch.archs.public_network import INSTALL
 from esc_arch.errors import UserError
 
 
@@ -32,7 +33,7 @@ def run(args: argparse.Namespace) -> None:
             table.add_row(name, preset.network.__name__, f"x{scale}", parameters)
     console.print(table)
     if missing:
-        console.print(r"Not installed: pip install 'esc-arch\[compare]'")
+        console.print(f"Not installed: {INSTALL}")
     ours = {preset.network.__name__ for preset in PRESETS.values()}
     others = sorted({name.removesuffix("_basicsr") for name in ARCH_REGISTRY.keys()} - ours)  # noqa: SIM118
     console.print(f"Registered by BasicSR and other plug-ins: {', '.join(others)}")

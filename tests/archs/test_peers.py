@@ -175,7 +175,7 @@ def test_without_spandrel_the_names_stay_and_say_what_to_install():
     assert set(told) == {"ATD", "OmniSR", "SRFormer"}
     for name, message in told.items():
         assert message.startswith(f"network {name}: expected the packages spandrel")
-        assert "pip install 'esc-arch[compare]'" in message
+        assert "pip install 'spandrel<0.5' 'spandrel_extra_arches<0.3'" in message
 
 
 def test_nets_lists_what_is_not_installed(monkeypatch, capsys):
@@ -184,7 +184,7 @@ def test_nets_lists_what_is_not_installed(monkeypatch, capsys):
 
     monkeypatch.setattr(nets, "outline", missing)
     assert main(["nets"]) == 0
-    assert "pip install 'esc-arch[compare]'" in capsys.readouterr().out
+    assert "pip install 'spandrel<0.5' 'spandrel_extra_arches<0.3'" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["SwinIR", "RCAN"])
