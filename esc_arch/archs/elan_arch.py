@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from esc_arch.layers.argument_checks import check_least, check_only, check_positive
+from esc_arch.layers.rgb_mean import RGB_MEAN
 from esc_arch.ops.bands import by_bands
 from esc_arch.ops.memory_format import like_input
 from esc_arch.ops.padding import crop_bottom_right
@@ -23,9 +25,6 @@ from esc_arch.ops.window_tokens import from_tokens, pad_to_windows, to_tokens
 from esc_arch.registration import register_arch
 
 __all__ = ["ELAN"]
-
-# Of the training images (DIV2K).
-RGB_MEAN = (0.4488, 0.4371, 0.4040)
 
 
 class MeanShift(nn.Conv2d):
@@ -282,23 +281,18 @@ def _check(
     rgb_range: float,
     act_type: str,
 ) -> None:
-    for name, value, only in (("colors", colors, 3), ("act_type", act_type, "relu")):
-        if value != only:
-            raise ValueError(f"{name} {value!r} is not supported: ELAN has {only!r}")
+    check_only("ELAN", colors=(colors, 3), act_type=(act_type, "relu"))
     if len(window_sizes) != 3 or min(window_sizes) < 1:
         raise ValueError(f"window_sizes {list(window_sizes)} is not three sides from 1 pixel")
-    for name, value, least in (
-        ("scale", scale, 1),
-        ("n_share", n_share, 0),
-        ("m_elan", m_elan, 1),
-        ("c_elan", c_elan, 6),
-        ("r_expand", r_expand, 1),
-    ):
-        if value < least:
-            raise ValueError(f"{name} {value} is less than {least}")
+    check_least(
+        scale=(scale, 1),
+        n_share=(n_share, 0),
+        m_elan=(m_elan, 1),
+        c_elan=(c_elan, 6),
+        r_expand=(r_expand, 1),
+    )
     if m_elan % (1 + n_share):
         raise ValueError(f"m_elan {m_elan} is not a multiple of 1 + n_share, {1 + n_share}")
     if c_elan % 3:
         raise ValueError(f"c_elan {c_elan} is not a multiple of 3")
-    if rgb_range <= 0:
-        raise ValueError(f"rgb_range {rgb_range} is not above 0")
+    check_positive(rgb_range=rgb_range)

@@ -15,9 +15,11 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
+from esc_arch.layers.argument_checks import check_attn_type, check_least, check_only
 from esc_arch.layers.norm import ChannelLayerNorm
+from esc_arch.layers.residual_group import ResidualGroup
+from esc_arch.layers.restoration_frame import RestorationFrame, check_frame
 from esc_arch.ops.activation import gelu
 from esc_arch.ops.bands import by_bands
 from esc_arch.ops.correlation import CORRELATION_TYPES, correlate
@@ -27,9 +29,6 @@ from esc_arch.ops.window_tokens import from_tokens, pad_to_windows, to_tokens
 from esc_arch.registration import register_arch
 
 __all__ = ["HiT_SRF"]
-
-# Of the training images (DIV2K); taken off an RGB image before the first convolution.
-RGB_MEAN = (0.4488, 0.4371, 0.4040)
 
 
 class DualFeatureExtraction(nn.Module):
@@ -209,35 +208,8 @@ class HierarchicalTransformerBlock(nn.Module):
         return by_bands(lambda x: self.norm2(self.mlp(x)), x, halo=2, residual=x)
 
 
-class ResidualGroup(nn.Module):
-    """Blocks with growing windows, a convolution, the residual.
-
-    Args:
-        dim: C.
-        blocks: of C channels.
-        use_checkpoint: keep only the blocks' inputs in training and compute the rest anew.
-
-    Shape: (B, C, H, W) -> (B, C, H, W).
-    """
-
-    def __init__(self, dim: int, blocks: nn.ModuleList, use_checkpoint: bool) -> None:
-        super().__init__()
-        self.use_checkpoint = use_checkpoint
-        self.residual_group = nn.ModuleDict({"blocks": blocks})
-        self.conv = nn.Conv2d(dim, dim, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        skip = x
-        for block in self.residual_group["blocks"]:
-            if self.use_checkpoint and torch.is_grad_enabled():
-                x = checkpoint(block, x, use_reentrant=False)
-            else:
-                x = block(x)
-        return self.conv(x) + skip
-
-
 @register_arch
-class HiT_SRF(nn.Module):
+class HiT_SRF(RestorationFrame):
     """The HiT-SRF network.
 
     Args:
@@ -299,66 +271,45 @@ class HiT_SRF(nn.Module):
         expansion_factor: float | None = None,
         attn_type: str = "auto",
     ) -> None:
-        super().__init__()
         # What the public code offers and no published network uses.
-        for name, value, only in (
-            ("patch_size", patch_size, 1),
-            ("drop_rate", drop_rate, 0),
-            ("value_drop_rate", value_drop_rate, 0),
-            ("drop_path_rate", drop_path_rate, 0),
-            ("norm_layer", norm_layer, nn.LayerNorm),
-            ("ape", ape, False),
-            ("upsampler", upsampler, "pixelshuffledirect"),
-            ("resi_connection", resi_connection, "1conv"),
-            (
-                "expansion_factor",
+        check_only(
+            "HiT_SRF",
+            patch_size=(patch_size, 1),
+            drop_rate=(drop_rate, 0),
+            value_drop_rate=(value_drop_rate, 0),
+            drop_path_rate=(drop_path_rate, 0),
+            norm_layer=(norm_layer, nn.LayerNorm),
+            ape=(ape, False),
+            upsampler=(upsampler, "pixelshuffledirect"),
+            resi_connection=(resi_connection, "1conv"),
+            expansion_factor=(
                 mlp_ratio if expansion_factor is None else expansion_factor,
                 mlp_ratio,
             ),
-        ):
-            if value != only:
-                raise ValueError(f"{name} {value!r} is not supported: HiT_SRF has {only!r}")
-        if attn_type.lower() not in CORRELATION_TYPES:
-            raise ValueError(
-                f"attn_type {attn_type!r} is unknown; known are {', '.join(CORRELATION_TYPES)}"
-            )
-        _check_sizes(in_chans, embed_dim, depths, num_heads, mlp_ratio, upscale, img_range)
-        windows = _windows(base_win_size, hier_win_ratios, max(depths))
-        self.upscale = upscale
-        self.img_range = img_range
-        mean = RGB_MEAN if in_chans == 3 else (0.0,)
-        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
-        self.conv_first = nn.Conv2d(in_chans, embed_dim, 3, padding=1)
-        norm = OrderedDict(norm=ChannelLayerNorm(embed_dim, eps=1e-5)) if patch_norm else {}
-        self.patch_embed = nn.Sequential(OrderedDict(norm))
-        self.layers = nn.ModuleList()
-        for depth, heads in zip(depths, num_heads, strict=True):
-            blocks = nn.ModuleList(
-                HierarchicalTransformerBlock(
-                    embed_dim,
-                    *window_pair,
-                    heads,
-                    int(embed_dim * mlp_ratio),
-                    attn_type.lower(),
-                )
-                for window_pair in windows[:depth]
-            )
-            self.layers.append(ResidualGroup(embed_dim, blocks, use_checkpoint))
-        self.norm = ChannelLayerNorm(embed_dim, eps=1e-5)
-        self.conv_after_body = nn.Conv2d(embed_dim, embed_dim, 3, padding=1)
-        self.upsample = nn.Sequential(
-            nn.Conv2d(embed_dim, in_chans * upscale**2, 3, padding=1), nn.PixelShuffle(upscale)
         )
-        self.apply(_initialise)
+        check_attn_type(attn_type, CORRELATION_TYPES)
+        check_frame(in_chans, depths, num_heads, upscale, img_range)
+        hidden = int(embed_dim * mlp_ratio)
+        _check_channels(embed_dim, num_heads, hidden, mlp_ratio)
+        windows = _windows(base_win_size, hier_win_ratios, max(depths))
+        groups = (
+            ResidualGroup(
+                embed_dim,
+                "blocks",
+                (
+                    HierarchicalTransformerBlock(
+                        embed_dim, *window_pair, heads, hidden, attn_type.lower()
+                    )
+                    for window_pair in windows[:depth]
+                ),
+                use_checkpoint,
+            )
+            for depth, heads in zip(depths, num_heads, strict=True)
+        )
+        super().__init__(groups, in_chans, embed_dim, patch_norm, upscale, img_range)
 
     def forward(self, x: Tensor) -> Tensor:
-        image = x.contiguous(memory_format=torch.channels_last)
-        shallow = self.conv_first((image - self.mean.to(x.dtype)) * self.img_range)
-        feat = self.patch_embed(shallow)
-        for layer in self.layers:
-            feat = layer(feat)
-        y = self.upsample(self.conv_after_body(self.norm(feat)) + shallow)
-        return like_input(y / self.img_range + self.mean.to(y.dtype), x)
+        return like_input(self.restore(x.contiguous(memory_format=torch.channels_last)), x)
 
 
 def _windows(
@@ -384,35 +335,12 @@ def _windows(
     return pairs
 
 
-def _check_sizes(
-    in_chans: int,
-    embed_dim: int,
-    depths: Sequence[int],
-    num_heads: Sequence[int],
-    mlp_ratio: float,
-    upscale: int,
-    img_range: float,
+def _check_channels(
+    embed_dim: int, num_heads: Sequence[int], hidden: int, mlp_ratio: float
 ) -> None:
-    if not depths or len(depths) != len(num_heads):
-        raise ValueError(
-            f"depths {list(depths)} and num_heads {list(num_heads)} are not one number for "
-            "each group of blocks"
-        )
-    at_least = {"in_chans": (in_chans, 1), "embed_dim": (embed_dim, 16), "upscale": (upscale, 1)}
-    at_least |= {"depths": (min(depths), 1), "num_heads": (min(num_heads), 1)}
-    for name, (value, least) in at_least.items():
-        if value < least:
-            raise ValueError(f"{name} {value} is less than {least}")
+    check_least(embed_dim=(embed_dim, 16))
     for heads in num_heads:
         if embed_dim % (2 * heads):
             raise ValueError(f"embed_dim {embed_dim} is not a multiple of 2 * num_heads {heads}")
-    if int(embed_dim * mlp_ratio) < 1:
+    if hidden < 1:
         raise ValueError(f"mlp_ratio {mlp_ratio} leaves no hidden channel of embed_dim {embed_dim}")
-    if img_range <= 0:
-        raise ValueError(f"img_range {img_range} is not above 0")
-
-
-def _initialise(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-        nn.init.zeros_(module.bias)

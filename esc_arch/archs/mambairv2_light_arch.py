@@ -11,16 +11,17 @@ Shapes: B images, H x W pixels, L = H * W tokens, C channels, N states of a chan
 classes of tokens, h heads, w = side of a window, r = upscaling factor.
 """
 
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from math import ceil, log
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
+from esc_arch.layers.argument_checks import check_attn_type, check_least, check_only
 from esc_arch.layers.norm import ChannelLayerNorm
+from esc_arch.layers.residual_group import ResidualGroup
+from esc_arch.layers.restoration_frame import RestorationFrame, check_frame
 from esc_arch.ops.activation import gelu
 from esc_arch.ops.bands import by_bands, runs_in_bands
 from esc_arch.ops.memory_format import like_input
@@ -31,9 +32,6 @@ from esc_arch.ops.window_attention.bias import relative_position_bias
 from esc_arch.registration import register_arch
 
 __all__ = ["MambaIRv2Light"]
-
-# Of the training images (DIV2K); taken off an RGB image before the first convolution.
-RGB_MEAN = (0.4488, 0.4371, 0.4040)
 
 # Added to the scores of pixels that only the shift brought into one window.
 MASKED = -100.0
@@ -347,36 +345,8 @@ class AttentiveLayer(nn.Module):
         return x * _per_channel(self.scale2) + y
 
 
-class AttentiveGroup(nn.Module):
-    """Layers, a convolution, the residual.
-
-    Args:
-        dim: C.
-        layers: of C channels.
-        use_checkpoint: keep only the layers' inputs in training and compute the rest anew.
-
-    Shape: (B, C, H, W) -> (B, C, H, W).
-    """
-
-    def __init__(self, dim: int, layers: nn.ModuleList, use_checkpoint: bool) -> None:
-        super().__init__()
-        self.use_checkpoint = use_checkpoint
-        self.residual_group = nn.ModuleDict({"layers": layers})
-        self.conv = nn.Conv2d(dim, dim, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        skip = x
-        for layer in self.residual_group["layers"]:
-            if self.use_checkpoint and torch.is_grad_enabled():
-                # The noise is drawn a second time: from the same state of the generator.
-                x = checkpoint(layer, x, use_reentrant=False, preserve_rng_state=True)
-            else:
-                x = layer(x)
-        return self.conv(x) + skip
-
-
 @register_arch
-class MambaIRv2Light(nn.Module):
+class MambaIRv2Light(RestorationFrame):
     """The MambaIRv2-light network.
 
     Args:
@@ -438,83 +408,59 @@ class MambaIRv2Light(nn.Module):
         resi_connection: str = "1conv",
         attn_type: str = "auto",
     ) -> None:
-        super().__init__()
         # What the public code offers, or takes and ignores, and no published network uses.
-        for name, value, only in (
-            ("patch_size", patch_size, 1),
-            ("convffn_kernel_size", convffn_kernel_size, 5),
-            ("norm_layer", norm_layer, nn.LayerNorm),
-            ("ape", ape, False),
-            ("upsampler", upsampler, "pixelshuffledirect"),
-            ("resi_connection", resi_connection, "1conv"),
-        ):
-            if value != only:
-                raise ValueError(f"{name} {value!r} is not supported: MambaIRv2Light has {only!r}")
-        if attn_type.lower() not in ATTENTION_TYPES:
-            raise ValueError(
-                f"attn_type {attn_type!r} is unknown; known are {', '.join(ATTENTION_TYPES)}"
-            )
+        check_only(
+            "MambaIRv2Light",
+            patch_size=(patch_size, 1),
+            convffn_kernel_size=(convffn_kernel_size, 5),
+            norm_layer=(norm_layer, nn.LayerNorm),
+            ape=(ape, False),
+            upsampler=(upsampler, "pixelshuffledirect"),
+            resi_connection=(resi_connection, "1conv"),
+        )
+        check_attn_type(attn_type, ATTENTION_TYPES)
+        check_frame(in_chans, depths, num_heads, upscale, img_range)
+        check_least(
+            embed_dim=(embed_dim, 3),
+            d_state=(d_state, 1),
+            window_size=(window_size, 1),
+            inner_rank=(inner_rank, 1),
+            num_tokens=(num_tokens, 1),
+        )
+        for heads in num_heads:
+            if embed_dim % heads:
+                raise ValueError(f"embed_dim {embed_dim} is not a multiple of num_heads {heads}")
         hidden = int(embed_dim * mlp_ratio)
         if hidden < 2 or hidden % 2:
             raise ValueError(
                 f"mlp_ratio {mlp_ratio} makes {hidden} channels of embed_dim {embed_dim}, "
                 "not an even number from 2"
             )
-        if not depths or len(depths) != len(num_heads):
-            raise ValueError(
-                f"depths {list(depths)} and num_heads {list(num_heads)} are not one number "
-                "for each group of layers"
+        groups = (
+            ResidualGroup(
+                embed_dim,
+                "layers",
+                (
+                    AttentiveLayer(
+                        embed_dim,
+                        hidden,
+                        d_state,
+                        inner_rank,
+                        num_tokens,
+                        heads,
+                        window_size,
+                        window_size // 2 if i % 2 else 0,
+                        qkv_bias,
+                        attn_type.lower(),
+                    )
+                    for i in range(depth)
+                ),
+                use_checkpoint,
             )
-        for name, value, least in (
-            ("in_chans", in_chans, 1),
-            ("embed_dim", embed_dim, 3),
-            ("d_state", d_state, 1),
-            ("depths", min(depths), 1),
-            ("num_heads", min(num_heads), 1),
-            ("window_size", window_size, 1),
-            ("inner_rank", inner_rank, 1),
-            ("num_tokens", num_tokens, 1),
-            ("upscale", upscale, 1),
-        ):
-            if value < least:
-                raise ValueError(f"{name} {value} is less than {least}")
-        for heads in num_heads:
-            if embed_dim % heads:
-                raise ValueError(f"embed_dim {embed_dim} is not a multiple of num_heads {heads}")
-        if img_range <= 0:
-            raise ValueError(f"img_range {img_range} is not above 0")
-        self.window_size = window_size
-        self.upscale = upscale
-        self.img_range = img_range
-        mean = RGB_MEAN if in_chans == 3 else (0.0,)
-        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
-        self.conv_first = nn.Conv2d(in_chans, embed_dim, 3, padding=1)
-        norm = {"norm": ChannelLayerNorm(embed_dim, eps=1e-5)} if patch_norm else {}
-        self.patch_embed = nn.Sequential(OrderedDict(norm))
-        self.layers = nn.ModuleList()
-        for depth, heads in zip(depths, num_heads, strict=True):
-            layers = nn.ModuleList(
-                AttentiveLayer(
-                    embed_dim,
-                    hidden,
-                    d_state,
-                    inner_rank,
-                    num_tokens,
-                    heads,
-                    window_size,
-                    window_size // 2 if i % 2 else 0,
-                    qkv_bias,
-                    attn_type.lower(),
-                )
-                for i in range(depth)
-            )
-            self.layers.append(AttentiveGroup(embed_dim, layers, use_checkpoint))
-        self.norm = ChannelLayerNorm(embed_dim, eps=1e-5)
-        self.conv_after_body = nn.Conv2d(embed_dim, embed_dim, 3, padding=1)
-        self.upsample = nn.Sequential(
-            nn.Conv2d(embed_dim, in_chans * upscale**2, 3, padding=1), nn.PixelShuffle(upscale)
+            for depth, heads in zip(depths, num_heads, strict=True)
         )
-        self.apply(_initialise)
+        super().__init__(groups, in_chans, embed_dim, patch_norm, upscale, img_range)
+        self.window_size = window_size
 
     def forward(self, x: Tensor) -> Tensor:
         height, width, window = *x.shape[2:], self.window_size
@@ -522,13 +468,7 @@ class MambaIRv2Light(nn.Module):
         bottom = (height + window - 1) // window * window - height
         right = (width + window - 1) // window * window - width
         image = symmetric_pad_bottom_right(x.permute(0, 2, 3, 1), bottom, right)
-        image = image.contiguous().permute(0, 3, 1, 2)
-        shallow = self.conv_first((image - self.mean.to(x.dtype)) * self.img_range)
-        feat = self.patch_embed(shallow)
-        for layer in self.layers:
-            feat = layer(feat)
-        y = self.upsample(self.conv_after_body(self.norm(feat)) + shallow)
-        y = y / self.img_range + self.mean.to(y.dtype)
+        y = self.restore(image.contiguous().permute(0, 3, 1, 2))
         y = crop_bottom_right(y.permute(0, 2, 3, 1), height * self.upscale, width * self.upscale)
         return like_input(y.permute(0, 3, 1, 2), x)
 
@@ -593,10 +533,3 @@ def _inverse(order: Tensor) -> Tensor:
 
 def _per_channel(scale: Tensor) -> Tensor:
     return scale.view(1, -1, 1, 1)
-
-
-def _initialise(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)

@@ -11,7 +11,8 @@ from torch import nn
 
 from esc_arch import UserError, create, options, weights
 from esc_arch.archs import ELAN, PRESETS
-from esc_arch.archs.elan_arch import RGB_MEAN, GroupwiseAttention, ShiftConv2d
+from esc_arch.archs.elan_arch import GroupwiseAttention, ShiftConv2d
+from esc_arch.layers.rgb_mean import RGB_MEAN
 from esc_arch.ops import bands
 from tests.options.option_cases import TRAIN
 from tests.reference_cases import REFERENCE, arrays, deviation, fill_parameters
