@@ -20,6 +20,7 @@ from esc_arch.archs.mambairv2_light_arch import MambaIRv2Light
 from esc_arch.archs.omnisr_arch import OmniSR
 from esc_arch.archs.srformer_arch import SRFormer
 from esc_arch.errors import UserError
+from esc_arch.layers.rgb_mean import RGB_MEAN
 
 
 @dataclass(frozen=True)
@@ -60,18 +61,55 @@ _ESC_XL = {
 }
 _ESC_REAL = {**_ESC, "n_blocks": 10, "exp_ratio": 2}
 
-# Of the public option files.
-_SWINIR_LIGHT = {
+# Of the public option files.  What those of SwinIR and of its successors have in common:
+_SWINIR_FRAME = {
     "in_chans": 3,
     "img_size": 64,
-    "window_size": 8,
     "img_range": 1.0,
+    "upsampler": "pixelshuffledirect",
+    "resi_connection": "1conv",
+}
+_SWINIR_LIGHT = {
+    **_SWINIR_FRAME,
+    "window_size": 8,
     "depths": (6, 6, 6, 6),
     "embed_dim": 60,
     "num_heads": (6, 6, 6, 6),
     "mlp_ratio": 2,
-    "upsampler": "pixelshuffledirect",
-    "resi_connection": "1conv",
+}
+_SRFORMER_LIGHT = {**_SWINIR_LIGHT, "window_size": 16}
+_HIT_SRF = {
+    **_SWINIR_FRAME,
+    "base_win_size": (8, 8),
+    "hier_win_ratios": (0.5, 1, 2, 4, 6, 8),
+    "depths": (6, 6, 6, 6),
+    "embed_dim": 60,
+    "num_heads": (6, 6, 6, 6),
+    "mlp_ratio": 2,
+}
+_ATD_LIGHT = {
+    **_SWINIR_FRAME,
+    "embed_dim": 48,
+    "depths": (6, 6, 6, 6),
+    "num_heads": (4, 4, 4, 4),
+    "window_size": 16,
+    "category_size": 128,
+    "num_tokens": 64,
+    "reducted_dim": 8,
+    "convffn_kernel_size": 7,
+    "mlp_ratio": 1,
+}
+_MAMBAIRV2_LIGHT = {
+    **_SWINIR_FRAME,
+    "embed_dim": 48,
+    "d_state": 8,
+    "depths": (5, 5, 5, 5),
+    "num_heads": (4, 4, 4, 4),
+    "window_size": 16,
+    "inner_rank": 32,
+    "num_tokens": 64,
+    "convffn_kernel_size": 5,
+    "mlp_ratio": 1.0,
 }
 _ELAN_LIGHT = {
     "colors": 3,
@@ -83,19 +121,6 @@ _ELAN_LIGHT = {
     "rgb_range": 255.0,
     "act_type": "relu",
 }
-_HIT_SRF = {
-    "in_chans": 3,
-    "img_size": 64,
-    "base_win_size": (8, 8),
-    "img_range": 1.0,
-    "depths": (6, 6, 6, 6),
-    "embed_dim": 60,
-    "num_heads": (6, 6, 6, 6),
-    "mlp_ratio": 2,
-    "resi_connection": "1conv",
-    "hier_win_ratios": (0.5, 1, 2, 4, 6, 8),
-    "upsampler": "pixelshuffledirect",
-}
 _RCAN = {
     "num_in_ch": 3,
     "num_out_ch": 3,
@@ -105,23 +130,7 @@ _RCAN = {
     "squeeze_factor": 16,
     "res_scale": 1,
     "img_range": 255.0,
-    "rgb_mean": (0.4488, 0.4371, 0.4040),
-}
-_ATD_LIGHT = {
-    "in_chans": 3,
-    "img_size": 64,
-    "embed_dim": 48,
-    "depths": (6, 6, 6, 6),
-    "num_heads": (4, 4, 4, 4),
-    "window_size": 16,
-    "category_size": 128,
-    "num_tokens": 64,
-    "reducted_dim": 8,
-    "convffn_kernel_size": 7,
-    "img_range": 1.0,
-    "mlp_ratio": 1,
-    "upsampler": "pixelshuffledirect",
-    "resi_connection": "1conv",
+    "rgb_mean": RGB_MEAN,
 }
 _OMNISR = {
     "num_feat": 64,
@@ -133,24 +142,6 @@ _OMNISR = {
     "window_size": 8,
     "pe": True,
     "ffn_bias": True,
-}
-_SRFORMER_LIGHT = {**_SWINIR_LIGHT, "window_size": 16}
-
-_MAMBAIRV2_LIGHT = {
-    "in_chans": 3,
-    "img_size": 64,
-    "img_range": 1.0,
-    "embed_dim": 48,
-    "d_state": 8,
-    "depths": (5, 5, 5, 5),
-    "num_heads": (4, 4, 4, 4),
-    "window_size": 16,
-    "inner_rank": 32,
-    "num_tokens": 64,
-    "convffn_kernel_size": 5,
-    "mlp_ratio": 1.0,
-    "upsampler": "pixelshuffledirect",
-    "resi_connection": "1conv",
 }
 
 PRESETS: Mapping[str, Preset] = MappingProxyType(
