@@ -10,19 +10,14 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from esc_arch.archs.public_network import NotInstalled, extend_small
+from esc_arch.archs.public_network import extend_small, public_class
 from esc_arch.registration import register_arch
-
-try:
-    from spandrel.architectures.ATD import ATD as PublicATD
-except ImportError:
-    PublicATD = NotInstalled
 
 __all__ = ["ATD"]
 
 
 @register_arch
-class ATD(PublicATD):
+class ATD(public_class("spandrel.architectures.ATD", "ATD")):
     """The ATD network (also ATD-light, by its arguments).
 
     Args:

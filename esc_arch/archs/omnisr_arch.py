@@ -8,13 +8,8 @@ Shapes: B images, H x W pixels, r = upscaling factor.
 
 from torch import Tensor
 
-from esc_arch.archs.public_network import NotInstalled, extend_small
+from esc_arch.archs.public_network import extend_small, public_class
 from esc_arch.registration import register_arch
-
-try:
-    from spandrel.architectures.OmniSR import OmniSR as PublicOmniSR
-except ImportError:
-    PublicOmniSR = NotInstalled
 
 __all__ = ["OmniSR"]
 
@@ -23,7 +18,7 @@ _LEAST_SIDE = 15
 
 
 @register_arch
-class OmniSR(PublicOmniSR):
+class OmniSR(public_class("spandrel.architectures.OmniSR", "OmniSR")):
     """The OmniSR network.
 
     Args:

@@ -1,5 +1,6 @@
 """What the adapters for networks that another package implements share."""
 
+import importlib
 from collections.abc import Callable
 
 from torch import Tensor, nn
@@ -7,12 +8,25 @@ from torch import Tensor, nn
 from esc_arch.errors import UserError
 from esc_arch.ops.padding import reflect_pad_bottom_right
 
-__all__ = ["INSTALL", "NotInstalled", "extend_small"]
+__all__ = ["INSTALL", "extend_small", "public_class"]
 
 INSTALL = "pip install 'spandrel<0.5' 'spandrel_extra_arches<0.3'"
 
 
-class NotInstalled(nn.Module):
+def public_class(module: str, name: str) -> type[nn.Module]:
+    """The public network of an optional package, or what stands in for it.
+
+    Args:
+        module: where it is, by its full name.
+        name: of the class.
+    """
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError):
+        return _NotInstalled
+
+
+class _NotInstalled(nn.Module):
     """Stands in for a public network whose package is missing, and says so when built."""
 
     def __init__(self, **arguments: object) -> None:

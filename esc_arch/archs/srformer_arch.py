@@ -10,19 +10,14 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from esc_arch.archs.public_network import NotInstalled, extend_small
+from esc_arch.archs.public_network import extend_small, public_class
 from esc_arch.registration import register_arch
-
-try:
-    from spandrel_extra_arches.architectures.SRFormer import SRFormer as PublicSRFormer
-except ImportError:
-    PublicSRFormer = NotInstalled
 
 __all__ = ["SRFormer"]
 
 
 @register_arch
-class SRFormer(PublicSRFormer):
+class SRFormer(public_class("spandrel_extra_arches.architectures.SRFormer", "SRFormer")):
     """The SRFormer network (also SRFormer-light, by its arguments).
 
     Args:
