@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Line", "Panel", "draw", "panels"]
 
-_TITLE_IN, _PLOT_IN, _AXIS_IN = 0.4, 3.0, 0.55
-_LEFT_IN, _LABELS_IN = 0.7, 1.6
+# Names of the lines stand at the right.
+_MARGINS = figures.Margins(above=0.4, plot=3.0, below=0.55, left=0.7, right=1.6)
 
 
 class Line(NamedTuple):
@@ -63,18 +63,8 @@ def draw(shown: list[Panel], everyone: list[Entry]) -> "Figure":
         shown: at least one panel.
         everyone: all entries of the comparison, which decide colours, markers and lines.
     """
-    height = _TITLE_IN + _PLOT_IN + _AXIS_IN
-    figure = figures.new_figure(height * len(shown))
-    for index, panel in enumerate(shown):
-        bottom = (len(shown) - 1 - index) * height + _AXIS_IN
-        axes = figure.add_axes(
-            (
-                _LEFT_IN / figures.WIDTH_IN,
-                bottom / (height * len(shown)),
-                (figures.WIDTH_IN - _LEFT_IN - _LABELS_IN) / figures.WIDTH_IN,
-                _PLOT_IN / (height * len(shown)),
-            )
-        )
+    figure, places = figures.stacked(len(shown), _MARGINS)
+    for axes, panel in zip(places, shown, strict=True):
         _draw_panel(axes, panel, figures.looks(everyone))
     return figure
 

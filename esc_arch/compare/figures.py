@@ -12,9 +12,20 @@ from esc_arch.compare.entries import Entry, in_order, place
 from esc_arch.errors import UserError
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["DPI", "WIDTH_IN", "Look", "fixed_style", "looks", "new_figure", "png"]
+__all__ = [
+    "DPI",
+    "WIDTH_IN",
+    "Look",
+    "Margins",
+    "fixed_style",
+    "looks",
+    "new_figure",
+    "png",
+    "stacked",
+]
 
 WIDTH_IN = 6.7  # the text of an A4 page
 DPI = 200
@@ -58,6 +69,16 @@ def looks(entries: Iterable[Entry]) -> dict[Entry, Look]:
     return out
 
 
+class Margins(NamedTuple):
+    """A panel as wide as the picture: the plot's height and the room around it, in inches."""
+
+    above: float
+    plot: float
+    below: float
+    left: float
+    right: float
+
+
 @contextmanager
 def fixed_style() -> Iterator[None]:
     """Matplotlib's own defaults inside, whatever the user's matplotlibrc says.
@@ -84,6 +105,24 @@ def new_figure(height_in: float) -> "Figure":
     figure = Figure(figsize=(WIDTH_IN, height_in), dpi=DPI)
     FigureCanvasAgg(figure)
     return figure
+
+
+def stacked(count: int, margins: Margins) -> tuple["Figure", list["Axes"]]:
+    """A figure of panels one below the other, and their axes from the top."""
+    height = margins.above + margins.plot + margins.below
+    figure = new_figure(height * count)
+    width = WIDTH_IN - margins.left - margins.right
+    axes = []
+    for below in reversed(range(count)):
+        bottom = below * height + margins.below
+        corner_and_size = (
+            margins.left / WIDTH_IN,
+            bottom / (height * count),
+            width / WIDTH_IN,
+            margins.plot / (height * count),
+        )
+        axes.append(figure.add_axes(corner_and_size))
+    return figure, axes
 
 
 def png(figure: "Figure") -> bytes:

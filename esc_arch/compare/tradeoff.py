@@ -31,8 +31,8 @@ __all__ = ["Panel", "Point", "draw", "panels"]
 # Sets on which networks differ the most come first.
 _SETS = ("Urban100", "Set14", "Set5", "B100")
 
-_TITLE_IN, _PLOT_IN, _AXIS_IN = 0.72, 3.2, 0.55
-_LEFT_IN, _SIZES_IN = 0.7, 1.05
+# What the areas of the bubbles mean stands at the right.
+_MARGINS = figures.Margins(above=0.72, plot=3.2, below=0.55, left=0.7, right=1.05)
 _LARGEST_PT2 = 1500.0  # the area of the largest bubble, in square points
 _LABEL_PT = 8.5
 
@@ -217,18 +217,8 @@ def draw(shown: list[Panel], everyone: list[Entry]) -> "Figure":
         shown: at least one panel, each with at least one point.
         everyone: all entries of the comparison, which decide colours and markers.
     """
-    height = _TITLE_IN + _PLOT_IN + _AXIS_IN
-    figure = figures.new_figure(height * len(shown))
-    for index, panel in enumerate(shown):
-        bottom = (len(shown) - 1 - index) * height + _AXIS_IN
-        axes = figure.add_axes(
-            (
-                _LEFT_IN / figures.WIDTH_IN,
-                bottom / (height * len(shown)),
-                (figures.WIDTH_IN - _LEFT_IN - _SIZES_IN) / figures.WIDTH_IN,
-                _PLOT_IN / (height * len(shown)),
-            )
-        )
+    figure, places = figures.stacked(len(shown), _MARGINS)
+    for axes, panel in zip(places, shown, strict=True):
         _draw_panel(axes, panel, figures.looks(everyone))
     return figure
 
