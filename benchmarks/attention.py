@@ -10,13 +10,10 @@ The extra peak memory is that of the first call in a fresh process.
 import argparse
 import statistics
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
-from description import description
-from fresh_process import answers, peak_mb, write_json
-from rich.console import Console
-from rich.table import Table
+from comparison import parser_of, show, spread
+from fresh_process import answers, peak_mb
 from timing import Ceiling
 
 from esc_arch import native
@@ -30,7 +27,7 @@ BACKENDS = ("naive", "sdpa", "sdpa_blocked", "flex", "native")
 def main() -> None:
     if answers(prepare):
         return
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = parser_of(__doc__, rounds=5)
     parser.add_argument(
         "--windows",
         nargs="+",
@@ -45,17 +42,22 @@ def main() -> None:
     parser.add_argument("--dim", type=int, default=64, help="channels (default: 64)")
     parser.add_argument("--heads", type=int, default=4, help="default: 4")
     parser.add_argument("--dtype", choices=DTYPES, default="float32")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--rounds", type=int, default=5, help="default: 5")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers to a file")
     args = parser.parse_args()
     rows = []
     for window in args.windows:
         for mode in ("forward", "forward and backward"):
             rows += measure(window, mode, args)
-    report = {"device": args.device, "rounds": args.rounds, **description(), "rows": rows}
-    Console(width=120).print(as_table(report))
-    write_json(args.json, report)
+    texts = {
+        "window": lambda row: str(row["window"]),
+        "mode": lambda row: row["mode"],
+        "back-end": lambda row: row["backend"],
+    }
+    numbers = {
+        "median ms": lambda row: f"{1e3 * row['median_s']:.1f}",
+        "fastest-slowest": lambda row: f"{1e3 * row['fastest_s']:.1f}-{1e3 * row['slowest_s']:.1f}",
+        "x naive": lambda row: f"{row['faster_than_naive']:.2f}",
+    }
+    show(args, rows, texts, numbers)
 
 
 def prepare(
@@ -112,42 +114,10 @@ def measure(window: int, mode: str, args: argparse.Namespace) -> list[dict]:
     operations = 2 * tokens * window**2 * args.dim * (2 if mode == "forward" else 7)
     rows = []
     for request, spent, peak in zip(requests, times, memory, strict=True):
-        median_s = statistics.median(spent)
-        rows.append(
-            request
-            | {
-                "median_s": median_s,
-                "fastest_s": min(spent),
-                "slowest_s": max(spent),
-                "faster_than_naive": statistics.median(times[0]) / median_s,
-                "gemm_gflops": ceiling.gflops,
-                "share_of_gemm": operations / 1e9 / median_s / ceiling.gflops,
-                "extra_peak_mb": peak,
-            }
-        )
+        row = request | spread(spent)
+        row["faster_than_naive"] = statistics.median(times[0]) / row["median_s"]
+        rows.append(row | ceiling.share(operations, row["median_s"]) | {"extra_peak_mb": peak})
     return rows
-
-
-def as_table(report: dict) -> Table:
-    table = Table(
-        title=f"{report['device']}, {report['threads']} threads; PyTorch {report['torch']}; "
-        f"{report['cpu']}"
-    )
-    for column in ("window", "mode", "back-end"):
-        table.add_column(column)
-    for column in ("median ms", "fastest-slowest", "x naive", "share of GEMM", "extra MB"):
-        table.add_column(column, justify="right")
-    for row in report["rows"]:
-        peak = row["extra_peak_mb"]
-        table.add_row(
-            *(str(row["window"]), row["mode"], row["backend"]),
-            f"{1e3 * row['median_s']:.1f}",
-            f"{1e3 * row['fastest_s']:.1f}-{1e3 * row['slowest_s']:.1f}",
-            f"{row['faster_than_naive']:.2f}",
-            f"{row['share_of_gemm']:.1%}",
-            "-" if peak is None else f"{peak:.0f}",
-        )
-    return table
 
 
 if __name__ == "__main__":

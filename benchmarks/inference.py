@@ -10,15 +10,11 @@ allocated.
 """
 
 import argparse
-import statistics
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
-from description import description
-from fresh_process import answers, peak_mb, write_json
-from rich.console import Console
-from rich.table import Table
+from comparison import parser_of, show, spread
+from fresh_process import answers, peak_mb
 from timing import Ceiling
 
 import esc_arch
@@ -32,26 +28,31 @@ ESC = ("esc", "esc_light", "esc_fp", "esc_real")
 def main() -> None:
     if answers(prepare):
         return
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = parser_of(__doc__, rounds=7)
     parser.add_argument("--networks", nargs="+", default=ESC, metavar="PRESET")
     parser.add_argument("--scale", type=int, default=4, help="default: 4")
     parser.add_argument(
         "--sizes", nargs="+", default=["320x180"], metavar="WxH", help="LR (default: 320x180)"
     )
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=["float32"])
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--rounds", type=int, default=7, help="default: 7")
     parser.add_argument("--no-naive", action="store_true", help="leave the naive attention out")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers to a file")
     args = parser.parse_args()
     sizes = [tuple(map(int, size.split("x"))) for size in args.sizes]
     rows = []
     for dtype in args.dtypes:
         rows += measure(args.networks, args.scale, sizes, dtype, args)
-    report = {"device": args.device, "scale": args.scale, "rounds": args.rounds}
-    report |= {**description(), "rows": rows}
-    Console(width=120).print(as_table(report))
-    write_json(args.json, report)
+    texts = {
+        "network": lambda row: f"{row['network']} x{row['scale']}",
+        "attention": lambda row: row["attn_type"],
+        "LR": lambda row: f"{row['width']}x{row['height']}",
+        "dtype": lambda row: row["dtype"],
+    }
+    numbers = {
+        "GMAC": lambda row: f"{row['multiply_adds'] / 1e9:.1f}",
+        "median s": lambda row: f"{row['median_s']:.3f}",
+        "fastest-slowest": lambda row: f"{row['fastest_s']:.3f}-{row['slowest_s']:.3f}",
+    }
+    show(args, rows, texts, numbers, scale=args.scale)
 
 
 def prepare(
@@ -87,42 +88,9 @@ def measure(networks: list, scale: int, sizes: list, dtype: str, args: argparse.
     for request, spent, peak in zip(requests, times, memory, strict=True):
         model = esc_arch.create(request["network"], scale).eval()
         count = flops.multiply_adds(model, request["height"], request["width"])
-        median_s = statistics.median(spent)
-        rows.append(
-            request
-            | {
-                "multiply_adds": count,
-                "median_s": median_s,
-                "fastest_s": min(spent),
-                "slowest_s": max(spent),
-                "gemm_gflops": ceiling.gflops,
-                "share_of_gemm": 2 * count / 1e9 / median_s / ceiling.gflops,
-                "extra_peak_mb": peak,
-            }
-        )
+        row = request | {"multiply_adds": count} | spread(spent)
+        rows.append(row | ceiling.share(2 * count, row["median_s"]) | {"extra_peak_mb": peak})
     return rows
-
-
-def as_table(report: dict) -> Table:
-    table = Table(
-        title=f"x{report['scale']}, {report['device']}, {report['threads']} threads; "
-        f"PyTorch {report['torch']}; {report['cpu']}"
-    )
-    for column in ("network", "attention", "LR", "dtype"):
-        table.add_column(column)
-    for column in ("GMAC", "median s", "fastest-slowest", "share of GEMM", "extra MB"):
-        table.add_column(column, justify="right")
-    for row in report["rows"]:
-        peak = row["extra_peak_mb"]
-        table.add_row(
-            *(row["network"], row["attn_type"], f"{row['width']}x{row['height']}", row["dtype"]),
-            f"{row['multiply_adds'] / 1e9:.1f}",
-            f"{row['median_s']:.3f}",
-            f"{row['fastest_s']:.3f}-{row['slowest_s']:.3f}",
-            f"{row['share_of_gemm']:.1%}",
-            "-" if peak is None else f"{peak:.0f}",
-        )
-    return table
 
 
 if __name__ == "__main__":

@@ -59,3 +59,10 @@ class Ceiling:
     def gflops(self) -> float:
         """10**9 operations a second, by the median."""
         return 2 * self.side**3 / statistics.median(self.times) / 1e9
+
+    def share(self, operations: float, spent_s: float) -> dict[str, float]:
+        """The part of a benchmark's row that tells how near it comes to the product."""
+        return {
+            "gemm_gflops": self.gflops,
+            "share_of_gemm": operations / 1e9 / spent_s / self.gflops,
+        }

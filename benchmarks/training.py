@@ -10,14 +10,11 @@ memory is that of the first step in a fresh process.
 import argparse
 import statistics
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from description import description
-from fresh_process import answers, peak_mb, write_json
-from rich.console import Console
-from rich.table import Table
+from comparison import parser_of, show
+from fresh_process import answers, peak_mb
 from timing import Ceiling
 
 import esc_arch
@@ -31,7 +28,7 @@ OPERATIONS = 2 * 3
 def main() -> None:
     if answers(prepare):
         return
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = parser_of(__doc__, rounds=5)
     parser.add_argument("--networks", nargs="+", default=["esc"], metavar="PRESET")
     parser.add_argument("--scale", type=int, default=4, help="default: 4")
     parser.add_argument("--batch", type=int, default=4, help="default: 4")
@@ -46,16 +43,23 @@ def main() -> None:
         default=["float32"],
         help="others than float32 by autocast (default: float32)",
     )
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--rounds", type=int, default=5, help="default: 5")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers to a file")
     args = parser.parse_args()
     rows = []
     for dtype in args.dtypes:
         rows += measure(dtype, args)
-    report = {"device": args.device, "rounds": args.rounds, **description(), "rows": rows}
-    Console(width=120).print(as_table(report))
-    write_json(args.json, report)
+    texts = {
+        "network": lambda row: row["network"],
+        "attention": lambda row: row["attn_type"],
+        "batch": lambda row: str(row["batch"]),
+        "dtype": lambda row: row["dtype"],
+    }
+    numbers = {
+        "forward s": lambda row: f"{row['forward_s']:.3f}",
+        "step s": lambda row: f"{row['step_s']:.3f}",
+        "step/forward": lambda row: f"{row['step_over_forward']:.2f}",
+        "steps/s": lambda row: f"{row['steps_per_s']:.3f}",
+    }
+    show(args, rows, texts, numbers)
 
 
 def prepare(
@@ -109,35 +113,11 @@ def measure(dtype: str, args: argparse.Namespace) -> list[dict]:
                 "step_s": step_s,
                 "steps_per_s": 1 / step_s,
                 "step_over_forward": step_s / forward_s,
-                "gemm_gflops": ceiling.gflops,
-                "share_of_gemm": OPERATIONS * count / 1e9 / step_s / ceiling.gflops,
-                "extra_peak_mb": peak,
             }
+            | ceiling.share(OPERATIONS * count, step_s)
+            | {"extra_peak_mb": peak}
         )
     return rows
-
-
-def as_table(report: dict) -> Table:
-    table = Table(
-        title=f"{report['device']}, {report['threads']} threads; PyTorch {report['torch']}; "
-        f"{report['cpu']}"
-    )
-    for column in ("network", "attention", "batch", "dtype"):
-        table.add_column(column)
-    for column in ("forward s", "step s", "step/forward", "steps/s", "share of GEMM", "extra MB"):
-        table.add_column(column, justify="right")
-    for row in report["rows"]:
-        peak = row["extra_peak_mb"]
-        table.add_row(
-            *(row["network"], row["attn_type"], str(row["batch"]), row["dtype"]),
-            f"{row['forward_s']:.3f}",
-            f"{row['step_s']:.3f}",
-            f"{row['step_over_forward']:.2f}",
-            f"{row['steps_per_s']:.3f}",
-            f"{row['share_of_gemm']:.1%}",
-            "-" if peak is None else f"{peak:.0f}",
-        )
-    return table
 
 
 if __name__ == "__main__":
