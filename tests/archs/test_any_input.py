@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from esc_arch.archs import ESC, ESCFP, PRESETS, ESCReal, ESCRealM
-from esc_arch.ops import bands
+from tests.archs import network_checks
 from tests.reference_cases import deviation, fill_parameters
 
 # The presets' own structure, small: every argument that sets a size is cut down.
@@ -68,8 +68,7 @@ def test_in_bands_equals_the_whole_map(name, batch, monkeypatch):
     network, x = small(name), torch.rand(batch, 3, 29, 19)
     with torch.no_grad():
         whole = network(x)
-        monkeypatch.setattr(bands, "PIXELS_PER_BAND", 5 * 19)
-        monkeypatch.setattr(bands, "HALOS_PER_BAND", 1)
+        network_checks.cut_into_bands(monkeypatch, width=19)
         monkeypatch.setattr("esc_arch.layers.window_attention.PIXELS_PER_PASS_AND_CORE", 1)
         cut = network(x)
     assert deviation(cut, whole) < 1e-5
@@ -83,20 +82,13 @@ def test_train_and_eval_mode_compute_the_same(name):
 
 
 def test_gradients_in_eval_mode(name):
-    network = small(name).double()
-    x = torch.rand(2, 3, 9, 10, dtype=torch.float64, requires_grad=True)
-    gradient = torch.autograd.grad(network(x).sum(), x)[0]
-    step = 1e-7 * torch.randn_like(x)  # small, as LeakyReLU has a kink
-    with torch.no_grad():
-        difference = (network(x + step) - network(x - step)).sum() / 2
-    assert (gradient * step).sum().item() == pytest.approx(difference.item(), rel=1e-4)
+    network_checks.check_gradient_by_differences(small(name).double())
 
 
 def test_the_input_is_not_written_to(name, monkeypatch):
     network, x = small(name), torch.rand(1, 3, 29, 19)
     before = x.clone()
-    monkeypatch.setattr(bands, "PIXELS_PER_BAND", 5 * 19)
-    monkeypatch.setattr(bands, "HALOS_PER_BAND", 1)
+    network_checks.cut_into_bands(monkeypatch, width=19)
     with torch.no_grad():
         network(x)
     network(x).sum().backward()

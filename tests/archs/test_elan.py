@@ -1,7 +1,6 @@
 """ELAN: the public outputs, shared attention maps by loops, any input."""
 
 import copy
-import json
 
 import numpy as np
 import pytest
@@ -9,19 +8,14 @@ import torch
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import nn
 
-from esc_arch import UserError, create, options, weights
+from esc_arch import UserError, create, weights
 from esc_arch.archs import ELAN, PRESETS
 from esc_arch.archs.elan_arch import GroupwiseAttention, ShiftConv2d
 from esc_arch.layers.rgb_mean import RGB_MEAN
-from esc_arch.ops import bands
-from tests.options.option_cases import TRAIN
-from tests.reference_cases import REFERENCE, arrays, deviation, fill_parameters
+from tests.archs import network_checks
+from tests.reference_cases import arrays, deviation, fill_parameters
 
-CASES = {
-    case["name"]: case
-    for case in json.loads((REFERENCE / "peer_cases.json").read_text())
-    if case["arch"] == "ELAN"
-}
+CASES = network_checks.public_cases("ELAN")
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-6}
 SMALL = {"c_elan": 12, "m_elan": 4, "window_sizes": (2, 4, 8), "rgb_range": 1.0}
 
@@ -139,10 +133,7 @@ def test_images_are_extended_as_numpy_reflects():
 @pytest.mark.parametrize("size", [(1, 1), (1, 13), (3, 2), (8, 16), (9, 17)])
 def test_sides_from_one_pixel(size):
     for scale in (1, 2, 3, 4):
-        with torch.no_grad():
-            y = small(scale)(torch.rand(2, 3, *size))
-        assert y.shape == (2, 3, size[0] * scale, size[1] * scale)
-        assert y.isfinite().all()
+        network_checks.check_sides(small, size, scale)
 
 
 def test_in_bands_and_image_by_image(monkeypatch):
@@ -150,8 +141,7 @@ def test_in_bands_and_image_by_image(monkeypatch):
     with torch.no_grad():
         whole = network(x)
         assert deviation(torch.cat([network(image[None]) for image in x]), whole) < 1e-5
-        monkeypatch.setattr(bands, "PIXELS_PER_BAND", 5 * 19)
-        monkeypatch.setattr(bands, "HALOS_PER_BAND", 1)
+        network_checks.cut_into_bands(monkeypatch, width=19)
         assert deviation(network(x), whole) < 1e-5
 
 
@@ -172,13 +162,7 @@ def test_training_uses_and_keeps_the_statistics_of_the_batch():
 
 
 def test_gradients_by_differences():
-    network = small().double()
-    x = torch.rand(2, 3, 9, 10, dtype=torch.float64, requires_grad=True)
-    gradient = torch.autograd.grad(network(x).sum(), x)[0]
-    step = 1e-7 * torch.randn_like(x)  # small, as ReLU has a kink
-    with torch.no_grad():
-        difference = (network(x + step) - network(x - step)).sum() / 2
-    assert (gradient * step).sum().item() == pytest.approx(difference.item(), rel=1e-4)
+    network_checks.check_gradient_by_differences(small().double())
 
 
 def test_frozen_parameters_stay_in_training():
@@ -194,13 +178,7 @@ def test_frozen_parameters_stay_in_training():
 
 
 def test_channels_last_in_and_out_and_the_input_kept():
-    network, x = small(), torch.rand(2, 3, 11, 19)
-    last = x.contiguous(memory_format=torch.channels_last)
-    with torch.no_grad():
-        y, y_last = network(x), network(last)
-    assert y.is_contiguous() and y_last.is_contiguous(memory_format=torch.channels_last)
-    assert deviation(y_last, y) < 1e-5
-    assert torch.equal(x, last)
+    network_checks.check_layouts(small())
 
 
 @pytest.mark.parametrize("rgb_range", [1.0, 255.0])
@@ -208,13 +186,7 @@ def test_channels_last_in_and_out_and_the_input_kept():
 def test_half_precision_and_autocast(dtype, bound, rgb_range):
     network, x = small(rgb_range=rgb_range), torch.rand(2, 3, 11, 19)
     nn.init.constant_(network.head[0].weight, 0.1 / rgb_range)
-    with torch.no_grad():
-        expected = network(x)
-        with torch.autocast("cpu", dtype=dtype):
-            assert 0 < deviation(network(x), expected) < bound
-        y = network.to(dtype)(x.to(dtype))
-    assert y.dtype == dtype
-    assert deviation(y, expected) < bound
+    network_checks.check_half_precision(network, x, dtype, bound)
 
 
 def test_both_ranges_take_and_give_images_in_0_1():
@@ -252,12 +224,7 @@ def test_copies_follow_their_own_parameters():
 
 @pytest.mark.slow
 def test_compiled():
-    """Traced as one graph; ESC's test compiles to machine code, which takes minutes."""
-    network = small(m_elan=2)
-    compiled = torch.compile(network, fullgraph=True, backend="eager")
-    x = torch.rand(2, 3, 13, 17)
-    with torch.no_grad():
-        assert deviation(compiled(x), network(x)) < 1e-5
+    network_checks.check_traces_as_one_graph(small(m_elan=2))
 
 
 @pytest.mark.parametrize(
@@ -293,11 +260,6 @@ def test_other_sizes_are_known_by_their_keys(arguments):
 
 
 def test_the_option_checker_reads_its_arguments():
-    opt = copy.deepcopy(TRAIN)
     public = {**CASES["elan_light_x2"]["kwargs"], "rgb_range": 255, "act_type": "relu"}
-    opt["network_g"] = {"type": "ELAN", **public}
-    options.check_structure(opt, "x.yml", is_train=True)
-    for key, value in {"c_elans": 60, "window_sizes": 4, "colors": 1, "scale": 3}.items():
-        opt["network_g"] = {"type": "ELAN", **public, key: value}
-        with pytest.raises(UserError, match=rf"(?s)network_g.*{key}"):
-            options.check_structure(opt, "x.yml", is_train=True)
+    wrong = {"c_elans": 60, "window_sizes": 4, "colors": 1, "scale": 3}
+    network_checks.check_options("ELAN", public, wrong)

@@ -1,7 +1,6 @@
 """HiT-SRF: the public outputs and checkpoint, both orders of products, any input."""
 
 import copy
-import json
 from pathlib import Path
 
 import cv2
@@ -13,19 +12,14 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from torch import nn
 from torch.nn import functional as F
 
-from esc_arch import UserError, create, options, weights
+from esc_arch import UserError, create, weights
 from esc_arch.archs import PRESETS, HiT_SRF
 from esc_arch.archs.hit_srf_arch import SpatialChannelCorrelation
 from esc_arch.checkpoint_files import read_state_dict
-from esc_arch.ops import bands
-from tests.options.option_cases import TRAIN
-from tests.reference_cases import REFERENCE, arrays, deviation, fill_parameters
+from tests.archs import network_checks
+from tests.reference_cases import arrays, deviation, fill_parameters
 
-CASES = {
-    case["name"]: case
-    for case in json.loads((REFERENCE / "peer_cases.json").read_text())
-    if case["arch"] == "HiT_SRF"
-}
+CASES = network_checks.public_cases("HiT_SRF")
 SHARED = Path(__file__).parents[3] / "shared"
 CHECKPOINT = SHARED / "weights" / "HiT_SRF_x4_official.pth"
 # Windows smaller than the base window, equal and larger, not square, two groups.
@@ -38,8 +32,8 @@ SMALL = {
 }
 
 
-def small(**arguments: object) -> nn.Module:
-    return fill_parameters(create("hit_srf", 2, **{**SMALL, **arguments})).eval()
+def small(scale: int = 2, **arguments: object) -> nn.Module:
+    return fill_parameters(create("hit_srf", scale, **{**SMALL, **arguments})).eval()
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
@@ -149,11 +143,7 @@ def test_recomputing_in_training_gives_the_same_gradients():
 @pytest.mark.parametrize("size", [(1, 1), (1, 13), (3, 2), (12, 6), (13, 7), (5, 40)])
 def test_sides_from_one_pixel(size):
     for scale in (1, 2, 3, 4):
-        network = fill_parameters(create("hit_srf", scale, **SMALL)).eval()
-        with torch.no_grad():
-            y = network(torch.rand(2, 3, *size))
-        assert y.shape == (2, 3, size[0] * scale, size[1] * scale)
-        assert y.isfinite().all()
+        network_checks.check_sides(small, size, scale)
 
 
 def test_maps_are_extended_as_numpy_reflects():
@@ -172,32 +162,19 @@ def test_in_bands_in_train_mode_and_image_by_image(monkeypatch):
         whole = network(x)
         assert deviation(network.train()(x), whole) < 1e-5
         assert deviation(torch.cat([network(image[None]) for image in x]), whole) < 1e-5
-        monkeypatch.setattr(bands, "PIXELS_PER_BAND", 5 * 19)
-        monkeypatch.setattr(bands, "HALOS_PER_BAND", 1)
+        network_checks.cut_into_bands(monkeypatch, width=19)
         assert deviation(network(x), whole) < 1e-5
 
 
 def test_channels_last_in_and_out_and_the_input_kept():
-    network, x = small(), torch.rand(2, 3, 11, 19)
-    last = x.contiguous(memory_format=torch.channels_last)
-    with torch.no_grad():
-        y, y_last = network(x), network(last)
-    assert y.is_contiguous() and y_last.is_contiguous(memory_format=torch.channels_last)
-    assert deviation(y_last, y) < 1e-5
-    assert torch.equal(x, last)
+    network_checks.check_layouts(small())
 
 
 @pytest.mark.parametrize("attn_type", ["naive", "auto"])
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float16, 5e-2), (torch.bfloat16, 3e-1)])
 def test_half_precision_and_autocast(dtype, bound, attn_type):
     network, x = small(attn_type=attn_type), torch.rand(2, 3, 11, 19)
-    with torch.no_grad():
-        expected = network(x)
-        with torch.autocast("cpu", dtype=dtype):
-            assert 0 < deviation(network(x), expected) < bound
-        y = network.to(dtype)(x.to(dtype))
-    assert y.dtype == dtype
-    assert deviation(y, expected) < bound
+    network_checks.check_half_precision(network, x, dtype, bound)
     network.train()(x.to(dtype)).sum().backward()
     assert all(p.grad.isfinite().all() for p in network.parameters())
 
@@ -226,12 +203,8 @@ def test_copies_follow_their_own_parameters():
 
 @pytest.mark.slow
 def test_compiled():
-    """Traced as one graph; ESC's test compiles to machine code, which takes minutes."""
     network = small(depths=(2,), num_heads=(2,), hier_win_ratios=(1, 2))
-    compiled = torch.compile(network, fullgraph=True, backend="eager")
-    x = torch.rand(2, 3, 13, 17)
-    with torch.no_grad():
-        assert deviation(compiled(x), network(x)) < 1e-5
+    network_checks.check_traces_as_one_graph(network)
 
 
 @pytest.mark.parametrize(
@@ -293,15 +266,8 @@ def test_images_of_one_channel_and_another_range():
 
 
 def test_the_option_checker_reads_its_arguments():
-    opt = copy.deepcopy(TRAIN)
-    public = CASES["hit_srf_x2"]["kwargs"]
-    opt["network_g"] = {"type": "HiT_SRF", **public}
-    options.check_structure(opt, "x.yml", is_train=True)
     wrong = {"embed_dims": 60, "depths": 6, "drop_rate": 0.1, "upscale": 3}
-    for key, value in wrong.items():
-        opt["network_g"] = {"type": "HiT_SRF", **public, key: value}
-        with pytest.raises(UserError, match=rf"(?s)network_g.*{key}"):
-            options.check_structure(opt, "x.yml", is_train=True)
+    network_checks.check_options("HiT_SRF", CASES["hit_srf_x2"]["kwargs"], wrong)
 
 
 @pytest.mark.skipif(not CHECKPOINT.is_file(), reason=f"no {CHECKPOINT.name} in shared/weights")

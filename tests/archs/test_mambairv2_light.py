@@ -1,7 +1,6 @@
 """MambaIRv2-light: the public output, every input, arguments, cost."""
 
 import copy
-import json
 import logging
 
 import numpy as np
@@ -14,15 +13,11 @@ from torch import nn
 from esc_arch import PRESETS, create, weights
 from esc_arch.archs import MambaIRv2Light, mambairv2_light_arch
 from esc_arch.checkpoint_files import read_state_dict
-from esc_arch.ops import bands
 from esc_arch.ops.selective_scan import FLOP_HANDLES
+from tests.archs import network_checks
 from tests.reference_cases import REFERENCE, deviation, fill_parameters
 
-CASE = next(
-    case
-    for case in json.loads((REFERENCE / "peer_cases.json").read_text())
-    if case["name"] == "mambairv2_light_x2"
-)
+CASE = network_checks.public_cases("MambaIRv2Light")["mambairv2_light_x2"]
 SMALL = {
     "embed_dim": 16,
     "d_state": 3,
@@ -162,10 +157,7 @@ def test_multiply_adds_are_the_published_ones():
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (3, 2), (5, 7), (6, 12), (13, 8)])
 @pytest.mark.parametrize("scale", [1, 2, 3, 4])
 def test_sides_from_one_pixel(size, scale):
-    with torch.no_grad():
-        y = small(scale)(torch.rand(2, 3, *size))
-    assert y.shape == (2, 3, size[0] * scale, size[1] * scale)
-    assert y.isfinite().all()
+    network_checks.check_sides(small, size, scale)
 
 
 def test_extended_by_reflection_that_repeats_the_edge(quiet):
@@ -208,8 +200,7 @@ def test_in_bands_equals_the_whole_map(quiet, batch, monkeypatch):
     before = x.clone()
     with torch.no_grad():
         whole = network(x)
-        monkeypatch.setattr(bands, "PIXELS_PER_BAND", 5 * 19)
-        monkeypatch.setattr(bands, "HALOS_PER_BAND", 1)
+        network_checks.cut_into_bands(monkeypatch, width=19)
         monkeypatch.setattr(mambairv2_light_arch, "PIXELS_PER_PASS_AND_CORE", 1)
         assert deviation(network(x), whole) < 1e-4
     assert torch.equal(x, before)
@@ -250,15 +241,8 @@ def test_half_precision(quiet, dtype, bound, monkeypatch):
     """With classes that rounding does not change: the tokens' places."""
     monkeypatch.setattr(mambairv2_light_arch, "gumbel_noise", _noise_by_place)
     network, x = small(), torch.rand(2, 3, 11, 19)
-    with torch.no_grad():
-        expected = network(x)
-        with torch.autocast("cpu", dtype=dtype):
-            assert 0 < deviation(network(x), expected) < bound
-        y = network.to(dtype)(x.to(dtype))
-    assert y.dtype == dtype
-    assert deviation(y, expected) < bound
-    network.train()(x.to(dtype)).sum().backward()
-    assert all(p.grad.isfinite().all() for p in network.parameters() if p.grad is not None)
+    network_checks.check_half_precision(network, x, dtype, bound)
+    network_checks.check_finite_gradients(network, x.to(dtype))
 
 
 def _noise_by_place(logits):

@@ -19,14 +19,11 @@ from esc_arch import PRESETS, UserError, create
 from esc_arch.cli import nets
 from esc_arch.cli.main import main
 from esc_arch.compare.whole_windows import WholeWindows
+from tests.archs import network_checks
 from tests.reference_cases import REFERENCE, deviation, fill_parameters
 
 OPTIONS = Path(__file__).parents[2] / "options"
-CASES = {
-    case["name"]: case
-    for case in json.loads((REFERENCE / "peer_cases.json").read_text())
-    if case["arch"] in ("ATD", "OmniSR", "SRFormer")
-}
+CASES = network_checks.public_cases("ATD", "OmniSR", "SRFormer")
 # One small group or two of each, as public arguments name them.
 SMALL = {
     "swinir_light": {"depths": (2,), "num_heads": (6,)},
