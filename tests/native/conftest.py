@@ -1,5 +1,3 @@
-import contextlib
-
 import pytest
 import torch
 
@@ -14,16 +12,18 @@ def lanes(request, monkeypatch):
 
 
 @pytest.fixture
-def with_threads():
-    """A context in which PyTorch, and so the kernels, have a number of threads."""
+def check_threads():
+    """Asserts that a function gives the same tensors, to the bit, by any number of threads."""
 
-    @contextlib.contextmanager
-    def context(number):
-        before = torch.get_num_threads()
-        torch.set_num_threads(number)
+    def check(function):
+        before, found = torch.get_num_threads(), []
         try:
-            yield
+            for threads in (before, 1, 2, 3, 16):
+                torch.set_num_threads(threads)
+                found.append(function())
         finally:
             torch.set_num_threads(before)
+        for others in found[1:]:
+            assert all(map(torch.equal, others, found[0]))
 
-    return context
+    return check
