@@ -18,9 +18,9 @@ from fresh_process import answers, peak_mb
 from timing import Ceiling
 
 import esc_arch
+from esc_arch.archs.whole_windows import WholeWindows
 from esc_arch.compare import flops
 from esc_arch.compare.measuring import DTYPES
-from esc_arch.compare.whole_windows import WholeWindows
 
 ESC = ("esc", "esc_light", "esc_fp", "esc_real")
 

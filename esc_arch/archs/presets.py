@@ -184,13 +184,28 @@ def build(name: str, scale: int, **arguments: object) -> nn.Module:
         UserError: when there is no preset of this name.
         ValueError: when the arguments do not fit each other.
     """
+    network, own = _preset(name, scale)
+    return construct(network, {**own, **arguments})
+
+
+def _preset(name: str, scale: int) -> tuple[type[nn.Module], dict[str, object]]:
     if name not in PRESETS:
         raise UserError(f"expected a preset: {', '.join(PRESETS)}; found {name!r}. Name one.")
     preset = PRESETS[name]
+    return preset.network, {**preset.arguments, preset.scale_argument: scale}
+
+
+def construct(network: type[nn.Module], arguments: Mapping[str, object]) -> nn.Module:
+    """A network of a preset's class, with initial weights.
+
+    Raises:
+        UserError: when the package that implements it is missing.
+        ValueError: when the arguments do not fit each other.
+    """
     with warnings.catch_warnings():
         # BasicSR's SwinIR and spandrel's networks call it in a way that is going to change.
         warnings.filterwarnings("ignore", message="torch.meshgrid")
-        return preset.network(**{**preset.arguments, preset.scale_argument: scale, **arguments})
+        return network(**arguments)
 
 
 def outline(name: str, scale: int) -> nn.Module:
@@ -199,9 +214,18 @@ def outline(name: str, scale: int) -> nn.Module:
     Raises:
         UserError: as :func:`build`.
     """
+    return outline_of(*_preset(name, scale))
+
+
+def outline_of(network: type[nn.Module], arguments: Mapping[str, object]) -> nn.Module:
+    """A network for its keys and shapes alone, without values where that works.
+
+    Raises:
+        UserError, ValueError: as :func:`construct`.
+    """
     try:
         with torch.device("meta"):
-            return build(name, scale)
+            return construct(network, arguments)
     except RuntimeError:
         # The constructor reads values back from a tensor.
-        return build(name, scale)
+        return construct(network, arguments)

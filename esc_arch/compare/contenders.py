@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from esc_arch.archs import ESC, ESCFP, ESCReal, ESCRealM
 from esc_arch.archs.presets import PRESETS, outline
-from esc_arch.checkpoint_files import read_state_dict
 from esc_arch.errors import UserError
 from esc_arch.weights import create, detect, load
+from esc_arch.weights.checkpoint_files import read_state_dict
 
 __all__ = ["Contender", "read_contender"]
 
@@ -91,7 +91,8 @@ def read_contender(text: str, scale: int | None = None) -> Contender:
     if detected.preset is not None:
         return _of_preset(detected.preset, detected.scale, path)
     sizes = str(detected).replace(f" x{detected.scale}", "", 1)
-    return Contender(sizes, None, detected.scale, path, detected.arguments["window_size"])
+    window = detected.arguments["window_size"] if detected.network in ESC_FAMILY else 1
+    return Contender(sizes, None, detected.scale, path, window)
 
 
 def _of_preset(name: str, scale: int, path: str) -> Contender:

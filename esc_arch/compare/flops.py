@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from esc_arch.archs.hit_srf_arch import SpatialChannelCorrelation
 from esc_arch.archs.mambairv2_light_arch import AttentiveStateSpace, ShiftedWindowAttention
-from esc_arch.compare.whole_windows import WholeWindows
+from esc_arch.archs.whole_windows import WholeWindows
 from esc_arch.layers.conv_attention import ConvolutionalAttention
 from esc_arch.layers.window_attention import WindowAttention
 from esc_arch.ops import selective_scan
@@ -40,7 +40,7 @@ def multiply_adds(network: nn.Module, height: int, width: int) -> int:
     Args:
         network: stays as it is; on any device.
         height, width: of the image in pixels, from 1; extended to whole windows when the
-            network asks for it, see :class:`esc_arch.compare.whole_windows.WholeWindows`.
+            network asks for it, see :class:`esc_arch.archs.whole_windows.WholeWindows`.
 
     Returns:
         fvcore's count.

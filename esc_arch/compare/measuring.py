@@ -150,7 +150,7 @@ def main() -> None:
 
 def _cost(request: Request) -> dict[str, float]:
     import esc_arch
-    from esc_arch.compare.whole_windows import WholeWindows
+    from esc_arch.archs.whole_windows import WholeWindows
 
     network = esc_arch.create(request.network, request.scale).eval()
     network = WholeWindows(network).to(request.device, DTYPES[request.dtype])

@@ -24,10 +24,10 @@ from basicsr.utils.registry import DATASET_REGISTRY
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from esc_arch.archs.whole_windows import WholeWindows
 from esc_arch.compare import results
 from esc_arch.compare.contenders import Contender
 from esc_arch.compare.results import Row
-from esc_arch.compare.whole_windows import WholeWindows
 from esc_arch.data.bicubic import imresize
 from esc_arch.data.image_files import encode_png
 from esc_arch.errors import UserError

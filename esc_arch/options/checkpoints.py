@@ -6,12 +6,12 @@ from collections.abc import Mapping
 
 import torch
 
-from esc_arch.checkpoint_files import read_file
 from esc_arch.errors import listed
 from esc_arch.options.constructors import complaint
 from esc_arch.options.networks import build
 from esc_arch.options.problems import Problems, describe
 from esc_arch.options.run import Run
+from esc_arch.weights.checkpoint_files import read_file
 
 OLDER_STATE = "Move this state away, or resume from another one by `path.resume_state`."
 STATE_KEYS = ("epoch", "iter", "optimizers", "schedulers")

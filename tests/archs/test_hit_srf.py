@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from esc_arch import UserError, create, weights
 from esc_arch.archs import PRESETS, HiT_SRF
 from esc_arch.archs.hit_srf_arch import SpatialChannelCorrelation
-from esc_arch.checkpoint_files import read_state_dict
+from esc_arch.weights.checkpoint_files import read_state_dict
 from tests.archs import network_checks
 from tests.reference_cases import arrays, deviation, fill_parameters
 

@@ -12,8 +12,8 @@ from torch import nn
 
 from esc_arch import PRESETS, create, weights
 from esc_arch.archs import MambaIRv2Light, mambairv2_light_arch
-from esc_arch.checkpoint_files import read_state_dict
 from esc_arch.ops.selective_scan import FLOP_HANDLES
+from esc_arch.weights.checkpoint_files import read_state_dict
 from tests.archs import network_checks
 from tests.reference_cases import REFERENCE, deviation, fill_parameters
 

@@ -16,9 +16,9 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from torch import nn
 
 from esc_arch import PRESETS, UserError, create
+from esc_arch.archs.whole_windows import WholeWindows
 from esc_arch.cli import nets
 from esc_arch.cli.main import main
-from esc_arch.compare.whole_windows import WholeWindows
 from tests.archs import network_checks
 from tests.reference_cases import REFERENCE, deviation, fill_parameters
 

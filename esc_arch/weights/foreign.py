@@ -1,0 +1,134 @@
+"""Checkpoints of other networks, known and loaded by spandrel where it is installed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+# It makes torchvision importable beside a PyTorch that it was not built for.
+import esc_arch.archs  # noqa: F401
+from esc_arch.archs.public_network import INSTALL
+from esc_arch.errors import UserError
+
+if TYPE_CHECKING:
+    from spandrel import Architecture, ArchRegistry, ImageModelDescriptor
+
+__all__ = ["SpandrelNetwork", "known_networks", "load_by_spandrel", "name_by_spandrel"]
+
+
+class SpandrelNetwork(nn.Module):
+    """A network of spandrel's as a module, with the padding that it needs.
+
+    Args:
+        descriptor: what spandrel loaded.
+
+    Shape: (B, C, H, W) in [0, 1] -> (B, C, rH, rW), cut off to [0, 1].
+    """
+
+    def __init__(self, descriptor: ImageModelDescriptor) -> None:
+        super().__init__()
+        self.model = descriptor.model
+        self.descriptor = descriptor
+
+    def forward(self, x: Tensor) -> Tensor:
+        # A tensor of inference mode could not be changed in place by those who get it.
+        return self.descriptor(x).clone()
+
+
+def known_networks() -> ArchRegistry | None:
+    """All that spandrel and, if installed, spandrel_extra_arches know; None without spandrel."""
+    try:
+        from spandrel import MAIN_REGISTRY
+    except ImportError:
+        return None
+    registry = MAIN_REGISTRY.copy()
+    try:
+        from spandrel_extra_arches import EXTRA_REGISTRY
+    except ImportError:
+        return registry
+    registry.add(*EXTRA_REGISTRY, ignore_duplicates=True)
+    return registry
+
+
+def name_by_spandrel(content: object) -> str | None:
+    """What spandrel says that a checkpoint is of, such as "ESRGAN x4".
+
+    Args:
+        content: of the file, see :func:`esc_arch.weights.checkpoint_files.read_checkpoint`.
+
+    Returns:
+        None when spandrel is not installed or does not know it.
+    """
+    for architecture, state in _candidates(content):
+        try:
+            return f"{architecture.name} x{architecture.load(state).scale}"
+        except Exception:  # a network that only looks like it may fail anyhow
+            continue
+    return None
+
+
+def load_by_spandrel(content: object, path: object) -> ImageModelDescriptor | None:
+    """The network of a checkpoint, from one image to one of as many channels.
+
+    Args:
+        content: see :func:`name_by_spandrel`.
+        path: of the file, for messages.
+
+    Returns:
+        The network in evaluation mode; None when spandrel does not know it.
+
+    Raises:
+        UserError: when spandrel is not installed, or the network is for something else.
+    """
+    if known_networks() is None:
+        raise UserError(
+            f"{path}: expected a checkpoint of the ESC family or of a preset; found another "
+            f"network's, which spandrel may know. Install it: {INSTALL}."
+        )
+    for architecture, state in _candidates(content):
+        try:
+            descriptor = architecture.load(state)
+        except Exception:  # as above
+            continue
+        return _of_images(descriptor, path)
+    return None
+
+
+def _of_images(descriptor: object, path: object) -> ImageModelDescriptor:
+    from spandrel import ImageModelDescriptor
+
+    name = f"{descriptor.architecture.name} x{descriptor.scale}"
+    if not isinstance(descriptor, ImageModelDescriptor):
+        raise UserError(
+            f"{path}: expected a network from image to image; found {name}, which needs a mask "
+            "too. Name another file."
+        )
+    channels = (descriptor.input_channels, descriptor.output_channels)
+    if channels not in ((1, 1), (3, 3)):
+        raise UserError(
+            f"{path}: expected a network from grey to grey or from RGB to RGB; found {name} with "
+            f"{channels[0]} channels in and {channels[1]} out. Name another file."
+        )
+    return descriptor.eval()
+
+
+def _candidates(content: object) -> Iterator[tuple[Architecture, dict]]:
+    """Architectures that may fit, each with a state dict of its own to change."""
+    registry = known_networks()
+    if registry is None or not isinstance(content, Mapping):
+        return
+    from spandrel import canonicalize_state_dict
+
+    state = canonicalize_state_dict(dict(content))
+    if not isinstance(state, dict) or not any(map(torch.is_tensor, state.values())):
+        return
+    for support in registry.architectures("detection"):
+        try:
+            fits = support.detect(state)
+        except Exception:  # a rule that met a tensor of another shape
+            continue
+        if fits:
+            yield support.architecture, dict(state)
