@@ -1,8 +1,10 @@
 """Packaging of esc-arch.  Install torch first: see the README's first section."""
 
+import json
 from pathlib import Path
 
 from setuptools import Extension, find_packages, setup
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
 NATIVE = ROOT / "esc_arch" / "native"
@@ -13,8 +15,41 @@ KERNELS = (
     "window_attention",
     "window_attention_backward",
 )
+# What comes with the package: SHIPPED.json alone says which, as a user's own files lie there too.
+WEIGHTS = "experiments/pretrained_models"
+WEIGHTS_INSTALLED = "esc_arch/weights/shipped_files"
 VERSION = {}
 exec((ROOT / "esc_arch" / "version.py").read_text(), VERSION)
+
+
+def shipped_files() -> list[str]:
+    """The list of shipped models, the models and their cards, by path from here."""
+    names = json.loads((ROOT / WEIGHTS / "SHIPPED.json").read_text(encoding="utf-8"))["sha256"]
+    files = [f"{name}.{ending}" for name in sorted(names) for ending in ("safetensors", "md")]
+    return [f"{WEIGHTS}/{name}" for name in ["SHIPPED.json", *files]]
+
+
+class BuildWithWeights(build_py):
+    """Puts the shipped models into the package; an editable one finds them in the repository."""
+
+    def run(self) -> None:
+        super().run()
+        if not self.editable_mode:
+            self.mkpath(str(Path(self.build_lib, WEIGHTS_INSTALLED)))
+            for source, target in zip(shipped_files(), self._installed(), strict=True):
+                self.copy_file(str(ROOT / source), target)
+
+    def get_outputs(self, include_bytecode: int = 1) -> list[str]:
+        own = [] if self.editable_mode else self._installed()
+        return [*super().get_outputs(include_bytecode), *own]
+
+    def get_source_files(self) -> list[str]:
+        return [*super().get_source_files(), *shipped_files()]
+
+    def _installed(self) -> list[str]:
+        folder = Path(self.build_lib, WEIGHTS_INSTALLED)
+        return [str(folder / Path(source).name) for source in shipped_files()]
+
 
 setup(
     name="esc-arch",
@@ -25,6 +60,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10,<3.13",  # basicsr 1.4.2 does not build on 3.13
     packages=find_packages(include=["esc_arch", "esc_arch.*"]),
+    cmdclass={"build_py": BuildWithWeights},
     # Without a compiler the package works too, slower on a CPU.
     ext_modules=[
         Extension(
@@ -53,7 +89,7 @@ setup(
     extras_require={
         "compare": [
             "matplotlib",  # pictures of the report
-            "spandrel>=0.4.2,<0.5",  # ATD and OmniSR
+            "spandrel>=0.4.2,<0.5",  # ATD, OmniSR, checkpoints of other networks
             "spandrel_extra_arches>=0.2,<0.3",  # SRFormer
         ],
         "demo": [

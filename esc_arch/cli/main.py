@@ -12,6 +12,7 @@ COMMANDS = {
     "test": "Test a network by an option file.",
     "compare": "Compare networks: cost, quality, training, in one harness and one report.",
     "data": "Prepare, pack, check, measure and download training and test images.",
+    "weights": "Convert checkpoints, and say what they are.",
     "nets": "List the registered networks, with presets and parameter counts.",
 }
 

@@ -129,26 +129,18 @@ def agreed(detected: Detected, metadata: Mapping[str, str], path: str | Path) ->
         raise _mislabelled(path, f"network {metadata.get('network')}", str(detected))
     if metadata.get("scale") != str(detected.scale):
         raise _mislabelled(path, f"{own} x{metadata.get('scale')}", str(detected))
+    label = f"{own} with the arguments {metadata.get('arguments')}"
     try:
         told = json.loads(metadata["arguments"])
-        told = {key: tuple(v) if isinstance(v, list) else v for key, v in told.items()}
-        said = Detected(detected.network, told)
-        label = f"{own} with {metadata['arguments']}"
-        for name, value in detected.arguments.items():
-            if name not in _BY_SHAPE | _ASSUMED and told.get(name, value) != value:
-                raise _mislabelled(path, f"{name} {told[name]}", f"{name} {value} ({detected})")
+        said = Detected(
+            detected.network, {k: tuple(v) if isinstance(v, list) else v for k, v in told.items()}
+        )
         shapes = _shapes(said)
-    except (
-        KeyError,
-        AttributeError,
-        ValueError,
-        TypeError,
-        ArithmeticError,
-        RuntimeError,
-    ) as error:
-        raise _mislabelled(
-            path, f"{own} with the arguments {metadata.get('arguments')}", str(detected)
-        ) from error
+    except Exception as error:  # a constructor may raise anything
+        raise _mislabelled(path, label, str(detected)) from error
+    for name, value in detected.arguments.items():
+        if name not in _BY_SHAPE | _ASSUMED and said.arguments.get(name, value) != value:
+            raise _mislabelled(path, f"{own} with {name} {said.arguments[name]}", str(detected))
     if shapes is not None and shapes != _shapes(detected):
         raise _mislabelled(path, label, str(detected))
     return said

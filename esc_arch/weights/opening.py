@@ -15,7 +15,7 @@ from esc_arch.errors import UserError, listed
 from esc_arch.weights.checkpoint_files import parameters_of, read_checkpoint
 from esc_arch.weights.conversion import unknown
 from esc_arch.weights.detection import Detected, detect
-from esc_arch.weights.foreign import SpandrelNetwork, load_by_spandrel
+from esc_arch.weights.foreign import SpandrelNetwork, known_networks, load_by_spandrel
 from esc_arch.weights.metadata import agreed, agreed_by_name, metadata_of
 from esc_arch.weights.remote import cached, is_url
 from esc_arch.weights.shipped import names, shipped
@@ -74,7 +74,7 @@ def open_weights(source: str | Path | None) -> Opened:
         state, _ = parameters_of(content, path)
     except UserError:
         # spandrel knows a few more places of parameters.
-        opened = _by_spandrel(content, metadata, path)
+        opened = _by_spandrel(content, metadata, path) if known_networks() else None
         if opened is None:
             raise
         return opened
