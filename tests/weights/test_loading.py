@@ -2,44 +2,12 @@
 
 import pytest
 import torch
+from basicsr.archs.rrdbnet_arch import RRDBNet
 from safetensors.torch import save_file
 
 import esc_arch
-from esc_arch import PRESETS, UserError, create, weights
-from esc_arch.archs.presets import outline
-from esc_arch.layers.uni_upsample import UPSAMPLERS
+from esc_arch import UserError, create, weights
 from tests.reference_cases import fill_parameters
-
-SIZES = [(name, scale) for name, preset in PRESETS.items() for scale in preset.scales]
-
-
-@pytest.mark.parametrize(("name", "scale"), SIZES)
-def test_every_preset_is_known_by_its_keys(name, scale):
-    state = outline(name, scale).state_dict()
-    state = {k: torch.zeros(v.shape) if v.is_meta and v.ndim < 2 else v for k, v in state.items()}
-    if name in ("esc_real_m", "elan_light"):  # what a buffer or frozen parameter says is needed
-        state = create(name, scale).state_dict()
-    found = weights.detect(state)
-    assert (found.preset, found.scale) == (name, scale)
-    assert found.network is PRESETS[name].network
-    assert str(found) == f"{name} x{scale}"
-    again = outline(found.preset, found.scale).state_dict()
-    assert {k: v.shape for k, v in again.items()} == {k: v.shape for k, v in state.items()}
-
-
-@pytest.mark.parametrize("unshuffle_mod", [True, False])
-@pytest.mark.parametrize("scale", [1, 2, 3, 4])
-@pytest.mark.parametrize("upsampler", UPSAMPLERS[1:])
-def test_every_esc_real_m_is_known_by_its_keys(upsampler, scale, unshuffle_mod):
-    network = create(
-        "esc_real_m", scale, n_blocks=1, upsampler=upsampler, unshuffle_mod=unshuffle_mod
-    )
-    found = weights.detect(network.state_dict())
-    again = found.network(**found.arguments).state_dict()
-    assert found.arguments["upscaling_factor"] == scale
-    assert {k: v.shape for k, v in again.items()} == {
-        k: v.shape for k, v in network.state_dict().items()
-    }
 
 
 @pytest.mark.parametrize("form", ["params", "params_ema", "bare", "module", "safetensors"])
@@ -128,5 +96,16 @@ def test_one_missing_key_is_named(tmp_path):
         create("esc_light", 2, weights=tmp_path / "net.pth")
 
 
+def test_another_family_is_named_by_spandrel(tmp_path):
+    path = tmp_path / "net.pth"
+    torch.save({"params_ema": RRDBNet(3, 3, scale=4, num_feat=8, num_block=2).state_dict()}, path)
+    with pytest.raises(UserError, match=r"of esc x2; found those of ESRGAN x4; they differ in"):
+        create("esc", 2, weights=path)
+
+
 def test_public_names():
     assert esc_arch.create is weights.create
+    for name in weights.__all__:
+        assert getattr(weights, name).__name__ == name
+    with pytest.raises(AttributeError):
+        weights.nothing  # noqa: B018

@@ -1,0 +1,104 @@
+"""Every network of spandrel's is known as theirs, loaded as theirs, and never as ours."""
+
+from pathlib import Path
+
+import pytest
+import spandrel
+import torch
+from basicsr.archs.rrdbnet_arch import RRDBNet
+from basicsr.archs.srvgg_arch import SRVGGNetCompact
+
+from esc_arch import UserError, weights
+from esc_arch.weights import foreign
+from tests.reference_cases import fill_parameters
+from tests.weights.foreign_networks import NETWORKS, SHARED, found_by, network_of
+
+WEIGHTS = Path(__file__).parents[3] / "shared" / "weights"
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_network_of_theirs_is_not_ours(name):
+    state = network_of(name).state_dict()
+    assert name in found_by(state)
+    found = weights.detect(state)
+    if name in SHARED and found is not None:
+        assert found.network.__name__ == name
+    else:
+        assert found is None
+
+
+def test_all_that_both_know_are_known_to_us_by_their_keys():
+    # RCAN has other keys in BasicSR.
+    both = {name for name in SHARED if weights.detect(network_of(name).state_dict())}
+    assert both == SHARED.keys() - {"RCAN"}
+
+
+@pytest.mark.parametrize(
+    ("network", "name", "scale"),
+    [
+        (RRDBNet(3, 3, scale=4, num_feat=16, num_block=2, num_grow_ch=8), "ESRGAN", 4),
+        (RRDBNet(3, 3, scale=2, num_feat=16, num_block=2, num_grow_ch=8), "ESRGAN", 2),
+        (SRVGGNetCompact(num_feat=16, num_conv=4, upscale=3), "Compact", 3),
+    ],
+)
+@pytest.mark.parametrize("wrap", ["params_ema", "model", None])
+def test_basicsr_networks_open_by_spandrel(tmp_path, network, name, scale, wrap):
+    network = fill_parameters(network).eval()
+    path = tmp_path / "net.pth"
+    state = network.state_dict()
+    torch.save(state if wrap is None else {wrap: state}, path)
+    opened = weights.open_weights(path)
+    assert (opened.name, opened.scale, opened.channels) == (f"{name} x{scale}", scale, 3)
+    assert opened.metadata == {} and opened.path == path
+    assert torch.float32 in opened.dtypes
+    image = torch.rand(2, 3, 12, 16)
+    with torch.no_grad():
+        expected = network(image).clamp(0, 1)
+    result = opened.network(image)
+    torch.testing.assert_close(result, expected, rtol=0, atol=1e-5)
+    result.mul_(2)  # a plain tensor, not one of inference mode
+
+
+def test_odd_sizes_are_padded(tmp_path):
+    path = tmp_path / "net.pth"
+    torch.save(RRDBNet(3, 3, scale=2, num_feat=8, num_block=1).state_dict(), path)
+    assert weights.open_weights(path).network(torch.rand(1, 3, 7, 5)).shape == (1, 3, 14, 10)
+
+
+@pytest.mark.parametrize(
+    ("name", "found"), [("DRUNet", "with 4 channels in and 3 out"), ("LaMa", "needs a mask too")]
+)
+def test_networks_for_something_else_are_refused_by_name(tmp_path, name, found):
+    state = network_of(name).state_dict()
+    path = tmp_path / "net.pth"
+    torch.save({key: torch.zeros(t.shape, dtype=t.dtype) for key, t in state.items()}, path)
+    with pytest.raises(UserError, match=rf"net\.pth: .*{name}.*{found}"):
+        weights.open_weights(path)
+
+
+def test_of_no_network_that_is_known(tmp_path, monkeypatch):
+    path = tmp_path / "net.pth"
+    torch.save({"params": {"some.weight": torch.zeros(3, 3)}}, path)
+    with pytest.raises(UserError, match=r"net\.pth: .*found 1 tensors of another \(some\.weight"):
+        weights.open_weights(path)
+    monkeypatch.setattr(foreign, "known_networks", lambda: None)
+    with pytest.raises(UserError, match=r"net\.pth: .*Install it: pip install 'spandrel"):
+        weights.open_weights(path)
+
+
+@pytest.mark.skipif(
+    not (WEIGHTS / "HiT_SRF_x4_official.pth").is_file(),
+    reason="no ../shared/weights/HiT_SRF_x4_official.pth",
+)
+def test_the_published_file_of_hit_srf_is_known():
+    path = WEIGHTS / "HiT_SRF_x4_official.pth"
+    assert str(weights.detect(weights.read_state_dict(path))) == "hit_srf x4"
+    opened = weights.open_weights(path)
+    assert (opened.name, opened.scale) == ("hit_srf x4", 4)
+    assert found_by(weights.read_state_dict(path)) == set()
+
+
+def test_spandrels_registry_stays():
+    before = len(spandrel.MAIN_REGISTRY)
+    assert len(foreign.known_networks()) > before
+    assert len(spandrel.MAIN_REGISTRY) == before
