@@ -81,19 +81,27 @@ def load_by_spandrel(content: object, path: object) -> ImageModelDescriptor | No
         The network in evaluation mode; None when spandrel does not know it.
 
     Raises:
-        UserError: when spandrel is not installed, or the network is for something else.
+        UserError: when spandrel is not installed, knows the network and cannot build it, or
+            the network is for something else.
     """
     if known_networks() is None:
         raise UserError(
             f"{path}: expected a checkpoint of the ESC family or of a preset; found another "
             f"network's, which spandrel may know. Install it: {INSTALL}."
         )
+    alike = []
     for architecture, state in _candidates(content):
         try:
             descriptor = architecture.load(state)
         except Exception:  # as above
+            alike.append(architecture.name)
             continue
         return _of_images(descriptor, path)
+    if alike:
+        raise UserError(
+            f"{path}: expected a checkpoint that spandrel can load; found one with the keys of "
+            f"{' and '.join(alike)}, but of sizes that it does not build. Name another file."
+        )
     return None
 
 

@@ -6,7 +6,7 @@ from spandrel import Architecture, ImageModelDescriptor, ModelTiling
 from torch import nn
 
 from esc_arch.archs import ELAN, ESC, ESCFP, ESCReal, ESCRealM, HiT_SRF, MambaIRv2Light
-from esc_arch.weights.detection import Detected, detect
+from esc_arch.weights.detection import detect
 
 __all__ = ["ARCHITECTURES", "DetectedArchitecture"]
 
@@ -38,7 +38,7 @@ class DetectedArchitecture(Architecture[nn.Module]):
         super().__init__(
             id=network.__name__,
             name=_NAMES.get(network, network.__name__),
-            detect=lambda state: self._read(state) is not None,
+            detect=lambda state: detect(state, network) is not None,
         )
         self._network = network
         self._tiling = tiling
@@ -49,7 +49,7 @@ class DetectedArchitecture(Architecture[nn.Module]):
         Raises:
             ValueError: when they are of another network.
         """
-        found = self._read(state_dict)
+        found = detect(state_dict, self._network)
         if found is None:
             raise ValueError(f"these are not the parameters of {self.name}")
         network = found.build()
@@ -71,10 +71,6 @@ class DetectedArchitecture(Architecture[nn.Module]):
             output_channels=found.channels,
             tiling=self._tiling,
         )
-
-    def _read(self, state: Mapping[str, object]) -> Detected | None:
-        found = detect(state)
-        return found if found is not None and found.network is self._network else None
 
 
 ARCHITECTURES = (

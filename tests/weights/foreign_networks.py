@@ -10,16 +10,10 @@ from spandrel import MAIN_REGISTRY, ArchRegistry
 from spandrel_extra_arches import EXTRA_REGISTRY
 from torch import nn
 
-__all__ = ["NETWORKS", "SHARED", "found_by", "network_of"]
+__all__ = ["NETWORKS", "SHARED", "found_by", "network_of", "registry"]
 
-# Spandrel's names of the networks that both know.
-SHARED = {
-    "SwinIR": {"SwinIR"},
-    "SRFormer": {"SRFormer"},
-    "ATD": {"ATD"},
-    "OmniSR": {"OmniSR"},
-    "RCAN": {"RCAN"},
-}
+# Networks that both know.
+SHARED = {"ATD", "OmniSR", "RCAN", "SRFormer", "SwinIR"}
 
 # Where the defaults do not make one, or a large one.
 _ARGUMENTS = {

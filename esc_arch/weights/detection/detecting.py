@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from esc_arch.errors import UserError
 from esc_arch.weights.detection.detected import Detected
@@ -38,7 +38,7 @@ _NETWORKS: tuple[tuple[tuple[str, ...], _Reader], ...] = (
 )
 
 
-def detect(state: Mapping[str, Tensor]) -> Detected | None:
+def detect(state: Mapping[str, Tensor], only: type[nn.Module] | None = None) -> Detected | None:
     """The network that a state dict belongs to: of the ESC family, or of another preset's class.
 
     The arguments are read off keys and shapes, and the network that they make is compared with
@@ -46,14 +46,17 @@ def detect(state: Mapping[str, Tensor]) -> Detected | None:
 
     Args:
         state: tensors by key, complete, in any dtype.
+        only: the class that is asked for; None for all.
 
     Returns:
-        The network and its arguments, or None when it is none of them.
+        The network and its arguments, or None when it is none of them, or another than was asked for.
     """
     for keys, read in _NETWORKS:
         if all(key in state for key in keys):
             try:
                 found = read(state)
+                if only not in (None, found.network):
+                    return None
                 return found if _fits(found, state) else None
             except Exception:  # another network with a few of the keys may be anything
                 return None
