@@ -1,5 +1,9 @@
 """spandrel's loader loads our networks, and its own as before."""
 
+# First, as it makes torchvision importable beside a PyTorch that it was not built for.
+import esc_arch.spandrel
+
+# isort: split
 import sys
 
 import pytest
@@ -8,7 +12,6 @@ import torch
 from basicsr.archs.rrdbnet_arch import RRDBNet
 from spandrel import ArchRegistry, ImageModelDescriptor, ModelLoader, ModelTiling
 
-import esc_arch.spandrel
 from esc_arch import UserError, create, weights
 from tests.reference_cases import fill_parameters
 from tests.weights.foreign_networks import registry

@@ -1,5 +1,9 @@
 """Every network that spandrel and spandrel_extra_arches know, with initial weights."""
 
+# First, as it makes torchvision importable beside a PyTorch that it was not built for.
+import esc_arch.archs  # noqa: F401
+
+# isort: split
 import importlib
 import inspect
 import warnings

@@ -1,5 +1,9 @@
 """Every network of spandrel's is known as theirs, loaded as theirs, and never as ours."""
 
+# First, as it makes torchvision importable beside a PyTorch that it was not built for.
+import esc_arch.spandrel
+
+# isort: split
 from pathlib import Path
 
 import pytest
@@ -8,7 +12,6 @@ import torch
 from basicsr.archs.rrdbnet_arch import RRDBNet
 from basicsr.archs.srvgg_arch import SRVGGNetCompact
 
-import esc_arch.spandrel
 from esc_arch import UserError, weights
 from esc_arch.weights import foreign
 from tests.reference_cases import fill_parameters

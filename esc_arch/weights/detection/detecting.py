@@ -49,7 +49,8 @@ def detect(state: Mapping[str, Tensor], only: type[nn.Module] | None = None) -> 
         only: the class that is asked for; None for all.
 
     Returns:
-        The network and its arguments, or None when it is none of them, or another than was asked for.
+        The network and its arguments, or None when it is none of them, or another than was
+        asked for.
     """
     for keys, read in _NETWORKS:
         if all(key in state for key in keys):
