@@ -21,6 +21,7 @@ _MODULES = {
     "ESCModel": "esc_arch.models",
     "ESRModel": "esc_arch.models",
     "VGGPerceptualLoss": "esc_arch.losses",
+    "Upscaler": "esc_arch.upscale.upscaler",
     "create": "esc_arch.weights",
     "deploy": "esc_arch.deployment",
 }

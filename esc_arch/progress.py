@@ -16,7 +16,7 @@ LINE_INTERVAL_S = 10.0
 @contextmanager
 def progress(
     description: str, total: int | None, unit: str = "images", done: int = 0
-) -> Iterator[Callable[[int], None]]:
+) -> Iterator[Callable[[float], None]]:
     """Show on stderr how far a loop has come, and when it will end.
 
     Args:
@@ -26,9 +26,10 @@ def progress(
         done: how many an earlier run has done.
 
     Yields:
-        A function to call with the number that is done since its last call.
+        A function to call with the number that is done since its last call; of what takes long
+        one by one also with fractions, whose sum is written rounded down.
     """
-    write = decimal if unit == "bytes" else str
+    write = _bytes if unit == "bytes" else _whole
     unit = "" if unit == "bytes" else f" {unit}"  # decimal() names its own
     console = Console(stderr=True)
     if console.is_terminal:
@@ -45,8 +46,8 @@ def progress(
                 description, total=total, completed=done, count=f"{write(done)}{of}{unit}"
             )
 
-            def advance(step: int = 1) -> None:
-                count = int(bar.tasks[task].completed) + step
+            def advance(step: float = 1) -> None:
+                count = bar.tasks[task].completed + step
                 bar.update(task, advance=step, count=f"{write(count)}{of}{unit}")
 
             yield advance
@@ -54,6 +55,15 @@ def progress(
         lines = _Lines(description, total, unit, done, write)
         yield lines.advance
         lines.end()
+
+
+def _whole(count: float) -> str:
+    # Fractions that make a whole one may lack a rounding error of it.
+    return str(int(count + 1e-6))
+
+
+def _bytes(count: float) -> str:
+    return decimal(int(count))
 
 
 class _Lines:
@@ -65,13 +75,13 @@ class _Lines:
         total: int | None,
         unit: str,
         done: int,
-        write: Callable[[int], str],
+        write: Callable[[float], str],
     ) -> None:
         self._description, self._total, self._unit, self._write = description, total, unit, write
-        self._before = self._done = done
+        self._before = self._done = float(done)
         self._start = self._last = time.monotonic()
 
-    def advance(self, step: int = 1) -> None:
+    def advance(self, step: float = 1) -> None:
         self._done += step
         now = time.monotonic()
         if now - self._last >= LINE_INTERVAL_S:

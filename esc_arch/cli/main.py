@@ -10,6 +10,7 @@ from esc_arch.version import __version__
 COMMANDS = {
     "train": "Train a network by an option file.",
     "test": "Test a network by an option file.",
+    "upscale": "Enlarge image files: a photo, a folder of them.",
     "compare": "Compare networks: cost, quality, training, in one harness and one report.",
     "data": "Prepare, pack, check, measure and download training and test images.",
     "weights": "Convert checkpoints, and say what they are.",

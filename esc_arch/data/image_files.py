@@ -18,16 +18,25 @@ from PIL import Image, UnidentifiedImageError
 
 from esc_arch.errors import UserError
 
-__all__ = ["SUFFIXES", "Decoded", "decode", "encode_png", "find_images", "read_image"]
+__all__ = [
+    "PNG_OPTIONS",
+    "SUFFIXES",
+    "Decoded",
+    "decode",
+    "decode_opened",
+    "encode_png",
+    "find_images",
+    "read_image",
+]
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
 _FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 _EXPECTED = "an image of 8 or 16 bits, grey, RGB or RGBA (PNG, JPEG, BMP, TIFF, WebP)"
 
 # A tenth faster than OpenCV's default, and smaller.  Older releases lack the filters.
-_PNG_OPTIONS = (cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_HUFFMAN_ONLY)
+PNG_OPTIONS = (cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_HUFFMAN_ONLY)
 if hasattr(cv2, "IMWRITE_PNG_FILTER"):
-    _PNG_OPTIONS += (cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_AVG)
+    PNG_OPTIONS += (cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_AVG)
 
 _EXIF_ORIENTATION = 0x0112
 _TIFF_BITS_PER_SAMPLE = 258
@@ -101,6 +110,11 @@ def decode(content: bytes, name: str | os.PathLike[str]) -> Decoded:
         UserError: when it is no image, damaged or cut off, holds several images, or has
             another kind of pixels (CMYK, floating point, ...).
     """
+    return decode_opened(content, name)[0]
+
+
+def decode_opened(content: bytes, name: str | os.PathLike[str]) -> tuple[Decoded, Image.Image]:
+    """Decode as :func:`decode` does, and give Pillow's image too, for its metadata."""
     if not content:
         raise UserError(f"{name}: expected {_EXPECTED}; found an empty file. {_AGAIN}")
     try:
@@ -124,7 +138,7 @@ def decode(content: bytes, name: str | os.PathLike[str]) -> Decoded:
 _AGAIN = "Copy or make it again."
 
 
-def _decode(content: bytes, name: str | os.PathLike[str]) -> Decoded:
+def _decode(content: bytes, name: str | os.PathLike[str]) -> tuple[Decoded, Image.Image]:
     opened = Image.open(io.BytesIO(content), formats=_FORMATS)
     file_format = opened.format
     # Photos of some phones are MPO: a JPEG with a second picture for the device's own use.
@@ -148,7 +162,7 @@ def _decode(content: bytes, name: str | os.PathLike[str]) -> Decoded:
         orientation = _orientation(opened)
     turned = _upright(image, orientation)
     as_stored = file_format == "PNG" and not converted and orientation == 1
-    return Decoded(np.ascontiguousarray(turned), as_stored)
+    return Decoded(np.ascontiguousarray(turned), as_stored), opened
 
 
 def _is_16_bit_colour(opened: Image.Image, content: bytes) -> bool:
@@ -212,4 +226,4 @@ def _upright(image: np.ndarray, orientation: int) -> np.ndarray:
 
 def encode_png(image: np.ndarray) -> bytes:
     """A PNG file of an image."""
-    return cv2.imencode(".png", image, _PNG_OPTIONS)[1].tobytes()
+    return cv2.imencode(".png", image, PNG_OPTIONS)[1].tobytes()

@@ -1,0 +1,186 @@
+"""Many image files through one network, which never waits for a file.
+
+One thread reads ahead, the calling thread computes, one thread encodes and writes.  Few images
+wait on each side, so that a folder of any length takes the same memory.
+"""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from esc_arch.errors import UserError
+from esc_arch.upscale.planning import Job
+from esc_arch.upscale.reading import Picture, read_picture
+from esc_arch.upscale.writing import Encoding, check_size, write_picture
+
+if TYPE_CHECKING:
+    from esc_arch.upscale.upscaler import Upscaler
+
+__all__ = ["Outcome", "upscale_files"]
+
+# Images that are read before they are needed.
+_AHEAD = 2
+# Of results that wait to be written.
+_WAITING_BYTES = 1 << 28
+# After these no further file can be written either.
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
+
+@dataclass
+class Outcome:
+    """What came of the files.
+
+    Attributes:
+        written: targets, in order.
+        failed: sources that could not be done.
+        network_s: seconds in which the network was at work.
+    """
+
+    written: list[Path] = field(default_factory=list)
+    failed: list[Path] = field(default_factory=list)
+    network_s: float = 0.0
+
+
+def upscale_files(
+    jobs: Sequence[Job],
+    upscaler: Upscaler,
+    *,
+    quality: int = 95,
+    lossless: bool = False,
+    overwrite: bool = False,
+    say: Callable[[str], None],
+    advance: Callable[[float], None],
+    outcome: Outcome,
+) -> None:
+    """Enlarge image files.
+
+    A file that cannot be read, computed or written is named, and the others go on.  When an
+    exception ends it, Ctrl-C among them, what is being written is finished, and nothing half
+    done is left.
+
+    Args:
+        jobs: what to do.
+        upscaler: the network.
+        quality, lossless: see :class:`esc_arch.upscale.writing.Encoding`.
+        overwrite: replace files that are there.
+        say: takes lines for the user.
+        advance: takes fractions of images.
+        outcome: is filled, so that it tells how far it came whatever happens.
+
+    Raises:
+        UserError: when no room is left to write to.
+    """
+    reading, writing = ThreadPoolExecutor(1, "reading"), ThreadPoolExecutor(1, "writing")
+    waiting: deque[_Written] = deque()
+
+    def fail(job: Job, reason: str) -> None:
+        outcome.failed.append(job.source)
+        name = str(job.source)
+        say(f"failed: {reason if reason.startswith(name) else f'{name}: {reason}'}")
+
+    def collect() -> None:
+        job, future, _ = waiting.popleft()
+        try:
+            notes = future.result()
+        except UserError as error:
+            fail(job, str(error))
+        except OSError as error:
+            reason = f"expected to write {job.target}; found: {error.strerror or error}."
+            if error.errno in _NO_ROOM:
+                raise UserError(
+                    f"{job.source}: {reason} Make room, and run again with --skip-existing."
+                ) from None
+            fail(job, reason)
+        except Exception as error:
+            fail(job, f"expected to write {job.target}; found {_reason(error)}")
+        else:
+            outcome.written.append(job.target)
+            for note in notes:
+                say(f"note: {job.target}: {note}")
+
+    try:
+        for job, future in _ahead(jobs, reading):
+            share = _Share(advance)
+            try:
+                picture = future.result()
+                encoding = Encoding(job.format, quality, lossless)
+                height, width = picture.pixels.shape[:2]
+                size = upscaler.size(height, width)
+                channel_bytes = picture.pixels.nbytes // (height * width)
+                check_size(job.target, job.format, size[1], size[0], channel_bytes)
+                start = time.perf_counter()
+                larger = upscaler(picture.pixels, share)
+                outcome.network_s += time.perf_counter() - start
+            except UserError as error:
+                fail(job, str(error))
+            except Exception as error:
+                # Too little memory, an image too small for the network, ...: the others go on.
+                fail(job, f"expected to enlarge it; found {_reason(error)}")
+            else:
+                picture = Picture(larger, picture.metadata)
+                written = writing.submit(write_picture, job.target, picture, encoding, overwrite)
+                waiting.append(_Written(job, written, larger.nbytes))
+            picture = larger = None  # the next one may need the memory
+            share.rest()
+            while waiting and (
+                waiting[0].future.done() or sum(each.size for each in waiting) > _WAITING_BYTES
+            ):
+                collect()
+        while waiting:
+            collect()
+    finally:
+        reading.shutdown(wait=True, cancel_futures=True)
+        writing.shutdown(wait=True, cancel_futures=True)
+        # After an exception, what was written in spite of it.
+        outcome.written += [
+            job.target
+            for job, future, _ in waiting
+            if not future.cancelled() and future.exception() is None
+        ]
+
+
+class _Written(NamedTuple):
+    """An image that is being written, or waits for it; its size is in bytes."""
+
+    job: Job
+    future: Future[list[str]]
+    size: int
+
+
+def _ahead(
+    jobs: Sequence[Job], reading: ThreadPoolExecutor
+) -> Iterator[tuple[Job, Future[Picture]]]:
+    """Each job with its picture, while the next ones are being read."""
+    begun: deque[tuple[Job, Future[Picture]]] = deque()
+    for job in jobs:
+        begun.append((job, reading.submit(read_picture, job.source)))
+        if len(begun) > _AHEAD:
+            yield begun.popleft()
+    while begun:
+        yield begun.popleft()
+
+
+class _Share:
+    """Passes the fractions of an image on, and makes them 1 in sum, whatever became of it."""
+
+    def __init__(self, advance: Callable[[float], None]) -> None:
+        self._advance, self._left = advance, 1.0
+
+    def __call__(self, fraction: float) -> None:
+        self._left -= fraction
+        self._advance(fraction)
+
+    def rest(self) -> None:
+        self._advance(self._left)
+
+
+def _reason(error: BaseException) -> str:
+    lines = str(error).splitlines() or ["nothing more"]
+    return f"{type(error).__name__}: {lines[0].rstrip('.')}."

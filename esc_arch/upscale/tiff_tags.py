@@ -1,0 +1,76 @@
+"""Metadata in a TIFF file that is encoded already: OpenCV writes pixels of 16 bits, and no more.
+
+Source: TIFF, revision 6.0, Adobe 1992, section 2; the tags of XMP, ICC and EXIF by their own
+specifications.
+"""
+
+import struct
+
+from PIL import Image
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
+
+from esc_arch.upscale.metadata import DESCRIBING_TAGS, EXIF_IFD, GPS_IFD, Metadata
+
+__all__ = ["with_tags"]
+
+_X_RESOLUTION, _Y_RESOLUTION, _RESOLUTION_UNIT, _INCHES = 282, 283, 296, 2
+_EXTRA_SAMPLES, _STRAIGHT_ALPHA = 338, 2
+_XMP, _ICC_PROFILE = 700, 34675
+_INTEROPERABILITY, _MAKER_NOTE = 0xA005, 0x927C
+_ENTRY = 12  # bytes
+
+
+def with_tags(tiff: memoryview, metadata: Metadata, has_alpha: bool) -> list[bytes | memoryview]:
+    """A TIFF file with metadata, in pieces to be written one after the other.
+
+    The file gets a new directory at its end, with its own entries and those of the metadata.
+    Of EXIF, the maker's note is left out: its offsets would lead elsewhere.
+
+    Args:
+        tiff: a little-endian file of one image, as OpenCV writes it.
+        metadata: of the image.
+        has_alpha: whether the last of its channels is a straight alpha.
+    """
+    entries = _entries(tiff, *struct.unpack_from("<I", tiff, 4))
+    padding = b"\0" * (len(tiff) % 2)
+    start = len(tiff) + len(padding)
+    added = _added(metadata, has_alpha).tobytes(start)
+    # Entries of the file first, since the metadata may not change what tells of its pixels.
+    entries = {**_entries(added, 0), **entries}
+    directory = struct.pack("<H", len(entries))
+    directory += b"".join(entry for _, entry in sorted(entries.items())) + bytes(4)
+    added += b"\0" * (len(added) % 2)
+    head = bytes(tiff[:4]) + struct.pack("<I", start + len(added))
+    return [head, tiff[8:], padding, added, directory]
+
+
+def _entries(data: bytes | memoryview, offset: int) -> dict[int, bytes]:
+    """The entries of a directory by tag."""
+    (count,) = struct.unpack_from("<H", data, offset)
+    places = range(offset + 2, offset + 2 + _ENTRY * count, _ENTRY)
+    return {struct.unpack_from("<H", data, p)[0]: bytes(data[p : p + _ENTRY]) for p in places}
+
+
+def _added(metadata: Metadata, has_alpha: bool) -> ImageFileDirectory_v2:
+    directory = ImageFileDirectory_v2(ifh=b"II*\0\x08\0\0\0")
+    exif = Image.Exif()
+    exif.load(metadata.exif)
+    for tag in DESCRIBING_TAGS:
+        if tag in exif:
+            directory[tag] = exif[tag]
+    for tag in (EXIF_IFD, GPS_IFD):
+        kept = dict(exif.get_ifd(tag))
+        for pointer in (_INTEROPERABILITY, _MAKER_NOTE):
+            kept.pop(pointer, None)
+        if kept:
+            directory[tag] = kept
+    if metadata.dpi is not None:
+        directory[_X_RESOLUTION], directory[_Y_RESOLUTION] = metadata.dpi
+        directory[_RESOLUTION_UNIT] = _INCHES
+    if metadata.xmp:
+        directory[_XMP] = metadata.xmp
+    if metadata.icc_profile:
+        directory[_ICC_PROFILE] = metadata.icc_profile
+    if has_alpha:
+        directory[_EXTRA_SAMPLES] = (_STRAIGHT_ALPHA,)
+    return directory

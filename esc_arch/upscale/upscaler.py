@@ -1,0 +1,414 @@
+"""One network, and images of all kinds through it.
+
+Shapes: B images, H x W pixels before and h x w after; C channels: grey, grey and alpha, RGB,
+RGBA (1, 2, 3, 4).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from esc_arch.data.bicubic import imresize
+from esc_arch.deployment import deploy
+from esc_arch.errors import UserError
+from esc_arch.upscale.transparency import fill_transparent
+
+if TYPE_CHECKING:
+    from esc_arch.upscale.tiling.regions import Region
+    from esc_arch.weights.opening import Opened
+
+__all__ = ["DTYPES", "Upscaler"]
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+AnyImage = TypeVar("AnyImage", Image.Image, np.ndarray, Tensor)
+Advance = Callable[[float], None]
+
+_LEVELS = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535}
+_KEPT_MODES = ("L", "LA", "RGB", "RGBA", "I;16")
+_AS_MODE = {"1": "L", "P": "RGB", "PA": "RGBA", "La": "LA", "RGBa": "RGBA", "I;16B": "I;16"}
+
+
+class Upscaler:
+    """Enlarges images by a network.
+
+    ``Upscaler()(image)`` enlarges by the model that is shipped.
+
+    Args:
+        weights: a file, a URL, or the name of a shipped model; None for the default one.
+        device: ``auto`` (CUDA where it is), or a name that PyTorch knows.
+        dtype: ``auto``, ``fp32``, ``bf16`` or ``fp16``.  ``auto`` is float32 on a CPU; on CUDA
+            it is float16 where the network allows that, whose 11 bits keep the 256 levels of
+            an image that bfloat16's 8 do not, and float32 again for an image that float16
+            cannot hold.  Images of 16 bits want ``fp32``.
+        scale: of the result, a fraction too; None for the network's.  The network runs as often
+            as it needs to reach it, and antialiased bicubic resizing leads back to it.
+        tile: ``auto``, ``off``, or the side of a tile in pixels of the image.
+        memory: bytes that computing may take; None for half of what is free.
+        self_ensemble: average over the eight flips and turns of the image; takes eight times as
+            long.
+
+    Attributes:
+        name: of the network, with its scale.
+        path: of its file.
+        scale: of the result.
+        network_scale: of the network.
+        dtype: that is computed in.
+        device: that computes.
+
+    Raises:
+        UserError: when the weights cannot be had or are of no known network, or the device or
+            dtype cannot be used.
+    """
+
+    def __init__(
+        self,
+        weights: str | Path | None = None,
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        scale: float | None = None,
+        tile: str | int = "auto",
+        memory: int | None = None,
+        self_ensemble: bool = False,
+    ) -> None:
+        from esc_arch.weights.opening import open_weights
+
+        self.device = _device(device)
+        if scale is not None and not (math.isfinite(scale) and scale > 0):
+            raise UserError(f"scale: expected a number above 0; found {scale}.")
+        if not (tile in ("auto", "off") or (isinstance(tile, int) and tile > 0)):
+            raise UserError(f"tile: expected auto, off or a number above 0; found {tile}.")
+        self._weights, self._tile, self._memory = weights, tile, memory
+        opened = open_weights(weights)
+        self.name, self.path, self.metadata = opened.name, opened.path, opened.metadata
+        self.scale = opened.scale if scale is None else scale
+        if opened.scale == 1 and self.scale > 1:
+            raise UserError(
+                f"scale: expected at most 1 of {self.name}, which does not enlarge; found "
+                f"{self.scale}. Choose other weights (-w)."
+            )
+        self.network_scale, self._channels = opened.scale, opened.channels
+        self._self_ensemble = self_ensemble
+        self._may_fall_back = dtype == "auto"
+        self._ready(opened, _dtype(dtype, self.device, opened))
+
+    def __call__(self, image: AnyImage, advance: Advance | None = None) -> AnyImage:
+        """Enlarge an image.
+
+        Alpha is resized by antialiased bicubic interpolation, and colours under fully
+        transparent pixels do not reach the visible ones.  Grey goes through a network of three
+        channels as three equal ones, whose mean is taken.  Values are clamped and rounded
+        once, at the end.
+
+        Args:
+            image: a PIL image (turned as it is: see ``PIL.ImageOps.exif_transpose``); an array
+                (H, W) or (H, W, C), RGB, of uint8, uint16, or floating point in [0, 1]; a
+                tensor (C, H, W) or (B, C, H, W) of uint8 or floating point in [0, 1].
+            advance: is called with fractions of the image, which add up to 1.
+
+        Returns:
+            The same kind, mode, dtype and device, of round(scale * side) pixels a side.  PIL
+            images of palettes become RGB or RGBA, of one bit grey.
+
+        Raises:
+            TypeError: for another type of image or of its values.
+            ValueError: for another number of dimensions or channels, or another mode.
+            UserError: when the values overflow in the chosen dtype.
+        """
+        advance = advance or _ignore
+        if isinstance(image, Image.Image):
+            return self._pil(image, advance)
+        if isinstance(image, np.ndarray):
+            return self._array(image, advance)
+        if isinstance(image, Tensor):
+            return self._tensor(image, advance)
+        raise TypeError(
+            f"expected a PIL image, a numpy array or a tensor; found {type(image).__name__}"
+        )
+
+    def size(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of the result of an image."""
+        return max(1, round(self.scale * height)), max(1, round(self.scale * width))
+
+    def _ready(self, opened: Opened, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+        self._network = opened.network
+        if isinstance(opened.network, nn.Module):
+            self._network = deploy(opened.network.to(self.device), dtype)
+
+    def _pil(self, image: Image.Image, advance: Advance) -> Image.Image:
+        mode = _AS_MODE.get(image.mode, image.mode)
+        if "transparency" in image.info and mode in ("L", "RGB"):
+            mode = {"L": "LA", "RGB": "RGBA"}[mode]
+        if mode not in _KEPT_MODES:
+            raise ValueError(
+                f"expected an image of mode {', '.join(_KEPT_MODES)}, P or 1; found {image.mode}"
+            )
+        # Pillow's own conversion from the other byte order cuts values off at 255.
+        plain = image if mode in (image.mode, "I;16") else image.convert(mode)
+        pixels = np.asarray(plain)
+        pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
+        result = Image.fromarray(self._array(pixels, advance))
+        # As Pillow's own resize does: profile, dpi, EXIF.
+        result.info = {k: v for k, v in image.info.items() if k != "transparency"}
+        return result
+
+    def _array(self, image: np.ndarray, advance: Advance) -> np.ndarray:
+        channels = 1 if image.ndim == 2 else image.shape[-1]
+        if image.ndim not in (2, 3) or channels not in (1, 2, 3, 4) or 0 in image.shape:
+            raise ValueError(f"expected (H, W) or (H, W, C), C from 1 to 4; found {image.shape}")
+        levels = _LEVELS.get(image.dtype, 1)
+        if levels == 1 and not np.issubdtype(image.dtype, np.floating):
+            raise TypeError(f"expected uint8, uint16 or floating point; found {image.dtype}")
+        planes = np.moveaxis(image.reshape(*image.shape[:2], channels), -1, 0)
+        planes = torch.from_numpy(planes.astype(np.float32)).div_(levels)
+        result = np.empty((*self.size(*image.shape[:2]), channels), image.dtype)
+        self._planes(planes, _into_array(result, levels), advance)
+        return result if image.ndim == 3 else result[..., 0]
+
+    def _tensor(self, image: Tensor, advance: Advance) -> Tensor:
+        if image.ndim not in (3, 4) or image.shape[-3] not in (1, 2, 3, 4) or 0 in image.shape:
+            raise ValueError(
+                f"expected (C, H, W) or (B, C, H, W), C from 1 to 4; found {tuple(image.shape)}"
+            )
+        if image.dtype != torch.uint8 and not image.is_floating_point():
+            raise TypeError(f"expected uint8 or floating point; found {image.dtype}")
+        batch = image.detach() if image.ndim == 4 else image.detach()[None]
+        levels = 255 if image.dtype == torch.uint8 else 1
+        results = batch.new_empty((*batch.shape[:2], *self.size(*batch.shape[-2:])))
+
+        def share(fraction: float) -> None:
+            advance(fraction / len(batch))
+
+        for planes, result in zip(batch, results, strict=True):
+            self._planes(planes.float() / levels, _into_tensor(result, levels), share)
+        return results if image.ndim == 4 else results[0]
+
+    @torch.no_grad()
+    def _planes(self, planes: Tensor, result: _Result, advance: Advance) -> None:
+        """Enlarge (C, H, W) in [0, 1], float32, into a result of C planes."""
+        channels, size = len(planes), self.size(*planes.shape[-2:])
+        alpha = planes[-1:] if channels in (2, 4) else None
+        colour = planes if alpha is None else planes[:-1]
+        if alpha is not None:
+            filled = fill_transparent(colour.cpu().numpy(), alpha[0].cpu().numpy())
+            colour = torch.from_numpy(filled)
+            result.put(channels - 1, imresize(alpha, size=size)[0])
+        device = self.device if isinstance(self._network, nn.Module) else torch.device("cpu")
+        colour = colour.to(device)[None]
+        # The largest images are never whole in floating point.
+        if result.array is not None and self._is_one_run(len(colour[0])):
+            self._run(colour, advance, result.array[..., : len(colour[0])])
+            return
+        for index, plane in enumerate(self._colour(colour, size, advance)[0]):
+            result.put(index, plane)
+
+    def _is_one_run(self, channels: int) -> bool:
+        """Whether what the network gives is the result."""
+        as_wanted = self.scale == self.network_scale and channels == self._channels
+        return as_wanted and not self._self_ensemble
+
+    def _colour(self, colour: Tensor, size: tuple[int, int], advance: Advance) -> Tensor:
+        """Enlarge (1, 1 or 3, H, W) to (1, 1 or 3, *size)."""
+        channels = colour.shape[1]
+        if channels == self._channels:
+            return self._sized(colour, size, advance)
+        if channels == 1:
+            grey = colour.expand(1, self._channels, -1, -1)
+            return self._sized(grey, size, advance).mean(1, keepdim=True)
+
+        def share(fraction: float) -> None:
+            advance(fraction / channels)
+
+        return torch.cat([self._sized(plane, size, share) for plane in colour.split(1, 1)], 1)
+
+    def _sized(self, colour: Tensor, size: tuple[int, int], advance: Advance) -> Tensor:
+        passes = 1
+        while self.network_scale**passes < self.scale and self.network_scale > 1:
+            passes += 1
+        # The pixels that a pass starts from, since the time goes with them.
+        shares = [self.network_scale ** (2 * index) for index in range(passes)]
+        for share in shares:
+            part = _part(advance, share / sum(shares))
+            colour = (
+                self._ensemble(colour, part) if self._self_ensemble else self._run(colour, part)
+            )
+        return colour if colour.shape[-2:] == size else imresize(colour, size=size)
+
+    def _ensemble(self, colour: Tensor, advance: Advance) -> Tensor:
+        """The mean over the eight flips and quarter turns, one after the other.
+
+        Source: "Enhanced Deep Residual Networks for Single Image Super-Resolution",
+        arXiv 1707.02921, section 3.3.
+        """
+        total = None
+        for flipped in (False, True):
+            for turns in range(4):
+                seen = torch.rot90(colour.flip(-1) if flipped else colour, turns, (-2, -1))
+                result = self._run(seen.contiguous(), _part(advance, 1 / 8))
+                result = torch.rot90(result, -turns, (-2, -1))
+                result = result.flip(-1) if flipped else result
+                total = result.clone() if total is None else total.add_(result)
+        return total.div_(8)
+
+    def _run(
+        self, colour: Tensor, advance: Advance, array: np.ndarray | None = None
+    ) -> Tensor | None:
+        """The network once, by tiles where the memory asks for them.
+
+        Args:
+            colour: (1, C, H, W).
+            advance: gets fractions of the run.
+            array: (rH, rW, C) of integers, which takes the result if it is given.
+
+        Returns:
+            (1, C, rH, rW), or None when an array takes it.
+        """
+        sink = None if array is None else _CheckedSink(array)
+        done = _Done(advance)
+        result = self._enlarge(colour, sink, done)
+        if self.dtype != torch.float32:
+            finite = sink.is_finite if sink else bool(torch.isfinite(result.sum()))
+            if not finite:
+                self._take_float32()
+                result = self._enlarge(colour, sink, _Done(_ignore))
+        done.rest()
+        return result if sink is None else None
+
+    def _enlarge(self, colour: Tensor, sink: _CheckedSink | None, done: _Done) -> Tensor | None:
+        from esc_arch.upscale.tiling import enlarge, work
+
+        done.steps = work(self._network, tuple(colour.shape[-2:]))
+        return enlarge(
+            self._network,
+            colour,
+            self.network_scale,
+            memory=self._memory,
+            tile=self._tile,
+            advance=done,
+            sink=sink,
+        )
+
+    def _take_float32(self) -> None:
+        """Go on in float32, from weights that were never rounded."""
+        from esc_arch.weights.opening import open_weights
+
+        if not self._may_fall_back:
+            raise UserError(
+                f"dtype: expected one that holds this image in {self.name}; found values beyond "
+                f"{str(self.dtype).removeprefix('torch.')}. Take --dtype fp32."
+            )
+        self._ready(open_weights(self._weights), torch.float32)
+
+
+class _Done:
+    """Turns steps of tiling into fractions of their sum, and makes the sum of these 1."""
+
+    def __init__(self, advance: Advance) -> None:
+        self.steps = 1
+        self._advance, self._fraction = advance, 0.0
+
+    def __call__(self, steps: int) -> None:
+        part = min(steps / self.steps, 1 - self._fraction)
+        self._fraction += part
+        self._advance(part)
+
+    def rest(self) -> None:
+        self._advance(1 - self._fraction)
+
+
+class _CheckedSink:
+    """Rounds parts of a result into an array, and sees whether all were numbers."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        from esc_arch.upscale.tiling import ArraySink
+
+        self.is_finite = True
+        self._into_array = ArraySink(array)
+
+    def __call__(self, region: Region, part: Tensor) -> None:
+        self.is_finite &= bool(torch.isfinite(part.sum()))
+        self._into_array(region, part)
+
+
+class _Result(NamedTuple):
+    """Where the result goes.
+
+    Attributes:
+        put: takes the number of a plane and the plane (h, w).
+        array: (h, w, C) of integers, if that is the result.
+    """
+
+    put: Callable[[int, Tensor], None]
+    array: np.ndarray | None
+
+
+def _into_array(result: np.ndarray, levels: int) -> _Result:
+    def put(index: int, plane: Tensor) -> None:
+        result[..., index] = _quantised(plane, levels).cpu().numpy()
+
+    return _Result(put, None if levels == 1 else result)
+
+
+def _into_tensor(result: Tensor, levels: int) -> _Result:
+    def put(index: int, plane: Tensor) -> None:
+        result[index] = _quantised(plane, levels)
+
+    return _Result(put, None)
+
+
+def _ignore(_: float) -> None:
+    pass
+
+
+def _part(advance: Advance, part: float) -> Advance:
+    return lambda fraction: advance(part * fraction)
+
+
+def _quantised(plane: Tensor, levels: int) -> Tensor:
+    """Clamp in place, and round where there are levels."""
+    plane = plane.float()
+    if levels == 1:
+        return plane.clamp_(0, 1)
+    return plane.mul_(levels).round_().clamp_(0, levels)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise UserError(
+            f"device: expected one that PyTorch can use here; found {name} ({reason}). "
+            "Take auto or cpu."
+        ) from None
+    return device
+
+
+def _dtype(name: str, device: torch.device, opened: Opened) -> torch.dtype:
+    if name == "auto":
+        on_cuda = device.type == "cuda" and isinstance(opened.network, nn.Module)
+        for dtype in (torch.float16, torch.bfloat16) if on_cuda else ():
+            if dtype in opened.dtypes and (
+                dtype == torch.float16 or torch.cuda.is_bf16_supported(including_emulation=False)
+            ):
+                return dtype
+        return torch.float32
+    if name not in DTYPES:
+        raise UserError(f"dtype: expected auto, {', '.join(DTYPES)}; found {name}.")
+    if DTYPES[name] not in opened.dtypes:
+        can = ", ".join(key for key, dtype in DTYPES.items() if dtype in opened.dtypes)
+        raise UserError(f"dtype: expected {can} of {opened.name}; found {name}.")
+    return DTYPES[name]

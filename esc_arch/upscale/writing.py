@@ -1,0 +1,234 @@
+"""Writing an image file with metadata, complete or not at all.
+
+Shapes: pixels are (H, W) for grey, (H, W, 3) for RGB and (H, W, 4) for RGBA; uint8 or uint16.
+
+What each format keeps:
+
+======  =========  =====  ====  ===  ===  ===  ====
+format  bits       alpha  EXIF  XMP  ICC  DPI  text
+======  =========  =====  ====  ===  ===  ===  ====
+PNG     8, 16      yes    yes   yes  yes  yes  yes
+TIFF    8, 16      yes    yes   yes  yes  yes  no
+JPEG    8          no     yes   yes  yes  yes  the comment
+WebP    8          yes    yes   yes  yes  in EXIF  no
+BMP     8          no     no    no   no   yes  no
+======  =========  =====  ====  ===  ===  ===  ====
+
+16 bits are rounded to 8 where a format has no more, and alpha is laid on white where it has
+none; what is not kept is said.
+"""
+
+import io
+import itertools
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from esc_arch.data.image_files import PNG_OPTIONS
+from esc_arch.errors import UserError
+from esc_arch.upscale.metadata import Metadata, resized_exif, resized_xmp
+from esc_arch.upscale.png_chunks import with_chunks
+from esc_arch.upscale.reading import Picture
+from esc_arch.upscale.tiff_tags import with_tags
+
+__all__ = ["FORMATS", "Encoding", "check_size", "format_of", "write_picture"]
+
+# Formats by extension; the first extension of each is the one that it is given.
+_EXTENSIONS = {
+    **{".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"},
+    **{".tif": "tiff", ".tiff": "tiff", ".bmp": "bmp"},
+}
+FORMATS = {name: ext for ext, name in reversed(_EXTENSIONS.items())}
+
+_LONGEST_SIDE = {"jpeg": 65500, "webp": 16383, "png": 2**31 - 1, "tiff": 2**31 - 1}
+# TIFF and BMP count bytes in 32 bits.
+_MOST_BYTES = {"tiff": 2**32 - 2**24, "bmp": 2**31 - 2**16}
+_SEGMENT = 65000  # bytes of metadata in a segment of a JPEG
+_AS_BGR = {3: cv2.COLOR_RGB2BGR, 4: cv2.COLOR_RGBA2BGRA}
+_ICC_SPACES = {1: b"GRAY", 3: b"RGB ", 4: b"RGB "}
+_TIFF_OPTIONS = (cv2.IMWRITE_TIFF_COMPRESSION, 8)  # Deflate of Adobe, which all programs read
+_counter = itertools.count()
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How an image file is to be encoded.
+
+    Attributes:
+        format: one of FORMATS.
+        quality: of JPEG and lossy WebP, 1 to 100.
+        lossless: of WebP.
+    """
+
+    format: str
+    quality: int = 95
+    lossless: bool = False
+
+
+def format_of(path: Path) -> str | None:
+    """The format by the extension of a file, in any case; None for another extension."""
+    return _EXTENSIONS.get(path.suffix.lower())
+
+
+def check_size(path: Path, image_format: str, width: int, height: int, channel_bytes: int) -> None:
+    """Refuse an image that its format cannot hold.
+
+    Args:
+        path: what the error calls it.
+        image_format: one of FORMATS.
+        width, height: in pixels.
+        channel_bytes: of a pixel, all its channels together.
+
+    Raises:
+        UserError: when it is too large.
+    """
+    longest = _LONGEST_SIDE.get(image_format)
+    if longest is not None and max(width, height) > longest:
+        raise UserError(
+            f"{path}: expected at most {longest} pixels a side in a {image_format.upper()} file; "
+            f"found {width}x{height}. Choose --format png, or a smaller --scale."
+        )
+    most = _MOST_BYTES.get(image_format)
+    if most is not None and width * height * channel_bytes > most:
+        raise UserError(
+            f"{path}: expected at most {most / 2**30:.0f} GiB of pixels in a "
+            f"{image_format.upper()} file; found {width}x{height}. Choose --format png, or a "
+            "smaller --scale."
+        )
+
+
+def write_picture(
+    path: Path, picture: Picture, encoding: Encoding, overwrite: bool = False
+) -> list[str]:
+    """Write an image file under a temporary name in its folder, and rename it when complete.
+
+    Its metadata are made true first: upright, its size, no thumbnail; see the head of this file
+    for what each format keeps.
+
+    Args:
+        path: is made, with its folder; the extension does not matter.
+        picture: upright.
+        encoding: format and quality.
+        overwrite: replace a file that is there.
+
+    Returns:
+        What could not be kept, for the user to read.
+
+    Raises:
+        UserError: when the file is there already, or the format cannot hold so large an image.
+        OSError: when it cannot be written.
+    """
+    pieces, notes = encode(path, picture, encoding)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Of few characters: the name with an addition may be longer than a name can be.
+    temporary = path.with_name(f".{os.getpid()}-{next(_counter)}.part")
+    try:
+        with open(temporary, "xb") as file:
+            for piece in pieces:
+                file.write(piece)
+            file.flush()
+            os.fsync(file.fileno())
+        if not overwrite and os.path.lexists(path):
+            raise UserError(
+                f"{path}: expected no such file; it was made meanwhile. Take --overwrite to "
+                "replace it."
+            )
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return notes
+
+
+def encode(
+    path: Path, picture: Picture, encoding: Encoding
+) -> tuple[Iterable[bytes | memoryview], list[str]]:
+    """The contents of an image file in pieces, and what could not be kept."""
+    pixels, metadata = picture.pixels, picture.metadata
+    height, width = pixels.shape[:2]
+    image_format = encoding.format
+    check_size(path, image_format, width, height, pixels.nbytes // (height * width))
+    notes: list[str] = []
+    if pixels.dtype == np.uint16 and image_format not in ("png", "tiff"):
+        pixels = _rounded_to_8_bits(pixels)
+        notes.append(f"16 bits were rounded to 8, as {image_format.upper()} has no more")
+    if pixels.ndim == 3 and pixels.shape[2] == 4 and image_format in ("jpeg", "bmp"):
+        pixels = _on_white(pixels)
+        notes.append(f"transparency was laid on white, as {image_format.upper()} has none")
+    if pixels.ndim == 2 and image_format == "webp":
+        pixels = cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB)
+    metadata = replace(
+        metadata,
+        exif=resized_exif(metadata.exif, width, height) if metadata.exif else b"",
+        xmp=resized_xmp(metadata.xmp, width, height),
+    )
+    if picture.metadata.exif and not metadata.exif:
+        notes.append("its EXIF is damaged and was left out")
+    channels = 1 if pixels.ndim == 2 else pixels.shape[2]
+    if metadata.icc_profile and metadata.icc_profile[16:20] != _ICC_SPACES[channels]:
+        metadata = replace(metadata, icc_profile=b"")
+        notes.append("its ICC profile is of another kind of pixels and was left out")
+    if image_format == "png":
+        return with_chunks(_by_opencv(".png", pixels, PNG_OPTIONS), metadata), notes
+    if image_format == "tiff":
+        encoded = _by_opencv(".tiff", pixels, _TIFF_OPTIONS)
+        return with_tags(encoded, metadata, has_alpha=channels == 4), notes
+    return [_by_pillow(pixels, metadata, encoding, notes)], notes
+
+
+def _rounded_to_8_bits(pixels: np.ndarray) -> np.ndarray:
+    """round(255 / 65535 * v), which is v / 257; no half occurs, as 257 is odd."""
+    # In 16 bits it would go beyond the top: (v + 128) // 257 is not above 255 in any case.
+    return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
+def _on_white(pixels: np.ndarray) -> np.ndarray:
+    alpha = pixels[..., 3:].astype(np.uint32)
+    mixed = pixels[..., :3] * alpha + 255 * (255 - alpha)
+    return ((2 * mixed + 255) // 510).astype(np.uint8)
+
+
+def _by_opencv(extension: str, pixels: np.ndarray, options: tuple[int, ...]) -> memoryview:
+    if pixels.ndim == 3:
+        pixels = cv2.cvtColor(pixels, _AS_BGR[pixels.shape[2]])
+    # Not copied, as it may be large.
+    return memoryview(cv2.imencode(extension, pixels, options)[1].reshape(-1))
+
+
+def _by_pillow(
+    pixels: np.ndarray, metadata: Metadata, encoding: Encoding, notes: list[str]
+) -> bytes:
+    options: dict[str, object] = {"quality": encoding.quality}
+    kept = {"exif": metadata.exif, "xmp": metadata.xmp, "icc_profile": metadata.icc_profile}
+    if encoding.format == "jpeg":
+        # Colours at full resolution: a network's edges are not to be blurred again.
+        options["subsampling"] = 0
+        kept["comment"] = metadata.text.get("Comment", "").encode()
+        kept["exif"] = b"Exif\0\0" + metadata.exif if metadata.exif else b""
+        for name in ("exif", "xmp", "comment"):
+            if len(kept[name]) > _SEGMENT:
+                notes.append(f"its {name.upper()} is too long for a JPEG and was left out")
+                kept[name] = b""
+    elif encoding.format == "webp":
+        options |= {"lossless": encoding.lossless, "exact": encoding.lossless}
+        if metadata.dpi is not None and not metadata.exif:
+            kept["exif"] = _resolution(metadata.dpi)
+    else:
+        kept, options = {}, {}
+    if metadata.dpi is not None:
+        options["dpi"] = metadata.dpi
+    file = io.BytesIO()
+    options |= {name: value for name, value in kept.items() if value}
+    Image.fromarray(pixels).save(file, encoding.format.upper(), **options)
+    return file.getvalue()
+
+
+def _resolution(dpi: tuple[float, float]) -> bytes:
+    """EXIF that says no more than the pixels per inch."""
+    exif = Image.Exif()
+    exif[282], exif[283], exif[296] = *dpi, 2
+    return exif.tobytes().removeprefix(b"Exif\0\0")

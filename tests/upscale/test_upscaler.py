@@ -1,0 +1,280 @@
+"""Images of all kinds through networks of which the result is known."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import esc_arch
+from esc_arch.data.bicubic import imresize
+from esc_arch.deployment import deploy
+from esc_arch.errors import UserError
+from tests.upscale.stand_ins import Lopsided, Repeat, photo, repeated, use
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA", "I;16"])
+def test_pil_images_keep_their_mode(monkeypatch, mode):
+    use(monkeypatch)
+    channels = {"L": 1, "I;16": 1, "LA": 2, "RGB": 3, "RGBA": 4}[mode]
+    pixels = photo(6, 9, channels, np.uint16 if mode == "I;16" else np.uint8)
+    if mode in ("LA", "RGBA"):
+        pixels[..., -1] = 255
+    image = Image.fromarray(pixels)
+    assert image.mode == mode
+    image.info["icc_profile"], image.info["dpi"] = b"profile", (300, 300)
+    result = esc_arch.Upscaler()(image)
+    assert result.mode == mode and result.size == (18, 12)
+    assert np.array_equal(np.asarray(result), repeated(pixels))
+    assert result.info == image.info
+
+
+def test_other_pil_modes(monkeypatch):
+    use(monkeypatch)
+    upscaler = esc_arch.Upscaler()
+    rgb = Image.fromarray(photo(6, 9))
+    palette = rgb.quantize(16)
+    result = upscaler(palette)
+    assert result.mode == "RGB"
+    assert np.array_equal(np.asarray(result), repeated(np.asarray(palette.convert("RGB"))))
+    bits = rgb.convert("1")
+    assert np.array_equal(np.asarray(upscaler(bits)), repeated(np.asarray(bits) * np.uint8(255)))
+    file = io.BytesIO()
+    palette.save(file, "PNG", transparency=0)
+    assert upscaler(Image.open(file)).mode == "RGBA"
+    for mode in ("CMYK", "F", "YCbCr"):
+        with pytest.raises(ValueError, match=mode):
+            upscaler(Image.new(mode, (4, 4)))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(5, 7), (5, 7, 1), (5, 7, 3), (1, 1, 3), (1, 6)])
+def test_arrays_keep_dtype_and_shape(monkeypatch, dtype, shape):
+    use(monkeypatch)
+    pixels = photo(*shape[:2], shape[2] if len(shape) == 3 else 1, np.uint16).reshape(shape)
+    if np.issubdtype(dtype, np.floating):
+        pixels = (pixels / 65535).astype(dtype)
+    elif dtype == np.uint8:
+        pixels = (pixels >> 8).astype(dtype)
+    # Of integers exactly; of floating point to float32, in which the network computes.
+    tolerance = 2e-7 if np.issubdtype(dtype, np.floating) else 0
+    for image in (pixels, pixels[::-1, ::-1]):
+        result = esc_arch.Upscaler()(image)
+        assert result.dtype == dtype
+        assert result.shape == (2 * shape[0], 2 * shape[1], *shape[2:])
+        assert np.abs(result.astype(float) - repeated(image)).max() <= tolerance
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [(3, 4, 5), (2, 3, 4, 5), (1, 4, 5), (2, 4, 5, 4)])
+def test_tensors_keep_dtype_and_shape(monkeypatch, dtype, shape):
+    use(monkeypatch)
+    image = torch.rand(shape)
+    image = (image * 255).to(dtype) if dtype == torch.uint8 else image.to(dtype)
+    if shape[-3] in (2, 4):
+        image.select(-3, -1).fill_(255 if dtype == torch.uint8 else 1)
+    result = esc_arch.Upscaler()(image.requires_grad_(image.is_floating_point()))
+    assert result.dtype == dtype and not result.requires_grad
+    expected = image.detach().repeat_interleave(2, -1).repeat_interleave(2, -2)
+    colours = slice(None) if shape[-3] in (1, 3) else slice(-1)
+    assert result.shape == expected.shape
+    difference = result[..., colours, :, :].double() - expected[..., colours, :, :].double()
+    assert difference.abs().max() <= (2e-7 if image.is_floating_point() else 0)
+
+
+def test_a_real_network_gives_its_own_values(monkeypatch):
+    network = esc_arch.create("esc_fp", 2, n_blocks=1).eval()
+    pixels = photo(40, 33)
+    x = torch.from_numpy(pixels).permute(2, 0, 1)[None].double() / 255
+    with torch.no_grad():
+        exact = network.double()(x)[0].permute(1, 2, 0).numpy().clip(0, 1)
+    use(monkeypatch, network.float())
+    upscaler = esc_arch.Upscaler()
+    assert np.abs(upscaler(pixels.astype(np.float32) / 255) - exact).max() < 2e-5
+    result = upscaler(pixels)
+    # Rounded once: half a level, and what float32 leaves.
+    assert np.abs(result - 255 * exact).max() < 0.51
+    assert np.abs(upscaler(pixels.astype(np.uint16) * 257) - 65535 * exact).max() < 2
+
+
+def test_grey_is_the_mean_of_the_network_on_equal_channels(monkeypatch):
+    network = Lopsided()
+    use(monkeypatch, network)
+    pixels = photo(11, 8, 1)
+    result = esc_arch.Upscaler()(pixels)
+    x = torch.from_numpy(np.stack([pixels] * 3)).float()[None] / 255
+    expected = network.double()(x.double())[0].mean(0).clamp(0, 1) * 255
+    assert np.abs(result - expected.detach().numpy()).max() < 0.51
+
+
+def test_a_grey_network_takes_colours_one_by_one(monkeypatch):
+    use(monkeypatch, Lopsided(1), channels=1)
+    upscaler = esc_arch.Upscaler()
+    pixels = photo(11, 8)
+    result = upscaler(pixels)
+    for channel in range(3):
+        assert np.array_equal(result[..., channel], upscaler(pixels[..., channel]))
+
+
+def test_alpha_is_antialiased_bicubic(monkeypatch):
+    use(monkeypatch)
+    pixels = photo(12, 15, 4)
+    for scale, size in ((None, (24, 30)), (1.5, (18, 22))):
+        result = esc_arch.Upscaler(scale=scale)(pixels)
+        alpha = imresize(pixels[..., 3].astype(np.float64), size=size)
+        assert np.abs(result[..., 3] - alpha.clip(0, 255)).max() < 0.51
+    pixels[..., 3] = 255
+    assert (esc_arch.Upscaler()(pixels)[..., 3] == 255).all()
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_colour_under_transparency_does_not_bleed(monkeypatch, dtype):
+    use(monkeypatch, Lopsided())
+    upscaler = esc_arch.Upscaler()
+    white = np.iinfo(dtype).max
+    pixels = photo(24, 20, 4, dtype)
+    pixels[..., 3] = white
+    pixels[6:18, 10:, 3] = 0
+    results = []
+    for hidden in (0, white, (white, 0, white)):
+        pixels[6:18, 10:, :3] = hidden
+        results.append(upscaler(pixels))
+    visible = results[0][..., 3] > 0
+    for other in results[1:]:
+        assert np.array_equal(results[0][visible], other[visible])
+    # A plain colour stays itself up to the edge, whatever lies under the rest.
+    use(monkeypatch, Repeat())
+    pixels[..., :3] = np.where(pixels[..., 3:] > 0, 90, 0)
+    enlarged = esc_arch.Upscaler()(pixels)
+    assert (enlarged[enlarged[..., 3] > 0][:, :3] == 90).all()
+    nothing = np.zeros((4, 5, 4), dtype)
+    assert not esc_arch.Upscaler()(nothing).any()
+
+
+@pytest.mark.parametrize(
+    ("scale", "runs"), [(0.5, 1), (1, 1), (1.37, 1), (2, 1), (2.01, 2), (3, 2), (4, 2), (4.5, 3)]
+)
+def test_other_scales(monkeypatch, scale, runs):
+    use(monkeypatch)
+    pixels = photo(7, 10).astype(np.float64) / 255
+    result = esc_arch.Upscaler(scale=scale)(pixels)
+    assert result.shape == (round(7 * scale), round(10 * scale), 3)
+    expected = imresize(repeated(pixels, 2**runs), size=result.shape[:2]).clip(0, 1)
+    assert np.abs(result - expected).max() < 1e-5
+
+
+def test_the_ensemble_is_the_mean_over_the_square(monkeypatch):
+    network = Lopsided()
+    use(monkeypatch, network)
+    pixels = photo(9, 14).astype(np.float64) / 255
+    results = []
+    for turns in range(4):
+        for mirrored in (False, True):
+            seen = np.rot90(pixels[:, ::-1] if mirrored else pixels, turns)
+            x = torch.from_numpy(seen.copy()).permute(2, 0, 1)[None]
+            with torch.no_grad():
+                y = network.double()(x)[0].permute(1, 2, 0).numpy()
+            y = np.rot90(y, -turns)
+            results.append(y[:, ::-1] if mirrored else y)
+    expected = np.mean(results, 0).clip(0, 1)
+    use(monkeypatch, network.float())
+    upscaler = esc_arch.Upscaler(self_ensemble=True)
+    assert np.abs(upscaler(pixels) - expected).max() < 1e-5
+    assert np.abs(esc_arch.Upscaler()(pixels) - expected).max() > 0.01
+    # So it commutes with flips and turns.
+    turned = upscaler(np.rot90(pixels).copy())
+    assert np.abs(turned - np.rot90(upscaler(pixels))).max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("options", "shape"),
+    [
+        ({}, (6, 5, 3)),
+        ({"scale": 3.0, "self_ensemble": True}, (6, 5, 4)),
+        ({"scale": 4.0}, (6, 5)),
+    ],
+)
+def test_progress_adds_up_to_one(monkeypatch, options, shape):
+    use(monkeypatch)
+    told = []
+    esc_arch.Upscaler(**options)(np.zeros(shape, np.uint8), told.append)
+    assert sum(told) == pytest.approx(1)
+    assert min(told) >= 0 and max(told) <= 1
+    told.clear()
+    esc_arch.Upscaler(**options)(torch.zeros(2, 3, 4, 5), told.append)
+    assert sum(told) == pytest.approx(1)
+
+
+class _Overflowing(Repeat):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        result = super().forward(x)
+        return result if self.one.dtype == torch.float32 else result * torch.inf
+
+
+def test_dtypes(monkeypatch):
+    use(monkeypatch, Repeat())
+    assert esc_arch.Upscaler().dtype == torch.float32
+    bf16 = esc_arch.Upscaler(dtype="bf16")
+    assert bf16.dtype == torch.bfloat16
+    pixels = photo(8, 8)
+    assert np.abs(bf16(pixels).astype(int) - repeated(pixels)).max() <= 1
+    with pytest.raises(UserError, match="dtype: expected fp32, bf16 of repeat x2; found fp16"):
+        esc_arch.Upscaler(dtype="fp16")
+    with pytest.raises(UserError, match="dtype: expected auto"):
+        esc_arch.Upscaler(dtype="fp8")
+
+
+@pytest.mark.parametrize("as_type", [np.uint8, np.float32])
+def test_overflow_is_an_error_and_automatically_mended(monkeypatch, as_type):
+    use(monkeypatch, _Overflowing())
+    pixels = photo(8, 8).astype(as_type) / as_type(1)
+    pixels = (pixels / 255).astype(as_type) if as_type == np.float32 else pixels.astype(as_type)
+    with pytest.raises(UserError, match=r"beyond bfloat16\. Take --dtype fp32"):
+        esc_arch.Upscaler(dtype="bf16")(pixels)
+    upscaler = esc_arch.Upscaler()
+    # What ``auto`` chooses on CUDA.
+    use(monkeypatch, _Overflowing())
+    upscaler._network, upscaler.dtype = deploy(_Overflowing(), torch.bfloat16), torch.bfloat16
+    assert np.array_equal(upscaler(pixels), repeated(pixels))
+    assert upscaler.dtype == torch.float32
+
+
+def test_a_network_that_is_a_function(monkeypatch):
+    """As those of onnxruntime are."""
+    use(monkeypatch, lambda x: x.repeat_interleave(2, -1).repeat_interleave(2, -2))
+    pixels = photo(5, 6)
+    assert np.array_equal(esc_arch.Upscaler()(pixels), repeated(pixels))
+
+
+def test_a_network_that_does_not_enlarge(monkeypatch):
+    use(monkeypatch, Repeat(1), scale=1, name="denoiser x1")
+    pixels = photo(5, 6)
+    assert np.array_equal(esc_arch.Upscaler()(pixels), pixels)
+    with pytest.raises(UserError, match="denoiser x1, which does not enlarge"):
+        esc_arch.Upscaler(scale=2)
+
+
+def test_wrong_arguments(monkeypatch):
+    use(monkeypatch)
+    for options, says in (
+        ({"device": "gpu"}, "device: expected"),
+        ({"scale": 0}, "scale: expected"),
+        ({"scale": float("nan")}, "scale: expected"),
+        ({"tile": 0}, "tile: expected"),
+        ({"tile": "some"}, "tile: expected"),
+    ):
+        with pytest.raises(UserError, match=says):
+            esc_arch.Upscaler(**options)
+    upscaler = esc_arch.Upscaler()
+    for image, error in (
+        ("a.png", TypeError),
+        (np.zeros((4, 4), bool), TypeError),
+        (np.zeros((4, 4), np.int32), TypeError),
+        (np.zeros((4, 4, 5), np.uint8), ValueError),
+        (np.zeros((0, 4), np.uint8), ValueError),
+        (torch.zeros(4, 4), ValueError),
+        (torch.zeros(3, 4, 4, dtype=torch.int32), TypeError),
+    ):
+        with pytest.raises(error, match="expected"):
+            upscaler(image)
