@@ -63,6 +63,7 @@ class Upscaler:
         network_scale: of the network.
         dtype: that is computed in.
         device: that computes.
+        network: that computes, (1, C, H, W) in [0, 1] -> (1, C, rH, rW).
 
     Raises:
         UserError: when the weights cannot be had or are of no known network, or the device or
@@ -141,9 +142,9 @@ class Upscaler:
 
     def _ready(self, opened: Opened, dtype: torch.dtype) -> None:
         self.dtype = dtype
-        self._network = opened.network
+        self.network = opened.network
         if isinstance(opened.network, nn.Module):
-            self._network = deploy(opened.network.to(self.device), dtype)
+            self.network = deploy(opened.network.to(self.device), dtype)
 
     def _pil(self, image: Image.Image, advance: Advance) -> Image.Image:
         mode = _AS_MODE.get(image.mode, image.mode)
@@ -203,7 +204,7 @@ class Upscaler:
             filled = fill_transparent(colour.cpu().numpy(), alpha[0].cpu().numpy())
             colour = torch.from_numpy(filled)
             result.put(channels - 1, imresize(alpha, size=size)[0])
-        device = self.device if isinstance(self._network, nn.Module) else torch.device("cpu")
+        device = self.device if isinstance(self.network, nn.Module) else torch.device("cpu")
         colour = colour.to(device)[None]
         # The largest images are never whole in floating point.
         if result.array is not None and self._is_one_run(len(colour[0])):
@@ -287,9 +288,9 @@ class Upscaler:
     def _enlarge(self, colour: Tensor, sink: _CheckedSink | None, done: _Done) -> Tensor | None:
         from esc_arch.upscale.tiling import enlarge, work
 
-        done.steps = work(self._network, tuple(colour.shape[-2:]))
+        done.steps = work(self.network, tuple(colour.shape[-2:]))
         return enlarge(
-            self._network,
+            self.network,
             colour,
             self.network_scale,
             memory=self._memory,

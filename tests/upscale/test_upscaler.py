@@ -235,7 +235,7 @@ def test_overflow_is_an_error_and_automatically_mended(monkeypatch, as_type):
     upscaler = esc_arch.Upscaler()
     # What ``auto`` chooses on CUDA.
     use(monkeypatch, _Overflowing())
-    upscaler._network, upscaler.dtype = deploy(_Overflowing(), torch.bfloat16), torch.bfloat16
+    upscaler.network, upscaler.dtype = deploy(_Overflowing(), torch.bfloat16), torch.bfloat16
     assert np.array_equal(upscaler(pixels), repeated(pixels))
     assert upscaler.dtype == torch.float32
 
