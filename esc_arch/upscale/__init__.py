@@ -1,1 +1,1 @@
-"""From image files to larger image files."""
+"""From image files to bigger image files."""
