@@ -41,20 +41,21 @@ def main() -> None:
     parser.add_argument("--preset", default="esc_light")
     parser.add_argument("--scale", type=int, default=2)
     parser.add_argument("--formats", nargs="+", default=["png", "jpeg", "webp"])
+    parser.add_argument("--images", type=int, default=IMAGES, help=f"default: {IMAGES}")
     parser.add_argument("--rounds", type=int, default=3, help="default: 3")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers to a file")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        make_images(args.src, work / "in")
+        make_images(args.src, work / "in", args.images)
         weights = work / f"{args.preset}.safetensors"
         write_safetensors(esc_arch.create(args.preset, args.scale), weights)
         upscaler = esc_arch.Upscaler(weights)
         rows = [measure(upscaler, work, name, args.rounds) for name in args.formats]
-        loading_s = seconds(lambda: run_help_and_load(weights, work))
+        loading_s = seconds(lambda: load_and_run(weights, work))
     report = {
         "network": upscaler.name,
-        "images": f"{IMAGES} of {WIDTH}x{HEIGHT}",
+        "images": f"{args.images} of {WIDTH}x{HEIGHT}",
         "rounds": args.rounds,
         **description("opencv-python", "pillow", "numpy"),
         "one_image_in_a_fresh_process_s": round(loading_s, 2),
@@ -66,8 +67,8 @@ def main() -> None:
         print(f"above the bar of {BAR}", file=sys.stderr)
 
 
-def make_images(src: Path | None, folder: Path) -> None:
-    """Twenty PNG files: cuts of photos, or else something smooth with noise."""
+def make_images(src: Path | None, folder: Path, count: int) -> None:
+    """PNG files: cuts of photos, or else something smooth with noise."""
     folder.mkdir()
     photos = []
     for path in find_images(src) if src else ():
@@ -75,7 +76,7 @@ def make_images(src: Path | None, folder: Path) -> None:
         if image.ndim == 3 and min(image.shape[:2]) >= HEIGHT and image.shape[1] >= WIDTH:
             photos.append(image)
     rng = np.random.default_rng(0)
-    for index in range(IMAGES):
+    for index in range(count):
         if photos:
             image = photos[index % len(photos)]
             top = rng.integers(image.shape[0] - HEIGHT + 1)
@@ -119,7 +120,7 @@ def measure(upscaler: esc_arch.Upscaler, work: Path, image_format: str, rounds: 
     for _ in range(rounds):
         times["network_s"].append(seconds(network_alone))
         times["folder_s"].append(seconds(folder))
-    assert len(outcomes[-1].written) == IMAGES
+    assert len(outcomes[-1].written) == len(images)
     ratios = [b / a for a, b in zip(times["network_s"], times["folder_s"], strict=True)]
     return {
         "format": image_format,
@@ -129,7 +130,7 @@ def measure(upscaler: esc_arch.Upscaler, work: Path, image_format: str, rounds: 
     }
 
 
-def run_help_and_load(weights: Path, work: Path) -> None:
+def load_and_run(weights: Path, work: Path) -> None:
     """The command on one small image, from nothing to the end."""
     cv2.imwrite(str(work / "small.png"), np.zeros((8, 8, 3), np.uint8))
     line = [sys.executable, "-m", "esc_arch", "upscale", str(work / "small.png"), "--overwrite"]
