@@ -36,10 +36,12 @@ def deploy(
     if convert is not None:
         convert()  # in float32, before precision is lost
     network.to(dtype=dtype, memory_format=torch.channels_last)
-    return _Deployed(torch.compile(network, dynamic=True) if compile else network, dtype)
+    return Deployed(torch.compile(network, dynamic=True) if compile else network, dtype)
 
 
-class _Deployed(nn.Module):
+class Deployed(nn.Module):
+    """A network that takes images of any dtype; what :func:`deploy` gives."""
+
     def __init__(self, network: nn.Module, dtype: torch.dtype) -> None:
         super().__init__()
         self.network = network

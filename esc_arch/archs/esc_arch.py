@@ -64,9 +64,12 @@ class ESC(ESCBody):
         self.to_img = nn.Conv2d(dim, 3 * upscaling_factor**2, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        feat = self.features(x)
+        return like_input(self.upsample(self.features(x), x), x)
+
+    def upsample(self, feat: Tensor, x: Tensor) -> Tensor:
+        """The result from the features of an image or of a part of it, and the image."""
         skip = x.repeat_interleave(self.upscaling_factor**2, dim=1)
-        return like_input(F.pixel_shuffle(self.to_img(feat) + skip, self.upscaling_factor), x)
+        return F.pixel_shuffle(self.to_img(feat) + skip, self.upscaling_factor)
 
     def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
         transfer_scale(state_dict, prefix + "to_img.", self.upscaling_factor)

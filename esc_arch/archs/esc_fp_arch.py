@@ -88,14 +88,29 @@ class ESCFP(nn.Module):
         self.to_img = nn.Conv2d(dim, 3 * upscaling_factor**2, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        r = self.upscaling_factor
-        shallow = self.proj(x.contiguous(memory_format=torch.channels_last))
+        shallow = self.shallow(x)
         feat = shallow
         for block in self.blocks:
-            feat = run_block(block, feat, (self.lk_channel, self.lk_spatial))
-        feat = self.last(self.ln_last(feat)) + shallow
+            feat = run_block(block, feat, self.large_kernel())
+        return like_input(self.upsample(self.deep(feat, shallow), x), x)
+
+    def large_kernel(self) -> tuple[Tensor, Tensor]:
+        """What all blocks convolve with: the kernels of channels and of space."""
+        return self.lk_channel, self.lk_spatial
+
+    def shallow(self, x: Tensor) -> Tensor:
+        """What the first block takes, of an image or a part of it."""
+        return self.proj(x.contiguous(memory_format=torch.channels_last))
+
+    def deep(self, feat: Tensor, shallow: Tensor) -> Tensor:
+        """The features of the image from those of the last block and the shallow ones."""
+        return self.last(self.ln_last(feat)) + shallow
+
+    def upsample(self, feat: Tensor, x: Tensor) -> Tensor:
+        """The result from the features of an image or of a part of it, and the image."""
+        r = self.upscaling_factor
         skip = F.interpolate(x, scale_factor=r, mode="bicubic")
-        return like_input(F.pixel_shuffle(self.to_img(feat), r) + skip, x)
+        return F.pixel_shuffle(self.to_img(feat), r) + skip
 
     def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
         transfer_scale(state_dict, prefix + "to_img.", self.upscaling_factor)

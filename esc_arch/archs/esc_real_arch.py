@@ -74,10 +74,14 @@ class ESCReal(ESCBody):
         self.skip = nn.Sequential(*image_skip(3, dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        feat = self.features(x) + self.skip(x)
+        return like_input(self.upsample(self.features(x), x), x)
+
+    def upsample(self, feat: Tensor, x: Tensor) -> Tensor:
+        """The result from the features of an image or of a part of it, and the image."""
+        feat = feat + self.skip(x)
         if isinstance(self.to_img, DySample):  # its places are relative to the whole map
-            return like_input(self.to_img(feat), x)
-        return like_input(by_bands(self.to_img, feat, halo=2, scale=4), x)
+            return self.to_img(feat)
+        return by_bands(self.to_img, feat, halo=2, scale=4)
 
 
 def _nearest_conv(dim: int) -> nn.Sequential:
@@ -157,10 +161,14 @@ class ESCRealM(ESCBody):
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[2:]
         image = self.pad(x)
-        y = self.to_img(self.features(image) + self.skip(image))
+        y = self.upsample(self.features(image), image)
         r = self.upscaling_factor
         y = crop_bottom_right(y.permute(0, 2, 3, 1), height * r, width * r).permute(0, 3, 1, 2)
         return like_input(y, x)
+
+    def upsample(self, feat: Tensor, image: Tensor) -> Tensor:
+        """The result from the features of a padded image or of a part of it, and the image."""
+        return self.to_img(feat + self.skip(image))
 
     def pad(self, x: Tensor) -> Tensor:
         """Extend an image to whole squares of folded pixels, (B, 3, H, W) -> (B, 3, H', W')."""

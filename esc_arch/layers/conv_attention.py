@@ -40,7 +40,14 @@ class ConvolutionalAttention(nn.Module):
         nn.init.zeros_(self.dwc_proj[-1].bias)
 
     def forward(self, x: Tensor, large_kernel: Tensor) -> Tensor:
-        dynamic_kernel = self.dwc_proj(x).reshape(-1, self.pdim, 3, 3)
+        return self.convolve(x, large_kernel, self.dynamic_kernel(x))
+
+    def dynamic_kernel(self, x: Tensor) -> Tensor:
+        """From a map or its mean, (B, pdim, H, W) or (B, pdim, 1, 1), to (B, pdim, 3, 3)."""
+        return self.dwc_proj(x).reshape(-1, self.pdim, 3, 3)
+
+    def convolve(self, x: Tensor, large_kernel: Tensor, dynamic_kernel: Tensor) -> Tensor:
+        """Both convolutions of a map or a part of it, (B, pdim, H, W) -> (B, pdim, H, W)."""
         return conv_attention(x, large_kernel, dynamic_kernel)
 
 
@@ -62,7 +69,16 @@ class FactorizedConvAttention(nn.Module):
         self.proj = dynamic_kernel_branch(pdim, pdim // 4)
 
     def forward(self, x: Tensor, large_kernel: tuple[Tensor, Tensor]) -> Tensor:
-        dynamic_kernel = self.proj(x).reshape(-1, self.pdim, 3, 3)
+        return self.convolve(x, large_kernel, self.dynamic_kernel(x))
+
+    def dynamic_kernel(self, x: Tensor) -> Tensor:
+        """From a map or its mean, (B, pdim, H, W) or (B, pdim, 1, 1), to (B, pdim, 3, 3)."""
+        return self.proj(x).reshape(-1, self.pdim, 3, 3)
+
+    def convolve(
+        self, x: Tensor, large_kernel: tuple[Tensor, Tensor], dynamic_kernel: Tensor
+    ) -> Tensor:
+        """The convolutions of a map or a part of it, (B, pdim, H, W) -> (B, pdim, H, W)."""
         return factorized_conv_attention(x, *large_kernel, dynamic_kernel)
 
 
@@ -85,7 +101,13 @@ class ConvAttnWrapper(nn.Module):
     def forward(
         self, x: Tensor, large_kernel: Tensor | tuple[Tensor, Tensor], residual: Tensor
     ) -> Tensor:
-        convolved = self.plk(x[:, : self.plk.pdim], large_kernel)
+        return self.aggregate(self.plk(x[:, : self.plk.pdim], large_kernel), x, residual)
+
+    def aggregate(self, convolved: Tensor, x: Tensor, residual: Tensor) -> Tensor:
+        """The residual plus the 1x1 convolution of x with its first channels convolved.
+
+        x and residual may be overwritten.
+        """
         if native.usable(x) and x.shape[1] % native.VECTOR == 0:
             maps = [_channels_last(map) for map in (convolved, x, residual)]
             native.aggregate(*maps[:2], self.aggr.weight, self.aggr.bias, maps[2])

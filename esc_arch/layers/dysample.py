@@ -41,9 +41,7 @@ class DySample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         batch, channels, height, width = x.shape
-        # Offsets from each coarse pixel's centre in coarse pixels: x of all groups and
-        # sub-pixels first, then y.
-        offset = self.offset(x) * self.scope(x).sigmoid() * 0.5 + self.init_pos
+        offset = self.offsets(x)
         # Places in half precision would be off by whole pixels in a large image.
         wide = torch.promote_types(x.dtype, torch.float32)
         offset = offset.to(wide).reshape(batch, 2, -1, height, width)
@@ -63,6 +61,13 @@ class DySample(nn.Module):
         )
         sampled = sampled.reshape(batch, channels, height * self.scale, width * self.scale)
         return self.end_conv(sampled.to(x.dtype))
+
+    def offsets(self, x: Tensor) -> Tensor:
+        """From each coarse pixel's centre, in coarse pixels, (B, 2*G*r*r, H, W).
+
+        x of all groups and sub-pixels first, then y.
+        """
+        return self.offset(x) * self.scope(x).sigmoid() * 0.5 + self.init_pos
 
 
 def _centres(scale: int, groups: int) -> Tensor:

@@ -71,14 +71,24 @@ class ESCBody(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """The deep features and the shallow ones, (B, 3, H, W) -> (B, dim, H, W)."""
-        # Stored as the maps are, the kernel need not be rearranged by every convolution.
-        large_kernel = geometric_mean_kernel(self.plk_filter).contiguous(
-            memory_format=torch.channels_last
-        )
-        shallow = self.proj(x.contiguous(memory_format=torch.channels_last))
+        large_kernel = self.large_kernel()
+        shallow = self.shallow(x)
         feat = shallow
         for block in self.blocks:
             feat = run_block(block, feat, large_kernel)
+        return self.deep(feat, shallow)
+
+    def large_kernel(self) -> Tensor:
+        """What all blocks convolve with, (pdim, pdim, kernel_size, kernel_size)."""
+        # Stored as the maps are, the kernel need not be rearranged by every convolution.
+        return geometric_mean_kernel(self.plk_filter).contiguous(memory_format=torch.channels_last)
+
+    def shallow(self, x: Tensor) -> Tensor:
+        """What the first block takes, of an image or a part of it."""
+        return self.proj(x.contiguous(memory_format=torch.channels_last))
+
+    def deep(self, feat: Tensor, shallow: Tensor) -> Tensor:
+        """The features of the image from those of the last block and the shallow ones."""
         return self.last(feat) + shallow
 
     @torch.no_grad()
