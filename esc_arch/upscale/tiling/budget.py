@@ -1,0 +1,169 @@
+"""How much memory there is, and how much a network takes for each pixel of an image."""
+
+import ctypes
+import gc
+import os
+import weakref
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+
+__all__ = [
+    "AMPLE_BYTES_PER_PIXEL",
+    "available_memory",
+    "bytes_per_pixel",
+    "is_out_of_memory",
+    "release_memory",
+]
+
+# Side of the image that a network is measured with.  Networks that run by bands of rows do so
+# from 20,000 pixels.
+_SIDE = 160
+
+# Of what is measured: work space inside the operations is not seen.
+_ALLOWANCE = 1.25
+
+# More than any known network takes for each pixel; of what cannot be measured, such as a session
+# of onnxruntime.
+AMPLE_BYTES_PER_PIXEL = 64_000
+
+_measured: weakref.WeakKeyDictionary[nn.Module, dict[tuple, float]] = weakref.WeakKeyDictionary()
+
+
+def available_memory(device: torch.device) -> int:
+    """Bytes that can be taken now without another process or a limit suffering.
+
+    On a CPU half of the system's available memory or of what the control group's limit leaves;
+    on a GPU 0.9 of what is free.
+    """
+    if device.type == "cuda":
+        free = torch.cuda.mem_get_info(device)[0]
+        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(0.9 * (free + held))
+    return min([_system_memory(), *_group_memory()]) // 2
+
+
+def _system_memory() -> int:
+    with suppress(OSError, StopIteration):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        line = next(line for line in lines if line.startswith("MemAvailable:"))
+        return int(line.split()[1]) * 1024
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+
+
+def _group_memory() -> list[int]:
+    """What the limit of each control group that this process is in leaves, in bytes."""
+    rooms = []
+    with suppress(OSError):
+        for line in Path("/proc/self/cgroup").read_text().splitlines():
+            _, controllers, name = line.split(":", 2)
+            if controllers == "":
+                root, names = Path("/sys/fs/cgroup"), ("memory.max", "memory.current")
+            elif "memory" in controllers.split(","):
+                root = Path("/sys/fs/cgroup/memory")
+                names = ("memory.limit_in_bytes", "memory.usage_in_bytes")
+            else:
+                continue
+            group = root / name.lstrip("/")
+            # Inside a container the group may be mounted as the root.
+            for folder in {root, group, *group.parents} - set(root.parents):
+                with suppress(OSError, ValueError):  # no limit there, or "max"
+                    limit, used = (int((folder / file).read_text()) for file in names)
+                    rooms.append(max(limit - used + _cached(folder), 0))
+    return rooms
+
+
+def _cached(group: Path) -> int:
+    """Bytes of files that a group would give back when asked for memory."""
+    for line in (group / "memory.stat").read_text().splitlines():
+        key, value = line.split()
+        if key in ("total_inactive_file", "inactive_file"):
+            return int(value)
+    return 0
+
+
+def bytes_per_pixel(network: Callable[[Tensor], Tensor], image: Tensor) -> float:
+    """How much memory a network takes on top, at its peak, for each pixel of an image.
+
+    It is measured with an image of 160 x 160 pixels and grows with the pixels from there.
+
+    Args:
+        network: a module is measured once for each type and device.
+        image: (1, C, H, W), which says the channels, type and device.
+
+    Returns:
+        Bytes, with an allowance for what cannot be seen.
+    """
+    if not isinstance(network, nn.Module):
+        return AMPLE_BYTES_PER_PIXEL
+    device = next((p.device for p in network.parameters()), image.device)
+    key = (image.shape[1], image.dtype, device)
+    known = _measured.setdefault(network, {})
+    if key not in known:
+        small = torch.rand(1, image.shape[1], _SIDE, _SIDE, dtype=image.dtype, device=device)
+        known[key] = _ALLOWANCE * _peak(network, small) / _SIDE**2
+    return known[key]
+
+
+def _peak(network: nn.Module, image: Tensor) -> int:
+    if image.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(image.device)
+        before = torch.cuda.memory_allocated(image.device)
+        network(image)
+        return torch.cuda.max_memory_allocated(image.device) - before
+    state = torch.get_rng_state()  # a network may draw noise: the measuring is not to be seen
+    with _LiveBytes() as live:
+        network(image)
+    torch.set_rng_state(state)
+    return live.peak
+
+
+class _LiveBytes(TorchDispatchMode):
+    """Adds up the memory of the tensors that operations make, for as long as they live."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = self.peak = 0
+        self._seen: set[int] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_iter(result):
+            if isinstance(tensor, Tensor):
+                self._count(tensor.untyped_storage())
+        self.peak = max(self.peak, self.live)
+        return result
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        # A view is another object of the same storage.
+        pointer, size = storage.data_ptr(), storage.nbytes()
+        if size and pointer not in self._seen:
+            self._seen.add(pointer)
+            self.live += size
+            weakref.finalize(storage, self._forget, pointer, size)
+
+    def _forget(self, pointer: int, size: int) -> None:
+        self._seen.discard(pointer)
+        self.live -= size
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory was not found."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    # What the allocator for CPUs raises has no type of its own.
+    return isinstance(error, RuntimeError) and "not enough memory" in str(error)
+
+
+def release_memory() -> None:
+    """Give back what is held and not used, after an attempt that found too little."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    with suppress(OSError, AttributeError):  # of glibc
+        ctypes.CDLL("libc.so.6").malloc_trim(0)

@@ -1,0 +1,266 @@
+"""One call that enlarges any image: whole, or by the tiles that fit the memory."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from esc_arch.archs.esc_arch import ESC
+from esc_arch.archs.esc_fp_arch import ESCFP
+from esc_arch.archs.esc_real_arch import ESCReal, ESCRealM
+from esc_arch.deployment import Deployed
+from esc_arch.errors import UserError
+from esc_arch.upscale.tiling.budget import (
+    AMPLE_BYTES_PER_PIXEL,
+    available_memory,
+    bytes_per_pixel,
+    is_out_of_memory,
+    release_memory,
+)
+from esc_arch.upscale.tiling.overlapping import alignment, enlarge_overlapping, overlap
+from esc_arch.upscale.tiling.plan import side_of_tiles
+from esc_arch.upscale.tiling.regions import Region
+from esc_arch.upscale.tiling.sinks import Sink, TensorSink
+from esc_arch.upscale.tiling.stores import FileStore, MemoryStore, Store
+from esc_arch.upscale.tiling.synchronous import enlarge_synchronously, fold, map_size, window
+
+__all__ = ["enlarge", "work"]
+
+# Pixels of a tile of the ESC networks at most: more is not faster on a CPU.
+_LARGEST_TILE = {"cpu": 1 << 17, "cuda": 1 << 20}
+
+# Memory that a tile takes, in maps of its size: three regions of the stores and what the layers
+# make of them; on a CPU the layers go by bands inside the tile.
+_MAPS_OF_TILE = {"cpu": 8, "cuda": 20}
+
+# Widest of what the kernel of ConvAttn and the upsampling read around a tile.
+_HALO = 6
+
+# What a tile of another network holds while it waits for the others at a mean, as a part of what
+# the network takes at its peak.
+_WAITING = 0.4
+
+
+def work(network: Callable[[Tensor], Tensor], image_size: tuple[int, int]) -> int:
+    """The number of steps that :func:`enlarge` will report for an image: its pixels.
+
+    Args:
+        network: any.
+        image_size: height and width.
+    """
+    return image_size[0] * image_size[1]
+
+
+def enlarge(
+    network: Callable[[Tensor], Tensor],
+    image: Tensor,
+    scale: int,
+    *,
+    memory: int | None = None,
+    tile: str | int = "auto",
+    scratch: Path | None = None,
+    advance: Callable[[int], None] | None = None,
+    sink: Sink | None = None,
+) -> Tensor | None:
+    """Enlarge an image of any size.
+
+    ``tile="auto"`` enlarges it whole where that fits the memory (the network is measured for
+    this), else by tiles.  The ESC networks then keep their maps in main memory, or, where they do
+    not fit, in a file; the result is that of the whole image up to the rounding of floating
+    point.  Other networks get overlapping tiles; see :mod:`esc_arch.upscale.tiling` for how far
+    these agree.  When memory runs out all the same, a second attempt is made with smaller tiles.
+
+    Args:
+        network: a module in evaluation mode, or any function of (1, C, H, W).
+        image: (B, C, H, W) in [0, 1], on any device, in a type that the network takes.
+        scale: r.
+        memory: bytes that may be taken on top of the network and the image, on the network's
+            device; the float result counts where there is no sink.  None: half of what is available
+            now, on a GPU 0.9.
+        tile: ``"auto"``, ``"off"`` for the whole image in any case, or the side of a tile in
+            pixels of the image, of which a multiple of the attention's windows is made.
+        scratch: folder for temporary files; None: the system's.
+        advance: told how many pixels of the image have been done since it was told last; all
+            together are :func:`work` of each image.
+        sink: takes the finished parts, of one image; see
+            :class:`esc_arch.upscale.tiling.ArraySink`.  Nothing is returned then.
+
+    Returns:
+        (B, C', rH, rW) on the image's device, when there is no sink.
+
+    Raises:
+        UserError: when ``tile`` is none of these, or the scratch folder has no room.
+        ValueError: for a sink and more than one image.
+    """
+    _check_tile(tile)
+    if sink is not None and len(image) != 1:
+        raise ValueError(f"a sink takes one image, not {len(image)}")
+    with torch.no_grad():
+        if sink is not None:
+            _Enlarging(network, image, scale, memory, tile, scratch, advance, sink).run()
+            return None
+        results = []
+        for one in image.split(1):
+            shape = (1, 1, image.shape[2] * scale, image.shape[3] * scale)
+            result = TensorSink(shape, image.device)
+            _Enlarging(network, one, scale, memory, tile, scratch, advance, result).run()
+            results.append(result.result)
+    return results[0] if len(results) == 1 else torch.cat(results)
+
+
+def _check_tile(tile: str | int) -> None:
+    if tile in ("auto", "off"):
+        return
+    if isinstance(tile, bool) or not isinstance(tile, int) or tile < 1:
+        raise UserError(
+            f"tile: expected auto, off or a number of pixels from 1; found {tile!r}. Name one."
+        )
+
+
+class _Progress:
+    """From parts of the work to pixels, so that they add up to all pixels."""
+
+    def __init__(self, pixels: int, advance: Callable[[int], None] | None) -> None:
+        self._pixels, self._advance = pixels, advance
+        self._part, self._told = 0.0, 0
+
+    def __call__(self, part: float) -> None:
+        self._part += part
+        self._tell(min(int(self._part * self._pixels), self._pixels))
+
+    def restart(self) -> None:
+        self._part = 0.0
+
+    def end(self) -> None:
+        self._tell(self._pixels)
+
+    def _tell(self, pixels: int) -> None:
+        if self._advance is not None and pixels > self._told:
+            self._advance(pixels - self._told)
+            self._told = pixels
+
+
+class _Enlarging:
+    """One image."""
+
+    def __init__(
+        self,
+        network: Callable[[Tensor], Tensor],
+        image: Tensor,
+        scale: int,
+        memory: int | None,
+        tile: str | int,
+        scratch: Path | None,
+        advance: Callable[[int], None] | None,
+        sink: Sink,
+    ) -> None:
+        self.network, self.image, self.scale = network, image, scale
+        self.tile, self.scratch, self.sink = tile, scratch, sink
+        self.size = tuple(image.shape[2:])
+        self.pixels = self.size[0] * self.size[1]
+        self.inner, self.dtype = _innermost(network, image.dtype)
+        parameters = self.inner.parameters() if isinstance(self.inner, nn.Module) else iter(())
+        self.device = next((p.device for p in parameters), image.device)
+        self.memory = available_memory(self.device) if memory is None else memory
+        self.progress = _Progress(self.pixels, advance)
+
+    def run(self) -> None:
+        if self.tile == "off":
+            attempts = [self.whole]
+        else:
+            first = self.whole if self.starts_whole() else lambda: self.by_tiles(1)
+            attempts = [first, lambda: self.by_tiles(2)]
+        for attempt, last in zip(attempts, [*[False] * (len(attempts) - 1), True], strict=True):
+            try:
+                attempt()
+                break
+            except Exception as error:
+                if last or not is_out_of_memory(error):
+                    raise
+            # Outside of the handler, as the error keeps the maps of its frames alive.
+            release_memory()
+            self.progress.restart()
+        self.progress.end()
+
+    def starts_whole(self) -> bool:
+        if self.tile != "auto":
+            return False
+        # Measuring takes time, and is not needed for an image that fits in any case.
+        if self.pixels * AMPLE_BYTES_PER_PIXEL <= self.memory:
+            return True
+        return self.pixels * bytes_per_pixel(self.network, self.image) <= self.memory
+
+    def whole(self) -> None:
+        result = self.network(self.image.to(self.device))
+        self.sink(Region(0, result.shape[2], 0, result.shape[3]), result)
+
+    def by_tiles(self, shrink: int) -> None:
+        """By tiles whose sides are ``1 / shrink`` of what should fit."""
+        memory = self.memory
+        if isinstance(self.sink, TensorSink) and self.image.device == self.device:
+            memory -= self.pixels * self.scale**2 * 3 * self.image.element_size()
+        if isinstance(self.inner, ESC | ESCFP | ESCReal | ESCRealM):
+            self.by_synchronous_tiles(max(memory, 0), shrink)
+        else:
+            self.by_overlapping_tiles(max(memory, 0), shrink)
+
+    def by_synchronous_tiles(self, memory: int, shrink: int) -> None:
+        network, size = self.inner, map_size(self.inner, self.size)
+        kind = "cuda" if self.device.type == "cuda" else "cpu"
+        pixel = network.last.out_channels * self.dtype.itemsize
+        of_tile = _MAPS_OF_TILE[kind] * pixel
+        of_tile += 4 * 3 * (fold(network) * self.scale) ** 2 * self.dtype.itemsize
+        # A GPU's maps lie in main memory.
+        room = memory if kind == "cpu" else available_memory(torch.device("cpu"))
+        maps = 3 * pixel * size[0] * size[1]
+        tile_at_least = of_tile * (2 * window(network) + 2 * _HALO) ** 2
+        in_memory = maps + (tile_at_least if kind == "cpu" else 0) <= room
+        if isinstance(self.tile, int):
+            side = (max(self.tile // fold(network), 1),) * 2
+        else:
+            left = memory - maps if in_memory and kind == "cpu" else memory
+            pixels = min(int(left / of_tile), _LARGEST_TILE[kind])
+            side = side_of_tiles(size, window(network), _HALO, pixels)
+
+        def make_store(channels: int, dtype: torch.dtype) -> Store:
+            if in_memory:
+                return MemoryStore(channels, size, dtype, self.device)
+            return FileStore(channels, size, dtype, self.device, self.scratch)
+
+        enlarge_synchronously(
+            network,
+            self.image.to(self.dtype),
+            tuple(-(-s // shrink) for s in side),
+            make_store,
+            lambda region, part: self.sink(region, part.to(self.image.dtype)),
+            self.progress,
+        )
+
+    def by_overlapping_tiles(self, memory: int, shrink: int) -> None:
+        pixel = bytes_per_pixel(self.network, self.image)
+        multiple, halo = alignment(self.inner), overlap(self.inner)
+        if isinstance(self.tile, int):
+            side = (self.tile, self.tile)
+        else:
+            side = side_of_tiles(self.size, multiple, halo, int(memory / pixel))
+        side = tuple(-(-s // shrink) for s in side)
+        largest = (max(s, multiple) + 2 * halo for s in side)
+        of_tile = pixel * min(next(largest), self.size[0]) * min(next(largest), self.size[1])
+        together = max(int((memory - of_tile) / (_WAITING * of_tile)), 1)
+        enlarge_overlapping(
+            self.network, self.image, self.scale, side, together, self.sink, self.progress
+        )
+
+
+def _innermost(
+    network: Callable[[Tensor], Tensor], dtype: torch.dtype
+) -> tuple[Callable[[Tensor], Tensor], torch.dtype]:
+    """The network inside what deploys or compiles it, and in which type it computes."""
+    while True:
+        if isinstance(network, Deployed):
+            network, dtype = network.network, network.dtype
+        elif isinstance(network, nn.Module) and hasattr(network, "_orig_mod"):
+            network = network._orig_mod
+        else:
+            return network, dtype

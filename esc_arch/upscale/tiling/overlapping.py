@@ -1,0 +1,130 @@
+"""Any network tile by tile: overlapping tiles whose outer parts are thrown away.
+
+How far the result agrees with the whole image's depends on how far the network looks:
+
+* Windows (SwinIR, SRFormer, ELAN, HiT-SRF and spandrel's networks that say the side of their
+  windows): tiles and overlaps begin at multiples of all of them, so every window holds the pixels
+  that it holds in the whole image.  What reaches further than the overlap by many layers is lost.
+* Means over the whole image (RCAN and others with ``AdaptiveAvgPool2d(1)``): the tiles meet at
+  every mean, see :mod:`.pooling`.
+* Anything else that depends on the whole image: pixels sorted by content (ATD, MambaIRv2, which
+  draws noise besides), grids over the image (OmniSR), statistics without a pooling module.  Then
+  each tile is enlarged as an image of its own and differs from the whole; the overlap hides seams
+  as far as it can.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from math import lcm
+
+from torch import Tensor, nn
+
+from esc_arch.upscale.tiling.pooling import means_over_image
+from esc_arch.upscale.tiling.regions import Region, tiles
+from esc_arch.upscale.tiling.sinks import Sink
+
+__all__ = ["OVERLAP", "alignment", "enlarge_overlapping", "overlap"]
+
+# Pixels on each side of a tile at least.
+OVERLAP = 32
+
+# Where a network does not say the side of its windows.
+_ALIGNMENT = 64
+
+# What networks call the sides of their windows.
+_NAMES = ("window_size", "window_sizes", "windows", "window", "padding_size", "split_size")
+
+# A multiple of more is of sides that were not meant to fit each other.
+_LARGEST = 256
+
+
+def alignment(network: Callable[[Tensor], Tensor]) -> int:
+    """Pixels at whose multiples tiles begin: the least that all windows of the network divide."""
+    sides = set(_sides(network)) if isinstance(network, nn.Module) else set()
+    multiple = lcm(*sides) if sides else _ALIGNMENT
+    return multiple if multiple <= _LARGEST else _ALIGNMENT
+
+
+def _sides(network: nn.Module) -> Iterator[int]:
+    for module in network.modules():
+        for name in _NAMES:
+            value = getattr(module, name, None)
+            for side in value if isinstance(value, Sequence) else (value,):
+                if isinstance(side, int) and not isinstance(side, bool) and side > 0:
+                    yield side
+
+
+def overlap(network: Callable[[Tensor], Tensor]) -> int:
+    """Pixels around a tile that are computed and thrown away."""
+    multiple = alignment(network)
+    return -(-OVERLAP // multiple) * multiple
+
+
+def enlarge_overlapping(
+    network: Callable[[Tensor], Tensor],
+    image: Tensor,
+    scale: int,
+    side: tuple[int, int],
+    together: int,
+    sink: Sink,
+    advance: Callable[[float], None],
+) -> None:
+    """Enlarge an image tile by tile.
+
+    Args:
+        network: a module in evaluation mode, or any function of (1, C, H, W).
+        image: (1, C, H, W).
+        scale: by how much the network enlarges.
+        side: height and width of a tile in pixels, without the overlap.
+        together: how many tiles may be in the network at a time, to take their common means; with
+            fewer than all, that many tiles spread over the image stand for it.
+        sink: takes the parts of the result.
+        advance: told what part of the work has been done since it was told last, 1 in all.
+    """
+    size, halo = tuple(image.shape[2:]), overlap(network)
+    parts = tiles(size, side, alignment(network))
+    outer = [part.grown(halo, size) for part in parts]
+    device = next(
+        (p.device for p in network.parameters()) if isinstance(network, nn.Module) else iter(()),
+        image.device,
+    )
+
+    def compute(i: int) -> Tensor:
+        return network(outer[i].of(image).contiguous().to(device))
+
+    def deliver(i: int, result: Tensor) -> None:
+        inner = parts[i].inside(outer[i]).scaled(scale)
+        sink(parts[i].scaled(scale), inner.of(result))
+        advance(parts[i].pixels / (size[0] * size[1]))
+
+    meeting = means_over_image(network)
+    if meeting is None or len(parts) == 1:
+        for i in range(len(parts)):
+            deliver(i, compute(i))
+        return
+    frames = [_Frame(part.inside(whole), whole) for part, whole in zip(parts, outer, strict=True)]
+    if together >= len(parts):
+        meeting.run(range(len(parts)), frames, compute, deliver)
+        return
+    sample = [i * len(parts) // together for i in range(together)]
+    means = meeting.run(sample, frames, compute, lambda i, result: None)
+    for i in range(len(parts)):
+        deliver(i, meeting.replay(means, lambda i=i: compute(i)))
+
+
+class _Frame:
+    """Which part of a tile's maps belongs to the tile and not to its overlap."""
+
+    def __init__(self, inner: Region, outer: Region) -> None:
+        self._inner, self._size = inner, (outer.height, outer.width)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(1, C, h, w), at a multiple or a fraction of the tile's resolution -> the part."""
+        rows = _scaled(self._inner.top, self._inner.bottom, x.shape[2], self._size[0])
+        columns = _scaled(self._inner.left, self._inner.right, x.shape[3], self._size[1])
+        return x[:, :, rows, columns]
+
+
+def _scaled(start: int, end: int, size: int, of: int) -> slice:
+    """A part of a side of a tile in a map of another resolution."""
+    first = start * size // of
+    return slice(first, max(end * size // of, first + 1))
