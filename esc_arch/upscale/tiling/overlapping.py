@@ -4,7 +4,8 @@ How far the result agrees with the whole image's depends on how far the network 
 
 * Windows (SwinIR, SRFormer, ELAN, HiT-SRF and spandrel's networks that say the side of their
   windows): tiles and overlaps begin at multiples of all of them, so every window holds the pixels
-  that it holds in the whole image.  What reaches further than the overlap by many layers is lost.
+  that it holds in the whole image.  What reaches further than the overlap by many layers is lost,
+  and so is what ELAN's shifted windows bring from the opposite edge of the image.
 * Means over the whole image (RCAN and others with ``AdaptiveAvgPool2d(1)``): the tiles meet at
   every mean, see :mod:`.pooling`.
 * Anything else that depends on the whole image: pixels sorted by content (ATD, MambaIRv2, which
