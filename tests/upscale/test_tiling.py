@@ -196,12 +196,12 @@ def test_windows_of_overlapping_tiles_are_those_of_the_image():
 
 
 def test_shifted_windows_of_overlapping_tiles():
-    """Exact where nothing depends on the image's edges, over which ELAN's shift wraps around."""
+    """ELAN's wrap around the image, whose sides are no multiples of the windows here."""
     network = in_float64(ELAN(2, window_sizes=(2, 2, 4), m_elan=4, c_elan=12))
-    image = torch.rand(1, 3, 90, 70, dtype=torch.float64)
+    image = torch.rand(1, 3, 90, 141, dtype=torch.float64)
     expected = whole(network, image)
-    difference = (enlarge(network, image, 2, tile=24) - expected).abs()
-    assert difference[:, :, 44:-44, 44:-44].max() < 1e-9 * expected.abs().max()
+    result = enlarge(network, image, 2, tile=24)
+    assert (result - expected).abs().max() < 1e-9 * expected.abs().max()
 
 
 class ChannelAttention(nn.Module):

@@ -4,8 +4,9 @@ How far the result agrees with the whole image's depends on how far the network 
 
 * Windows (SwinIR, SRFormer, ELAN, HiT-SRF and spandrel's networks that say the side of their
   windows): tiles and overlaps begin at multiples of all of them, so every window holds the pixels
-  that it holds in the whole image.  What reaches further than the overlap by many layers is lost,
-  and so is what ELAN's shifted windows bring from the opposite edge of the image.
+  that it holds in the whole image.  What reaches further than the overlap by many layers is lost.
+  ELAN's shifted windows wrap around the image: its tiles at an edge get a strip of the opposite
+  one.
 * Means over the whole image (RCAN and others with ``AdaptiveAvgPool2d(1)``): the tiles meet at
   every mean, see :mod:`.pooling`.
 * Anything else that depends on the whole image: pixels sorted by content (ATD, MambaIRv2, which
@@ -17,8 +18,10 @@ How far the result agrees with the whole image's depends on how far the network 
 from collections.abc import Callable, Iterator, Sequence
 from math import lcm
 
+import torch
 from torch import Tensor, nn
 
+from esc_arch.archs.elan_arch import ELAN
 from esc_arch.upscale.tiling.pooling import means_over_image
 from esc_arch.upscale.tiling.regions import Region, tiles
 from esc_arch.upscale.tiling.sinks import Sink
@@ -82,19 +85,27 @@ def enlarge_overlapping(
         advance: told what part of the work has been done since it was told last, 1 in all.
     """
     size, halo = tuple(image.shape[2:]), overlap(network)
-    parts = tiles(size, side, alignment(network))
+    multiple = alignment(network)
+    parts = tiles(size, side, multiple)
     outer = [part.grown(halo, size) for part in parts]
+    wraps = isinstance(network, nn.Module) and any(isinstance(m, ELAN) for m in network.modules())
     device = next(
         (p.device for p in network.parameters()) if isinstance(network, nn.Module) else iter(()),
         image.device,
     )
 
     def compute(i: int) -> Tensor:
-        return network(outer[i].of(image).contiguous().to(device))
+        part = outer[i].of(image)
+        if wraps:
+            part, _ = _with_opposite_edges(image, outer[i], halo, multiple)
+        return network(part.contiguous().to(device))
 
     def deliver(i: int, result: Tensor) -> None:
-        inner = parts[i].inside(outer[i]).scaled(scale)
-        sink(parts[i].scaled(scale), inner.of(result))
+        inner = parts[i].inside(outer[i])
+        if wraps:
+            _, (down, right) = _with_opposite_edges(image, outer[i], halo, multiple)
+            inner = inner.moved(down, right)
+        sink(parts[i].scaled(scale), inner.scaled(scale).of(result))
         advance(parts[i].pixels / (size[0] * size[1]))
 
     meeting = means_over_image(network)
@@ -110,6 +121,34 @@ def enlarge_overlapping(
     means = meeting.run(sample, frames, compute, lambda i, result: None)
     for i in range(len(parts)):
         deliver(i, meeting.replay(means, lambda i=i: compute(i)))
+
+
+def _with_opposite_edges(
+    image: Tensor, region: Region, strip: int, multiple: int
+) -> tuple[Tensor, tuple[int, int]]:
+    """A region with strips of the edges opposite to those that it touches.
+
+    The region's edges and the strips' are edges of the image; in between they join where no result
+    is wanted.
+
+    Returns:
+        (1, C, H', W'), and by how much the region lies lower and further right in it.
+    """
+    rows, down = _opposite(region.top, region.bottom, image.shape[2], strip, multiple)
+    columns, right = _opposite(region.left, region.right, image.shape[3], strip, multiple)
+    return image[:, :, rows][:, :, :, columns], (down, right)
+
+
+def _opposite(start: int, end: int, size: int, strip: int, multiple: int) -> tuple[Tensor, int]:
+    """Which pixels of a side to take, and how many of them come before ``start``."""
+    own = torch.arange(start, end)
+    if end == size:
+        before = min(strip, start)
+        return torch.cat([torch.arange(before), own]), before
+    if start == 0:
+        last = max((size - strip) // multiple * multiple, end)
+        return torch.cat([own, torch.arange(last, size)]), 0
+    return own, 0
 
 
 class _Frame:

@@ -41,6 +41,10 @@ class Region:
             min(self.right + halo, size[1]),
         )
 
+    def moved(self, down: int, right: int) -> Region:
+        """The same size, so many pixels lower and further right."""
+        return Region(self.top + down, self.bottom + down, self.left + right, self.right + right)
+
     def scaled(self, scale: int) -> Region:
         """The same part of an image of ``scale`` times the size."""
         return Region(*(scale * side for side in (self.top, self.bottom, self.left, self.right)))
