@@ -60,7 +60,14 @@ def _sides(network: nn.Module) -> Iterator[int]:
 def overlap(network: Callable[[Tensor], Tensor]) -> int:
     """Pixels around a tile that are computed and thrown away."""
     multiple = alignment(network)
-    return -(-OVERLAP // multiple) * multiple
+    least = 2 * OVERLAP if _wraps(network) else OVERLAP  # ELAN's 24 modules reach further
+    return -(-least // multiple) * multiple
+
+
+def _wraps(network: Callable[[Tensor], Tensor]) -> bool:
+    if not isinstance(network, nn.Module):
+        return False
+    return any(isinstance(module, ELAN) for module in network.modules())
 
 
 def enlarge_overlapping(
@@ -88,7 +95,7 @@ def enlarge_overlapping(
     multiple = alignment(network)
     parts = tiles(size, side, multiple)
     outer = [part.grown(halo, size) for part in parts]
-    wraps = isinstance(network, nn.Module) and any(isinstance(m, ELAN) for m in network.modules())
+    wraps = _wraps(network)
     device = next(
         (p.device for p in network.parameters()) if isinstance(network, nn.Module) else iter(()),
         image.device,
