@@ -8,14 +8,16 @@ import pytest
 from PIL import Image
 
 from esc_arch.cli.main import main
-from tests.upscale.conftest import tiling  # noqa: F401
+from esc_arch.weights.shipped import folder
 from tests.upscale.stand_ins import photo, repeated, use
+
+SHIPPED = folder() / "small.safetensors"
 
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    use(monkeypatch, path=Path("models/small_demo.safetensors"))
+    use(monkeypatch, path=SHIPPED)
     Path("in").mkdir()
     for name in ("a.png", "b c.png"):
         Image.fromarray(photo(8, 10)).save(f"in/{name}")
@@ -27,7 +29,7 @@ def test_a_photo_to_a_bigger_photo(here, capsys):
     assert np.array_equal(np.asarray(Image.open("big.png")), repeated(photo(8, 10)))
     printed = capsys.readouterr()
     first = printed.err.splitlines()[0]
-    assert first.startswith("models/small_demo.safetensors: repeat x2, float32 on cpu")
+    assert first.startswith(f"{SHIPPED}: repeat x2, float32 on cpu")
     assert "demonstration model" in first
     assert printed.out == "big.png: 1 of 1 image\n"
 
