@@ -10,6 +10,7 @@ ROOT = Path(__file__).parent
 NATIVE = ROOT / "esc_arch" / "native"
 KERNELS = (
     "aggregate",
+    "attention_layer",
     "conv_ffn",
     "symmetric_conv",
     "window_attention",

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from esc_arch import native
 from esc_arch.layers.norm import ChannelLayerNorm
 from esc_arch.ops.activation import gelu
-from esc_arch.ops.bands import by_bands, result_map
+from esc_arch.ops.bands import by_bands, channels_last_map
 
 
 class ConvFFN(nn.Module):
@@ -58,7 +58,7 @@ def feed_forward(
     radius = ffn.dwc.kernel_size[0] // 2
     if radius != 1 or not native.usable(x):
         return by_bands(lambda x: ffn(norm(x)), x, halo=radius, reuse=reuse)
-    y = result_map((len(x), len(ffn.aggr.weight), *x.shape[2:]), x.dtype, reuse)
+    y = channels_last_map((len(x), len(ffn.aggr.weight), *x.shape[2:]), x.dtype, reuse)
     of_norm, eps = (
         ([], 0.0) if isinstance(norm, nn.Identity) else ([norm.weight, norm.bias], norm.eps)
     )

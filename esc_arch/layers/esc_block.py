@@ -9,7 +9,7 @@ from esc_arch.layers.conv_attention import (
 )
 from esc_arch.layers.conv_ffn import ConvFFN, feed_forward
 from esc_arch.layers.norm import ChannelLayerNorm
-from esc_arch.layers.window_attention import WindowAttention
+from esc_arch.layers.window_attention import WindowAttention, attend
 from esc_arch.ops.bands import by_bands
 
 
@@ -70,10 +70,12 @@ class ESCBlock(nn.Module):
 
     def forward(self, x: Tensor, large_kernel: Tensor | tuple[Tensor, Tensor]) -> Tensor:
         skip = x
-        x = feed_forward(self.proj, self.ln_proj, x)
-        x = x + self.attn(self.ln_attn(x))
-        y = None
+        # Three maps in all: the input, which stays as it is, x, and y, which gives its memory.
+        y = feed_forward(self.proj, self.ln_proj, x)
+        x = attend(self.attn, self.ln_attn, y)
         for ln, convffn, pconv in zip(self.lns, self.convffns, self.pconvs, strict=True):
             y = feed_forward(convffn, ln, x, reuse=y)
             x = pconv(y, large_kernel, residual=x)
-        return by_bands(lambda x: self.conv_out(self.ln_out(x)), x, halo=1, residual=skip)
+        return by_bands(
+            lambda x: self.conv_out(self.ln_out(x)), x, halo=1, residual=skip, reuse=y
+        )

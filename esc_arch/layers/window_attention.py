@@ -4,12 +4,17 @@ import torch
 from torch import Tensor, nn
 
 from esc_arch import native
-from esc_arch.ops.bands import runs_in_bands
-from esc_arch.ops.window_attention import ATTENTION_TYPES, choose_attention
+from esc_arch.layers.norm import ChannelLayerNorm
+from esc_arch.ops.bands import channels_last_map, runs_in_bands
+from esc_arch.ops.window_attention import ATTENTION_TYPES, AttentionBackend, choose_attention
+from esc_arch.ops.window_attention import native as native_backend
 
 # Pixels that attend in one pass on a CPU, for each core.  See esc_arch.ops.bands for why
 # the map is cut; every core has windows of its own.
 PIXELS_PER_PASS_AND_CORE = 8192
+
+# With fewer windows the cores are kept busy by heads and parts of windows instead.
+WINDOWS_PER_CORE = 4
 
 
 class WindowAttention(nn.Module):
@@ -52,13 +57,7 @@ class WindowAttention(nn.Module):
         self.to_out = nn.Conv2d(dim, dim, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        backend = choose_attention(
-            self.attn_type,
-            x.device.type,
-            needs_grad=torch.is_grad_enabled(),
-            in_bands=runs_in_bands(x),
-            in_kernel=native.usable_in_training(x),
-        )
+        backend = self.backend(x)
         bias = backend.prepare_bias(self.relative_position_bias, self.window_size)
         bands = []
         for band in self.bands(x):
@@ -66,6 +65,23 @@ class WindowAttention(nn.Module):
             attended = backend.attend(qkv, bias, self.window_size, self.num_heads)
             bands.append(self.to_out(attended.permute(0, 3, 1, 2)))
         return bands[0] if len(bands) == 1 else torch.cat(bands, dim=2)
+
+    def backend(self, x: Tensor) -> AttentionBackend:
+        """What attends in this map."""
+        return choose_attention(
+            self.attn_type,
+            x.device.type,
+            needs_grad=torch.is_grad_enabled(),
+            in_bands=runs_in_bands(x),
+            in_kernel=native.usable_in_training(x),
+        )
+
+    def goes_by_windows(self, x: Tensor) -> bool:
+        """Whether one kernel does this layer: there have to be windows for every core."""
+        if not native.usable(x) or x.shape[1] % native.VECTOR or self.backend(x) is not native_backend:
+            return False
+        across, down = (-(-side // self.window_size) for side in x.shape[2:])
+        return len(x) * across * down >= WINDOWS_PER_CORE * torch.get_num_threads()
 
     def bands(self, x: Tensor) -> list[Tensor]:
         """The map in bands of whole rows of windows; one band where that is not faster.
@@ -81,3 +97,29 @@ class WindowAttention(nn.Module):
         starts = list(range(0, max(height // window, 1) * window, rows))
         ends = [*starts[1:], height]
         return [x[:, :, start:end] for start, end in zip(starts, ends, strict=True)]
+
+
+def attend(
+    attention: WindowAttention, norm: ChannelLayerNorm, x: Tensor, reuse: Tensor | None = None
+) -> Tensor:
+    """``x + attention(norm(x))``, by one kernel where that is faster.
+
+    Args:
+        x: (B, C, H, W).
+        reuse: a map that nobody needs any more, and not x: its memory takes the result if it
+            fits.
+
+    Returns:
+        (B, C, H, W).
+    """
+    if not attention.goes_by_windows(x):
+        return x + attention(norm(x))
+    y = channels_last_map(x.shape, x.dtype, reuse)
+    bias = native_backend.prepare_bias(attention.relative_position_bias, attention.window_size)
+    native.attention_layer(
+        x.permute(0, 2, 3, 1),
+        *([norm.weight, norm.bias], norm.eps),
+        *([attention.to_qkv.weight, attention.to_qkv.bias], bias, attention.window_size),
+        *([attention.to_out.weight, attention.to_out.bias], y.permute(0, 2, 3, 1)),
+    )
+    return y

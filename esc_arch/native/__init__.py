@@ -23,6 +23,7 @@ from esc_arch.ops.padding import reflected
 __all__ = [
     "VECTOR",
     "aggregate",
+    "attention_layer",
     "available",
     "conv_ffn",
     "symmetric_conv",
@@ -36,6 +37,14 @@ _ARGUMENTS = {
     "esc_symmetric_conv": [*[_POINTER] * 6, *[_INT] * 7],
     "esc_window_attention": [*[_POINTER] * 7, *[_INT] * 7, _FLOAT, _INT, _INT],
     "esc_window_attention_backward": [*[_POINTER] * 9, *[_INT] * 8, *[_FLOAT] * 2, *[_INT] * 2],
+    "esc_attention_layer": [
+        *[_POINTER] * 5,
+        _FLOAT,
+        *[_POINTER] * 7,
+        *[_INT] * 7,
+        _FLOAT,
+        *[_INT] * 2,
+    ],
     "esc_aggregate": [*[_POINTER] * 5, ctypes.c_long, *[_INT] * 4],
     "esc_conv_ffn": [*[_POINTER] * 5, _FLOAT, *[_POINTER] * 6, *[_INT] * 8],
 }
@@ -185,6 +194,47 @@ def _places(height: int, width: int, window: int) -> tuple[Tensor, Tensor]:
     return tuple(reflected(side, -(-side // window) * window) for side in (height, width))
 
 
+@torch.library.custom_op("esc_arch::attention_layer", mutates_args=("out",), device_types="cpu")
+def attention_layer(
+    x: Tensor,
+    norm: list[Tensor],
+    eps: float,
+    to_qkv: list[Tensor],
+    bias: Tensor,
+    window: int,
+    to_out: list[Tensor],
+    out: Tensor,
+) -> None:
+    """``out = x + to_out(attention(to_qkv(layer_norm(x))))``, window by window.
+
+    Args:
+        x: (B, H, W, C), C a multiple of 16; strides of any kind but the last, which is
+            copied when it is not 1.
+        norm: weight and bias of the LayerNorm, each (C,).
+        eps: what it adds to the variance.
+        to_qkv, to_out: weight and bias of the 1x1 convolutions: (3*C, C, 1, 1), in the order
+            (qkv, head, channel), and (C, C, 1, 1).
+        bias, window: as for :func:`window_attention`.
+        out: (B, H, W, C), contiguous, and not x; takes the result.
+
+    Source: ESC, arXiv 2503.06671, section 3.
+    """
+    x = x if x.stride(3) == 1 else x.contiguous()
+    batch, height, width, channels = x.shape
+    heads = bias.shape[0]
+    parameters = [p.contiguous() for p in (*norm, *to_qkv, *to_out)]
+    rows, columns = _places(height, width, window)
+    failed = _library().esc_attention_layer(
+        *(x.data_ptr(), _strides(x), out.data_ptr()),
+        *(parameters[0].data_ptr(), parameters[1].data_ptr(), eps),
+        *(p.data_ptr() for p in parameters[2:]),
+        *(bias.data_ptr(), rows.data_ptr(), columns.data_ptr()),
+        *(batch, height, width, channels, heads, window, bias.shape[2]),
+        *((channels // heads) ** -0.5 * math.log2(math.e), torch.get_num_threads(), lanes),
+    )
+    _check_memory(failed)
+
+
 @torch.library.custom_op("esc_arch::conv_ffn", mutates_args=("out",), device_types="cpu")
 def conv_ffn(
     x: Tensor,
@@ -299,6 +349,16 @@ def _attention_backward_flops(upstream_shape, qkv_shape, *args, **kwargs) -> int
     """Four products; the scores are computed anew, which is not counted."""
     window = args[-1]
     return 2 * math.prod(qkv_shape[:3]) * window**2 * (qkv_shape[3] // 3) * 4
+
+
+@register_flop_formula(torch.ops.esc_arch.attention_layer)
+def _attention_layer_flops(
+    x_shape, norm, eps, to_qkv, bias_shape, window, to_out, *args, **kwargs
+) -> int:
+    products = sum(math.prod(weight) for weight, _ in (to_qkv, to_out))
+    qkv_shape = (*x_shape[:3], 3 * x_shape[3])
+    attention = _attention_flops(qkv_shape, bias_shape, window)
+    return attention + 2 * math.prod(x_shape[:3]) * products
 
 
 @register_flop_formula(torch.ops.esc_arch.conv_ffn)

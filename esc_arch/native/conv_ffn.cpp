@@ -18,8 +18,7 @@ struct Ffn {
     float *out;
     long x_batch, x_row, x_column;
     int batch, height, width;
-    const float *norm_weight, *norm_bias;  // null without normalisation
-    float eps;
+    Norm norm;
     Pointwise widen, narrow;
     float *depthwise, *depthwise_bias;  // (9, padded), (padded)
 };
@@ -64,7 +63,7 @@ extern "C" int esc_conv_ffn(const float *x, const long *x_strides, float *out, c
     ffn.x = x, ffn.out = out;
     ffn.x_batch = x_strides[0], ffn.x_row = x_strides[1], ffn.x_column = x_strides[2];
     ffn.batch = batch, ffn.height = height, ffn.width = width;
-    ffn.norm_weight = norm_weight, ffn.norm_bias = norm_bias, ffn.eps = eps;
+    ffn.norm = {norm_weight, norm_bias, eps};
     const long hidden_padded = round_up(hidden), out_padded = round_up(out_channels);
     const long floats = hidden_padded * (channels + 1 + 9 + 1) + out_padded * (hidden + 1);
     void *memory = nullptr;

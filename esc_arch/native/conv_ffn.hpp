@@ -2,58 +2,7 @@
 //
 // Included by instruction_sets.inc, after pointwise.hpp.
 
-struct Convolution {
-    const Pointwise &layer;
-    const float *in;
-    long in_step;
-    float *out;
-    bool activate;
-
-    template <int P, int V>
-    TARGET inline void run(int pixel, int column) const {
-        vec acc[P][V];
-#pragma GCC unroll 6
-        for (int i = 0; i < P; i++)
-#pragma GCC unroll 5
-            for (int j = 0; j < V; j++) acc[i][j] = load(layer.bias + column + j * LANES);
-        accumulate(acc, in + pixel * in_step, in_step, layer.in, layer.weight + column, layer.padded);
-        float *to = out + (long)pixel * layer.padded + column;
-#pragma GCC unroll 6
-        for (int i = 0; i < P; i++)
-#pragma GCC unroll 5
-            for (int j = 0; j < V; j++)
-                store(to + i * layer.padded + j * LANES, activate ? gelu(acc[i][j]) : acc[i][j]);
-    }
-};
-
-// A 1x1 convolution of `pixels` pixels.
-TARGET inline void pointwise(const Pointwise &layer, const float *in, long in_step, int pixels, float *out,
-                             bool activate) {
-    for_blocks(Convolution{layer, in, in_step, out, activate}, pixels, layer.padded);
-}
-
-TARGET inline void normalise(const Ffn &ffn, const float *in, long in_step, int pixels, float *out) {
-    const int channels = ffn.widen.in, whole = channels / LANES * LANES;
-    for (int p = 0; p < pixels; p++, in += in_step, out += channels) {
-        vec total = {};
-        float mean = 0, variance = 0;
-        for (int c = 0; c < whole; c += LANES) total += load(in + c);
-        for (int c = whole; c < channels; c++) mean += in[c];
-        mean = (mean + sum(total)) / channels;
-        total = vec{};
-        for (int c = 0; c < whole; c += LANES) {
-            vec d = load(in + c) - mean;
-            total += d * d;
-        }
-        for (int c = whole; c < channels; c++) variance += (in[c] - mean) * (in[c] - mean);
-        variance = (variance + sum(total)) / channels;
-        const float factor = 1 / __builtin_sqrtf(variance + ffn.eps);
-        for (int c = 0; c < whole; c += LANES)
-            store(out + c, (load(in + c) - mean) * factor * load(ffn.norm_weight + c) + load(ffn.norm_bias + c));
-        for (int c = whole; c < channels; c++)
-            out[c] = (in[c] - mean) * factor * ffn.norm_weight[c] + ffn.norm_bias[c];
-    }
-}
+#include "convolution.hpp"
 
 // out = gelu(depth-wise 3x3 convolution of h) + h for a row of pixels.
 TARGET inline void mix(const Ffn &ffn, const float *const *rows, int pixels, float *out) {
@@ -93,8 +42,8 @@ TARGET void feed_forward(const Ffn &ffn, const Tile &tile, float *work) {
         } else {
             const float *in = ffn.x + tile.batch * ffn.x_batch + y * ffn.x_row + left * ffn.x_column;
             long step = ffn.x_column;
-            if (ffn.norm_weight) {
-                normalise(ffn, in, step, right - left, normal);
+            if (ffn.norm.weight) {
+                normalise(ffn.norm, in, step, ffn.widen.in, right - left, normal);
                 in = normal, step = ffn.widen.in;
             }
             const int first = left - (tile.left - 1);

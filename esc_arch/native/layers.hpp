@@ -7,6 +7,12 @@ struct Pointwise {
     int in, out, padded;
 };
 
+// Layer normalisation over the channels of a pixel; none where the weight is null.
+struct Norm {
+    const float *weight, *bias;
+    float eps;
+};
+
 // Channels that fill whole vectors of every instruction set.
 inline long round_up(long channels) { return (channels + 15) / 16 * 16; }
 

@@ -99,3 +99,10 @@ def result_map(shape: tuple[int, ...], dtype: torch.dtype, reuse: Tensor | None)
     if reuse is not None and reuse.shape == shape and reuse.dtype == dtype:
         return reuse
     return torch.empty(shape, dtype=dtype, memory_format=torch.channels_last)
+
+
+def channels_last_map(shape: tuple[int, ...], dtype: torch.dtype, reuse: Tensor | None) -> Tensor:
+    """As :func:`result_map`, for kernels that need that format: only memory of it is reused."""
+    if reuse is not None and not reuse.is_contiguous(memory_format=torch.channels_last):
+        reuse = None
+    return result_map(shape, dtype, reuse)
