@@ -68,7 +68,7 @@ setup(
             "esc_arch.native._kernels",
             sources=[f"esc_arch/native/{name}.cpp" for name in KERNELS],
             depends=[str(path) for path in NATIVE.glob("*.[hi]*")],
-            extra_compile_args=["-O3", "-std=c++17", "-Wno-psabi"],
+            extra_compile_args=["-O3", "-std=c++17", "-Wno-psabi", "-Wno-maybe-uninitialized"],
             extra_link_args=["-pthread"],
             optional=True,
         )

@@ -78,7 +78,9 @@ class WindowAttention(nn.Module):
 
     def goes_by_windows(self, x: Tensor) -> bool:
         """Whether one kernel does this layer: there have to be windows for every core."""
-        if not native.usable(x) or x.shape[1] % native.VECTOR or self.backend(x) is not native_backend:
+        if not native.usable(x) or x.shape[1] % native.VECTOR:
+            return False
+        if self.backend(x) is not native_backend:
             return False
         across, down = (-(-side // self.window_size) for side in x.shape[2:])
         return len(x) * across * down >= WINDOWS_PER_CORE * torch.get_num_threads()

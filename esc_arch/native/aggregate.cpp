@@ -4,6 +4,7 @@
 //
 // Source: ESC, arXiv 2503.06671.
 
+#include "intrinsics.hpp"
 #include "layers.hpp"
 #include "threads.hpp"
 

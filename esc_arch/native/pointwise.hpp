@@ -27,7 +27,13 @@ template <int V, class Block>
 TARGET inline void for_pixels(const Block &block, int pixels, int column) {
     int pixel = 0;
     for (; pixel + PIXELS <= pixels; pixel += PIXELS) block.template run<PIXELS, V>(pixel, column);
-    for (; pixel < pixels; pixel++) block.template run<1, V>(pixel, column);
+    const int rest = pixels - pixel;  // one by one, its products would wait for each other
+    if (rest == 1) block.template run<1, V>(pixel, column);
+    if (rest == 2) block.template run<2, V>(pixel, column);
+    if (rest == 3) block.template run<3, V>(pixel, column);
+    if (rest == 4) block.template run<4, V>(pixel, column);
+    if constexpr (PIXELS > 5)
+        if (rest == 5) block.template run<5, V>(pixel, column);
 }
 
 // Calls block.run<P, V>(pixel, column) for all blocks of `pixels` times `channels`.

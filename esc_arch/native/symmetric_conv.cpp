@@ -6,6 +6,7 @@
 //
 // Source: ESC, arXiv 2503.06671, ConvAttn.
 
+#include "intrinsics.hpp"
 #include "threads.hpp"
 #include "tiles.hpp"
 

@@ -3,6 +3,7 @@
 // Source: ESC, arXiv 2503.06671, section 3; softmax by tiles as in FlashAttention, arXiv 2205.14135.
 
 #include "attention_map.hpp"
+#include "intrinsics.hpp"
 #include "threads.hpp"
 
 namespace {

@@ -8,6 +8,7 @@
 // 2205.14135.
 
 #include "attention_map.hpp"
+#include "intrinsics.hpp"
 #include "threads.hpp"
 
 namespace {
