@@ -13,6 +13,7 @@ KERNELS = (
     "attention_layer",
     "conv_ffn",
     "symmetric_conv",
+    "threads",
     "window_attention",
     "window_attention_backward",
 )

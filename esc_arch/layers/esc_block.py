@@ -76,6 +76,4 @@ class ESCBlock(nn.Module):
         for ln, convffn, pconv in zip(self.lns, self.convffns, self.pconvs, strict=True):
             y = feed_forward(convffn, ln, x, reuse=y)
             x = pconv(y, large_kernel, residual=x)
-        return by_bands(
-            lambda x: self.conv_out(self.ln_out(x)), x, halo=1, residual=skip, reuse=y
-        )
+        return by_bands(lambda x: self.conv_out(self.ln_out(x)), x, halo=1, residual=skip, reuse=y)
