@@ -76,7 +76,8 @@ def test_traced_and_exported_graphs_hold_pytorchs_operations():
 
 @pytest.mark.parametrize("preset", ["esc_light", "esc_fp", "esc_real_m"])
 def test_networks_have_the_gradients_of_float64(preset):
-    torch.manual_seed(0)
+    # With seed 0 an input of a LeakyReLU is 4e-8: float32 may be on the other side of the kink.
+    torch.manual_seed(2)
     network = esc_arch.create(preset, 2)
 
     def gradients(network, image):
