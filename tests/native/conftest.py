@@ -1,3 +1,5 @@
+from contextlib import contextmanager
+
 import pytest
 import torch
 
@@ -12,17 +14,30 @@ def lanes(request, monkeypatch):
 
 
 @pytest.fixture
-def check_threads():
+def with_threads():
+    """A context in which PyTorch, and so the kernels, take a number of threads."""
+
+    @contextmanager
+    def context(threads: int):
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+
+    return context
+
+
+@pytest.fixture
+def check_threads(with_threads):
     """Asserts that a function gives the same tensors, to the bit, by any number of threads."""
 
     def check(function):
-        before, found = torch.get_num_threads(), []
-        try:
-            for threads in (before, 1, 2, 3, 16):
-                torch.set_num_threads(threads)
+        found = []
+        for threads in (torch.get_num_threads(), 1, 2, 3, 16):
+            with with_threads(threads):
                 found.append(function())
-        finally:
-            torch.set_num_threads(before)
         for others in found[1:]:
             assert all(map(torch.equal, others, found[0]))
 
