@@ -1,4 +1,4 @@
-"""Runs BasicSR's own training and testing pipelines on checked options.
+"""Runs training, and BasicSR's own testing pipeline, on checked options.
 
 BasicSR's ``parse_options`` loads YAML with a loader that executes code and applies
 ``--force_yml`` with ``exec``.  Here the pipelines get the options from
@@ -10,27 +10,40 @@ from collections.abc import Callable
 from pathlib import Path
 
 import basicsr.test
-import basicsr.train
 
 from esc_arch import options
+from esc_arch.training.loop import train_pipeline
 
 
-def train(args: argparse.Namespace) -> None:
-    """Run ``basicsr.train.train_pipeline`` in the current directory.
+def train(args: argparse.Namespace) -> int:
+    """Train in the current directory by :func:`esc_arch.training.loop.train_pipeline`.
 
     Args:
         args: opt, launcher, auto_resume, debug and force_yml, as the command line
             gives them.
 
+    Returns:
+        The exit code: 0, or 128 and the signal that ended the training with a checkpoint.
+
     Raises:
-        UserError: when the option file is wrong; nothing has been written then.
+        UserError: when the option file is wrong, and nothing has been written then; when a
+            checkpoint cannot be written.
     """
-    basicsr.train.parse_options = _parse_options(args)
-    basicsr.train.train_pipeline(str(Path.cwd()))
+    root_path = str(Path.cwd())
+    opt = options.parse(args, root_path, is_train=True)
+    opt["root_path"] = root_path
+    return train_pipeline(opt, args.opt)
 
 
 def test(args: argparse.Namespace) -> None:
-    """Run ``basicsr.test.test_pipeline`` in the current directory; see :func:`train`."""
+    """Run ``basicsr.test.test_pipeline`` in the current directory.
+
+    Args:
+        args: as of :func:`train`.
+
+    Raises:
+        UserError: when the option file is wrong; nothing has been written then.
+    """
     basicsr.test.parse_options = _parse_options(args)
     basicsr.test.test_pipeline(str(Path.cwd()))
 

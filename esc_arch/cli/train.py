@@ -1,4 +1,4 @@
-"""``basicsr train``: BasicSR's train_pipeline on a checked option file."""
+"""``basicsr train``: trains by a checked option file."""
 
 import argparse
 
@@ -8,5 +8,5 @@ from esc_arch.cli.pipeline_arguments import add_arguments
 __all__ = ["add_arguments", "run"]
 
 
-def run(args: argparse.Namespace) -> None:
-    harness.train(args)
+def run(args: argparse.Namespace) -> int:
+    return harness.train(args)

@@ -3,6 +3,7 @@
 import os
 import pickle
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 
@@ -11,6 +12,7 @@ from esc_arch.options.constructors import complaint
 from esc_arch.options.networks import build
 from esc_arch.options.problems import Problems, describe
 from esc_arch.options.run import Run
+from esc_arch.training.generations import find_newest, networks_of
 from esc_arch.weights.checkpoint_files import read_file
 
 OLDER_STATE = "Move this state away, or resume from another one by `path.resume_state`."
@@ -27,7 +29,8 @@ def inspect_checkpoints(problems: Problems, opt: Mapping[str, object], run: Run)
         key, file = "path.resume_state", path.get("resume_state")
         if run.auto_resume:
             key = "--auto_resume"
-            file = _newest_state(problems, os.path.join(run.folder(opt), "training_states"))
+            found = find_newest(Path(run.folder(opt)), networks_of(opt)).generation
+            file = found and str(found.state)
         if file is not None:
             iteration = _inspect_state(problems, key, file)
             # BasicSR replaces the pretrained files by the networks saved with the state.
@@ -176,23 +179,6 @@ def _inspect_state(problems: Problems, key: str, file: str) -> int | None:
         )
         return None
     return state["iter"]
-
-
-def _newest_state(problems: Problems, folder: str) -> str | None:
-    """The state that --auto_resume takes, if any; it takes file names for iterations."""
-    names = os.listdir(folder) if os.path.isdir(folder) else []
-    states = sorted(name for name in names if name.endswith(".state") and name[0] != ".")
-    odd = [name for name in states if not name.removesuffix(".state").isdecimal()]
-    if odd:
-        problems.add(
-            "--auto_resume",
-            f"files named by iteration, such as 5000.state, in {folder}",
-            listed(odd, 3),
-            "Move these files away.",
-        )
-        return None
-    newest = max(states, key=lambda name: int(name.removesuffix(".state")), default=None)
-    return None if newest is None else os.path.join(folder, newest)
 
 
 def _load(

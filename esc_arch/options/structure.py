@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from basicsr.utils.registry import MODEL_REGISTRY
 
 from esc_arch.options.constructors import names, registered
-from esc_arch.options.datasets import check_datasets
+from esc_arch.options.datasets import check_datasets, evaluated
 from esc_arch.options.esc_model import MODEL as ESC_MODEL
 from esc_arch.options.esc_model import check_esc_model, pads_to_windows
 from esc_arch.options.kinds import (
@@ -55,6 +55,8 @@ LOGGER_FIELDS = {
     "save_checkpoint_freq": Field(COUNT, "5000", required=True),
     "use_tb_logger": Field(BOOL, "true", required=True),
     "wandb": Field(optional(SECTION), "{project: ~, resume_id: ~}"),
+    "keep_last": Field(optional(SIZE), "3"),
+    "keep_best": Field(optional(TEXT), "psnr"),
 }
 
 WANDB_FIELDS = {
@@ -154,6 +156,7 @@ def _check_logger(problems: Problems, opt: Mapping[str, object]) -> None:
     if logger is None:
         return
     check_fields(problems, "logger", logger, LOGGER_FIELDS, known=())
+    _check_keep_best(problems, opt, logger.get("keep_best"))
     wandb = logger.get("wandb")
     if not isinstance(wandb, dict):
         return
@@ -164,4 +167,26 @@ def _check_logger(problems: Problems, opt: Mapping[str, object]) -> None:
             "true, as wandb copies what TensorBoard logs",
             "false",
             "Write `use_tb_logger: true`, or `project: ~` under wandb.",
+        )
+
+
+def _check_keep_best(problems: Problems, opt: Mapping[str, object], metric: object) -> None:
+    if not isinstance(metric, str) or problems.under("val"):
+        return
+    metrics = (opt.get("val") or {}).get("metrics") or {}
+    if metric not in metrics:
+        problems.add(
+            "logger.keep_best",
+            "the name of a metric under val.metrics",
+            describe(metric),
+            suggestion(metric, metrics)
+            if metrics
+            else "Add `metrics: {psnr: {type: calculate_psnr, crop_border: 2}}` under val.",
+        )
+    elif not evaluated(opt):
+        problems.add(
+            "logger.keep_best",
+            "at least one validation dataset",
+            "none under datasets",
+            "Add one, such as `val`, or remove the key.",
         )

@@ -1,0 +1,1 @@
+"""Training that survives kills, full disks and damaged files: the loop of ``basicsr train``."""

@@ -1,0 +1,57 @@
+"""The states of the generators that training draws from: Python, NumPy, PyTorch."""
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+__all__ = ["capture", "kept", "restore", "seed_cpu"]
+
+
+def capture() -> dict:
+    """This process's states, of values that ``torch.load(weights_only=True)`` reads."""
+    version, key, gauss = random.getstate()
+    name, keys, *rest = np.random.get_state()
+    state = {
+        "python": [version, torch.tensor(key), gauss],
+        "numpy": [name, torch.from_numpy(keys.astype(np.int64)), *rest],
+        "torch": torch.get_rng_state(),
+    }
+    if torch.cuda.is_initialized():
+        state["cuda"] = torch.cuda.get_rng_state_all()
+    return state
+
+
+def restore(state: dict) -> None:
+    """Go back to captured states; those of GPUs are restored as far as there are GPUs."""
+    version, key, gauss = state["python"]
+    random.setstate((version, tuple(key.tolist()), gauss))
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
+    torch.set_rng_state(state["torch"].cpu())
+    if torch.cuda.is_available():
+        for device, own in enumerate(state.get("cuda", ())[: torch.cuda.device_count()]):
+            torch.cuda.set_rng_state(own.cpu(), device)
+
+
+@contextmanager
+def kept() -> Iterator[None]:
+    """What is drawn inside leaves the CPU's generators as they were."""
+    python, numpy, pytorch = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+        torch.set_rng_state(pytorch)
+
+
+def seed_cpu(*numbers: int) -> None:
+    """Seed the CPU's generators by a tuple of whole numbers of at least 0."""
+    words = np.random.SeedSequence(numbers).generate_state(4)
+    random.seed(int(words[0]))
+    np.random.seed(words[1])
+    # torch.manual_seed would seed the GPUs, too, which the model draws from.
+    torch.default_generator.manual_seed(int(words[2]) << 32 | int(words[3]))

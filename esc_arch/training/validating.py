@@ -1,0 +1,88 @@
+"""Validation in the course of a training, and the best networks so far."""
+
+import logging
+import math
+from collections.abc import Sequence
+
+from basicsr.models.base_model import BaseModel
+from torch.utils.data import DataLoader
+
+from esc_arch.training import random_states
+from esc_arch.training.saving import Best, Position, Saver
+from esc_arch.training.signals import StopRequested, StopSignals
+
+__all__ = ["Validation"]
+
+_logger = logging.getLogger("basicsr.esc_arch")
+
+
+class Validation:
+    """Runs ``model.validation`` and keeps the networks of the best ``logger.keep_best``.
+
+    With several validation sets, the mean of the metric over the sets decides, each set
+    counting once.
+
+    Args:
+        loaders: of the validation sets.
+        opt: the run's options.
+    """
+
+    def __init__(
+        self,
+        model: BaseModel,
+        loaders: Sequence[DataLoader],
+        opt: dict,
+        saver: Saver,
+        tb_logger: object,
+    ) -> None:
+        self._model = model
+        self._loaders = loaders
+        self._opt = opt
+        self._saver = saver
+        self._tb_logger = tb_logger
+        self._metric = opt["logger"].get("keep_best")
+
+    def is_due(self, iteration: int) -> bool:
+        val = self._opt.get("val")
+        return val is not None and iteration % val["val_freq"] == 0
+
+    def run(self, position: Position, signals: StopSignals) -> None:
+        """Validate; leaves ``position.is_validated`` false when a signal came in between.
+
+        What is drawn in it leaves the generators of training as they were, so a run that was
+        killed between a checkpoint and its validation goes on as any other.
+        """
+        values: list[float] = []
+        with random_states.kept():
+            for loader in self._loaders:
+                try:
+                    self._model.validation(
+                        signals.interrupting(loader),
+                        position.iteration,
+                        self._tb_logger,
+                        self._opt["val"]["save_img"],
+                    )
+                except StopRequested:
+                    position.is_validated = False
+                    return
+                # Only where the first process alone validates, the others have none.
+                results = getattr(self._model, "metric_results", None) or {}
+                values.append(results.get(self._metric, math.nan))
+        position.is_validated = True
+        if self._metric is not None and self._opt["rank"] == 0:
+            self._note(sum(values) / len(values) if values else math.nan, position)
+
+    def _note(self, value: float, position: Position) -> None:
+        better = self._opt["val"]["metrics"][self._metric].get("better", "higher")
+        best = position.best
+        if best is not None and best.metric != self._metric:
+            best = None
+        sign = 1 if better == "higher" else -1
+        if math.isnan(value) or (best is not None and sign * value <= sign * best.value):
+            return
+        position.best = Best(self._metric, float(value), position.iteration)
+        self._saver.save_best(position)
+        _logger.info(
+            f"Best {self._metric} so far: {value:.4f} @ {position.iteration} iter, in "
+            "net_*_best.pth."
+        )
