@@ -58,7 +58,7 @@ $(DEMO_DATA): $(DEMO_PHOTOS) | $(INSTALLED)
 # An interrupted run goes on from its last state. States older than the data or the
 # options belong to another run, which BasicSR then sets aside as *_archived_*.
 $(DEMO_WEIGHTS): $(DEMO_DATA) $(DEMO_TRAIN_OPT) | $(INSTALLED)
-	@find experiments -path '*/ESC_demo_x2/training_states/*.state' \
+	@find experiments -path '*/ESC_demo_x2/training_states/*' -type f \
 		\( ! -newer $(DEMO_DATA) -o ! -newer $(DEMO_TRAIN_OPT) \) -delete
 	$(BIN)/basicsr train -opt $(DEMO_TRAIN_OPT) --auto_resume
 

@@ -164,22 +164,18 @@ def test_auto_resume(resumed):
     resumed["path"] |= {"resume_state": None, "pretrain_network_g": "nowhere.pth"}
     options.check_files(resumed, "tiny.yml", run)
     os.rename("experiments/tiny/models", "experiments/tiny/models_moved")
-    open("experiments/tiny/training_states/last.state", "w").close()
-    contains(messages(resumed, run), "--auto_resume:", "last.state")
+    # There is nothing to go on from, so the run begins anew.
+    contains(messages(resumed, run), "path.pretrain_network_g:", "nowhere.pth")
     resumed["name"] = "fresh"
     contains(messages(resumed, run), "path.pretrain_network_g:", "nowhere.pth")
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut off"])
-def test_auto_resume_names_a_damaged_newest_state(resumed, content):
-    """Of a run that was killed while it wrote: 40 is newer than 5, though not as a text."""
+def test_auto_resume_passes_over_a_damaged_newest_state(resumed, content):
+    """40 is newer than 5, though not as a text; 5 is what the check looks at."""
     with open("experiments/tiny/training_states/40.state", "wb") as file:
         file.write(content)
     run = options.Run(is_train=True, auto_resume=True)
-    contains(messages(resumed, run), "--auto_resume:", "40.state", "Move this state away")
-
-
-def test_auto_resume_names_a_network_that_is_missing(resumed):
-    os.remove("experiments/tiny/models/net_g_5.pth")
-    run = options.Run(is_train=True, auto_resume=True)
-    contains(messages(resumed, run), "--auto_resume:", "net_g_5.pth", "Move this state away")
+    options.check_files(resumed, "tiny.yml", run)
+    resumed["network_g"]["n_blocks"] = 2
+    contains(messages(resumed, run), "--auto_resume:", "net_g_5.pth", "missing (blocks.1.")
