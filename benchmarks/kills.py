@@ -32,7 +32,7 @@ from esc_arch import harness  # noqa: F401  what a training imports
 from esc_arch.cli.main import main as basicsr
 
 SAVE_EVERY = 3
-FILES = {"net_g_latest.pth": ("params", "params_ema"), "net_g_best.pth": ("params", "params_ema")}
+FILES = ("net_g_latest.pth", "net_g_best.pth")
 
 
 def write_data(folder: Path) -> None:
@@ -169,18 +169,21 @@ def newest(name: str) -> int:
     return max((int(path.stem) for path in records), default=0)
 
 
-def differences(first: str, second: str) -> list[str]:
-    """Tensors of the two runs that are not the same to the last bit."""
-    found = []
-    for file, keys in FILES.items():
+def compare(first: str, second: str) -> tuple[int, list[str]]:
+    """How many tensors the runs have, and those that are not the same to the last bit."""
+    count, different = 0, []
+    for file in FILES:
         a, b = (
             torch.load(Path("experiments", name, "models", file), weights_only=True)
             for name in (first, second)
         )
-        for key in keys:
-            found += [f"{file} {key} {k}" for k in a[key] if not torch.equal(a[key][k], b[key][k])]
+        for key in ("params", "params_ema"):
             assert a[key].keys() == b[key].keys()
-    return found
+            count += len(a[key])
+            different += [
+                f"{file} {key} {k}" for k in a[key] if not torch.equal(a[key][k], b[key][k])
+            ]
+    return count, different
 
 
 def measure(workers: int, kills: int, iterations: int, rng: random.Random) -> dict:
@@ -196,6 +199,7 @@ def measure(workers: int, kills: int, iterations: int, rng: random.Random) -> di
         kill(killed, reached, rng.uniform(0, 1.5 * save_s), number % 3 == 2)
         at.append(newest(killed))
     finish(start(killed), killed)
+    count, different = compare(whole, killed)
     return {
         "workers": workers,
         "iterations": iterations,
@@ -203,7 +207,8 @@ def measure(workers: int, kills: int, iterations: int, rng: random.Random) -> di
         "kills_while_writing": len(at) // 3,
         "newest_checkpoint_at_each_kill": at,
         "seconds_unkilled": round(whole_s, 2),
-        "different_tensors": differences(whole, killed),
+        "compared_tensors": count,
+        "different_tensors": different,
     }
 
 
