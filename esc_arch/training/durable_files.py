@@ -30,8 +30,8 @@ def write_durably(path: Path, write: Callable[[BinaryIO], object]) -> Digest:
         write: writes the content, from beginning to end, to what it is given.
 
     Raises:
-        OSError: when the file system refuses; nothing is left behind then, and a file that
-            was there before is unchanged.
+        OSError: when the file system refuses; it has the file's name.  Nothing is left behind
+            then, and a file that was there before is unchanged.
     """
     part = path.with_name(f".{path.name}{_PART}")
     try:
@@ -48,9 +48,12 @@ def write_durably(path: Path, write: Callable[[BinaryIO], object]) -> Digest:
             os.fsync(file.fileno())
         part.replace(path)
         flush_folder(path.parent)
-    except BaseException:
+    except BaseException as error:
         with suppress(OSError):
             part.unlink(missing_ok=True)
+        # A write or a flush does not know its file.
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)
         raise
     return content.digest()
 

@@ -58,7 +58,14 @@ def train_pipeline(opt: dict, opt_file: str) -> int:
     """
     torch.backends.cudnn.benchmark = True
     resumption = resuming.find(opt)
-    logger = _open_experiment(opt, opt_file, resumption)
+    root = opt["path"]["experiments_root"]
+    try:
+        logger = _open_experiment(opt, opt_file, resumption)
+    except OSError as error:
+        raise UserError(
+            f"{error.filename or root}: expected to write into {root}; found: {error.strerror}. "
+            "Mend this (space, quota, permissions), or start in another folder."
+        ) from error
     tb_logger = init_tb_loggers(opt)
     seed = _agreed_seed(opt, resumption)
 
@@ -226,6 +233,8 @@ def _open_experiment(opt: dict, opt_file: str, resumption: resuming.Resumption) 
             copy_opt_file(opt_file, root)
     if opt["dist"]:
         torch.distributed.barrier()
+    # On a full disk each line would be followed by a traceback of the log file's.
+    logging.raiseExceptions = False
     log_file = os.path.join(opt["path"]["log"], f"train_{opt['name']}_{get_time_str()}.log")
     logger = get_root_logger(log_file=log_file)
     logger.info(get_env_info())

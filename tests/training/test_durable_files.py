@@ -39,7 +39,7 @@ def test_a_refused_write_leaves_the_file_that_was_there(tmp_path, small_files):
     path.write_bytes(b"before")
     with pytest.raises(OSError) as caught:
         write_durably(path, save)
-    assert caught.value.errno == errno.EFBIG
+    assert (caught.value.errno, caught.value.filename) == (errno.EFBIG, str(path))
     assert path.read_bytes() == b"before"
     assert list(tmp_path.iterdir()) == [path]
 

@@ -82,13 +82,14 @@ def small_photos(monkeypatch):
 def test_every_model_ends_where_it_would_have_ended(folder, small_photos, make):
     """Stopped inside the first epoch, of five iterations, and at the end of it."""
     whole = make()
+    whole["train"]["total_iter"] = 6
     assert train(whole | {"name": "whole"}) == 0
-    for total in (3, 5, 8):
+    for total in (3, 5, 6):
         part = make()
         part["train"]["total_iter"] = total
         assert train(part, "--auto_resume") == 0
     assert_equal(models(), models("whole"))
-    assert iterations() == [2, 3, 4, 5, 6, 8]
+    assert iterations() == [2, 3, 4, 5, 6]
 
 
 def test_a_drawn_seed_stays(folder, monkeypatch):

@@ -15,24 +15,48 @@ from esc_arch.training import durable_files, generations
 SAVED = Path("experiments/tiny")
 
 
+class Full:
+    """A file on a disk that has room for 1000 bytes, or for none of a small one."""
+
+    def __init__(self, file, code: int) -> None:
+        self.file = file
+        self.code = code
+        self.room = 0 if file.name.endswith((".json.part", ".writable.part")) else 1000
+
+    def write(self, data) -> None:
+        self.room -= len(data)
+        if self.room < 0:
+            raise OSError(self.code, os.strerror(self.code))
+        self.file.write(data)
+
+
+def refuse_writes(monkeypatch, code: int, name: str) -> None:
+    """Let the file system refuse to write files of which the name begins so."""
+    content = durable_files._Content.__init__
+
+    def opened(self, file) -> None:
+        refused = file is not None and Path(file.name).name.startswith(f".{name}")
+        content(self, Full(file, code) if refused else file)
+
+    monkeypatch.setattr(durable_files._Content, "__init__", opened)
+
+
 def leftovers() -> list[str]:
     return [path.name for path in SAVED.rglob("*.part")]
 
 
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES])
-@pytest.mark.parametrize("name", ["net_g_6.pth", "6.state", "6.json", "net_g_latest.pth"])
+@pytest.mark.parametrize(
+    ("code", "name"),
+    [
+        (errno.ENOSPC, "net_g_6.pth"),
+        (errno.EROFS, "6.state"),
+        (errno.EDQUOT, "6.json"),
+        (errno.EACCES, "net_g_latest.pth"),
+    ],
+)
 def test_a_failed_write_ends_the_run_and_tells_what_is_safe(folder, capfd, monkeypatch, code, name):
-    write = durable_files._Content.write
-
-    def refuse(self, data) -> int:
-        # What was written so far stays, as on a disk that is full in the middle of a file.
-        if self._file.name.endswith(f".{name}.part") and self._size > 1000 * ("json" not in name):
-            raise OSError(code, os.strerror(code), self._file.name)
-        return write(self, data)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(durable_files._Content, "write", refuse)
-        assert train(options(total=7)) == 2
+    refuse_writes(monkeypatch, code, name)
+    assert train(options(total=7)) == 2
     said = capfd.readouterr().err
     (line,) = (line for line in said.splitlines() if line.startswith("basicsr: "))
     newest = 4 if "6" in name else 6
@@ -61,14 +85,18 @@ def test_the_run_goes_on_when_there_is_room_again(folder, monkeypatch):
 
 
 def test_a_folder_that_cannot_be_written_is_found_before_training(folder, capfd, monkeypatch):
-    def refuse(self, data):
-        raise OSError(errno.EROFS, os.strerror(errno.EROFS), self._file.name)
-
-    monkeypatch.setattr(durable_files._Content, "write", refuse)
+    refuse_writes(monkeypatch, errno.EROFS, "")
     assert train(options()) == 2
     said = capfd.readouterr().err
     assert "No checkpoint of this run is on disk" in said and os.strerror(errno.EROFS) in said
     assert "iter:       1" not in said
+
+
+def test_a_file_in_the_place_of_a_folder(folder, capfd):
+    """Nobody may write there, whoever runs it."""
+    Path("experiments").touch()
+    assert train(options()) == 2
+    assert "expected to write into" in capfd.readouterr().err
 
 
 def free_space(monkeypatch, free: int) -> None:
