@@ -1,5 +1,6 @@
 """Finding what to resume from, and putting a model back to where it was."""
 
+import copy
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,7 +112,8 @@ def find(opt: dict) -> Resumption:
     opt["path"]["resume_state"] = path
     if path is None:
         return Resumption(None, messages)
-    state = read_file(path)
+    # A copy: read_file maps the file, which `keep_last` deletes some time.
+    state = copy.deepcopy(read_file(path))
     check_resume(opt, state["iter"])
     for label in generations.networks_of(opt):
         # check_resume replaces `params_ema`; a bare file's ~ stays, and no saved one is bare.
