@@ -1,9 +1,12 @@
 """Batches one after another, fetched ahead as ``prefetch_mode`` says."""
 
+import multiprocessing
 import queue
+import signal
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 
 from basicsr.data.prefetch_dataloader import CUDAPrefetcher
 from torch.utils.data import DataLoader
@@ -36,21 +39,40 @@ class Batches:
             yield self._onto_gpu()
         # A thread without workers would draw from the generators that the model draws from.
         elif self._mode == "cpu" and self._loader.num_workers:
-            batches = _Ahead(iter(self._loader), self._ahead)
+            batches = _Ahead(self._started(), self._ahead)
             try:
                 yield iter(batches)
             finally:
                 batches.stop()
         else:
-            yield iter(self._loader)
+            yield self._started()
+
+    def _started(self) -> Iterator[dict]:
+        with _signals_held():
+            return iter(self._loader)
 
     def _onto_gpu(self) -> Iterator[dict]:
-        if self._cuda is None:
-            self._cuda = CUDAPrefetcher(self._loader, self._opt)
-        else:
-            self._cuda.reset()
+        with _signals_held():
+            if self._cuda is None:
+                self._cuda = CUDAPrefetcher(self._loader, self._opt)
+            else:
+                self._cuda.reset()
         while (batch := self._cuda.next()) is not None:
             yield batch
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Hold SIGTERM and Ctrl-C back: workers that start meanwhile keep them so, until they see
+    to them themselves (:mod:`esc_arch.training.sampling`), which may be seconds later."""
+    if multiprocessing.get_start_method(allow_none=True) == "spawn":
+        # Its start, at the first worker otherwise, ends the holding back.
+        resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class _Ahead(threading.Thread):
