@@ -98,8 +98,13 @@ setup(
             "matplotlib",  # curves of the demo run
             "scikit-image",  # the photographs of the demo
         ],
+        "export": [
+            "onnx>=1.17,<2",  # ONNX files; notation of the loops in them
+            "onnxruntime>=1.20,<2",  # checks and runs them
+            "onnxscript>=0.5,<1",  # torch.onnx's translation
+        ],
         "test": [
-            "esc-arch[compare]",
+            "esc-arch[compare,export]",
             "fvcore",  # its count of multiply-adds, which ours must equal
             "hypothesis",
             "pytest",

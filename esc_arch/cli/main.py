@@ -14,6 +14,7 @@ COMMANDS = {
     "compare": "Compare networks: cost, quality, training, in one harness and one report.",
     "data": "Prepare, pack, check, measure and download training and test images.",
     "weights": "Convert checkpoints, and say what they are.",
+    "export": "Write a trained network as an ONNX or .pt2 file, checked against PyTorch.",
     "nets": "List the registered networks, with presets and parameter counts.",
 }
 

@@ -1,0 +1,1 @@
+"""Writing trained networks as ONNX and ``.pt2`` files, and running ONNX files."""

@@ -1,0 +1,114 @@
+"""Comparing an exported network with PyTorch before its file gets its name.
+
+Shapes: B images, C channels, H x W pixels.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import inf, log10
+
+import torch
+from torch import Tensor, nn
+
+from esc_arch.errors import UserError
+from esc_arch.progress import progress
+
+__all__ = ["Agreement", "compare", "sizes"]
+
+# Largest difference in float32, in units of the output's largest value, at least of 1: sums in
+# another order.  Weights of published networks stay below 1e-5.
+FLOAT32_TOLERANCE = 1e-4
+# Least PSNR of float16 in dB.  A level of an image of 8 bits is off in one of thousands of pixels.
+FLOAT16_PSNR_DB = 50.0
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How an exported network compares with PyTorch in float32.
+
+    Attributes:
+        shape: of the image, (B, C, H, W).
+        difference: largest absolute one.
+        psnr_db: with the largest absolute value of the output, at least 1, as its peak.
+    """
+
+    shape: tuple[int, int, int, int]
+    difference: float
+    psnr_db: float
+
+    def __str__(self) -> str:
+        size = " x ".join(map(str, self.shape))
+        return f"{size}: max abs difference {self.difference:.1e}, PSNR {self.psnr_db:.1f} dB"
+
+
+def sizes(window: int, channels: int) -> tuple[tuple[int, int, int, int], ...]:
+    """Shapes to compare: part of a window; more than one, not in whole windows; two images."""
+    return (
+        (1, channels, max(window // 4, 1), max(window // 2 - 1, 1)),
+        (1, channels, window + 5, window + window // 2 + 3),
+        (2, channels, window, window + 1),
+    )
+
+
+def compare(
+    network: nn.Module,
+    exported: Callable[[Tensor], Tensor],
+    shapes: tuple[tuple[int, int, int, int], ...],
+    precision: str,
+    name: str,
+) -> list[Agreement]:
+    """Run both on the same random images.
+
+    Args:
+        network: in float32 on the CPU.
+        exported: takes and gives float32.
+        shapes: of the images.
+        precision: ``float32`` or ``float16``, which decides what is demanded.
+        name: of the file, for the error.
+
+    Raises:
+        UserError: when a result has another size, or differs by more than is allowed.
+    """
+    generator = torch.Generator().manual_seed(0)
+    agreements = []
+    with progress("comparing with PyTorch", len(shapes), "sizes") as advance:
+        for shape in shapes:
+            image = torch.rand(shape, generator=generator)
+            with torch.no_grad():
+                expected = network(image).double()
+            found = exported(image).double()
+            if found.shape != expected.shape:
+                raise UserError(
+                    f"{name}: expected {tuple(expected.shape)} of an image {shape}; the exported "
+                    f"network gave {tuple(found.shape)}. Nothing was kept."
+                )
+            agreements.append(_agreement(shape, found, expected))
+            _refuse_if_far(agreements[-1], expected, precision, name)
+            advance(1)
+    return agreements
+
+
+def _agreement(shape: tuple[int, int, int, int], found: Tensor, expected: Tensor) -> Agreement:
+    error = (found - expected).abs()
+    mean_square = error.square().mean().item()
+    psnr = 10 * log10(_peak(expected) ** 2 / mean_square) if mean_square else inf
+    return Agreement(shape, error.max().item(), psnr)
+
+
+def _peak(expected: Tensor) -> float:
+    return max(1.0, expected.abs().max().item())
+
+
+def _refuse_if_far(agreement: Agreement, expected: Tensor, precision: str, name: str) -> None:
+    # Written such that a result that is not a number is refused.
+    if precision == "float32":
+        bound = FLOAT32_TOLERANCE * _peak(expected)
+        near, wanted = agreement.difference <= bound, f"a difference of at most {bound:.1e}"
+    else:
+        near, wanted = agreement.psnr_db >= FLOAT16_PSNR_DB, f"{FLOAT16_PSNR_DB} dB"
+    if not near:
+        advice = "" if precision == "float32" else " Export it without --half."
+        raise UserError(
+            f"{name}: expected {wanted} to PyTorch's float32; found at {agreement}. Nothing was "
+            f"kept.{advice}"
+        )

@@ -1,0 +1,129 @@
+"""A network whose graph holds for every batch and size, and can be written as ONNX.
+
+Layers that are replaced keep their parameters and compute the same.
+
+Shapes: B images, H x W pixels, h heads of d channels.
+"""
+
+import copy
+
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from esc_arch.export.graph_ops import attention_of_blocks, depthwise_by_image, rows_of_block
+from esc_arch.layers.conv_attention import ConvolutionalAttention, FactorizedConvAttention
+from esc_arch.layers.window_attention import WindowAttention
+from esc_arch.ops.padding import crop_bottom_right, reflect_pad_bottom_right
+
+__all__ = ["exportable", "portable"]
+
+
+def exportable(network: nn.Module) -> nn.Module:
+    """A copy of a network for ``torch.onnx.export``.
+
+    Args:
+        network: of any kind; the layers of the ESC family are replaced.
+
+    Returns:
+        The copy, in evaluation mode, without gradients, folded.
+    """
+    network = portable(network)
+    for parent in list(network.modules()):
+        for name, child in list(parent.named_children()):
+            if type(child) in _REPLACEMENTS:
+                setattr(parent, name, _REPLACEMENTS[type(child)](child))
+    return network
+
+
+def portable(network: nn.Module) -> nn.Module:
+    """A copy of a network for ``torch.export``: evaluation mode, no gradients, folded."""
+    network = copy.deepcopy(network).eval().requires_grad_(False)
+    if hasattr(network, "convert"):
+        network.convert()
+    return network
+
+
+class _WindowAttention(nn.Module):
+    """:class:`WindowAttention` by blocks of queries.
+
+    Shape: (B, dim, H, W) -> (B, dim, H, W).
+    """
+
+    def __init__(self, layer: WindowAttention) -> None:
+        super().__init__()
+        self.window = layer.window_size
+        self.num_heads = layer.num_heads
+        side = 2 * self.window - 1
+        self.table = nn.Parameter(
+            layer.relative_position_bias.view(-1, side, side), requires_grad=False
+        )
+        self.to_qkv = layer.to_qkv
+        self.to_out = layer.to_out
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[2:]
+        w = self.window
+        rows, columns = (height + w - 1) // w, (width + w - 1) // w
+        x = x.permute(0, 2, 3, 1)
+        x = reflect_pad_bottom_right(x, rows * w - height, columns * w - width)
+        qkv = self.to_qkv(x.permute(0, 3, 1, 2))
+        # Scores of half-precision inputs may lie beyond what half precision holds.
+        q, k, v = rearrange(
+            qkv.float(),
+            "b (t h d) (ny wy) (nx wx) -> t h (b ny nx) (wy wx) d",
+            wy=w,
+            wx=w,
+            t=3,
+            h=self.num_heads,
+        ).unbind(0)
+        r = rows_of_block(w)
+        q = rearrange(q, "h n (blocks b) d -> h blocks n b d", b=r * w)
+        y = attention_of_blocks(q, k, v, self.table.float())
+        y = rearrange(
+            y,
+            "h blocks (b ny nx) (r wx) d -> b (h d) (ny blocks r) (nx wx)",
+            ny=rows,
+            nx=columns,
+            r=r,
+        ).to(x.dtype)
+        y = crop_bottom_right(y.permute(0, 2, 3, 1), height, width)
+        return self.to_out(y.permute(0, 3, 1, 2))
+
+
+class _ConvAttention(nn.Module):
+    """:class:`ConvolutionalAttention`, the large kernel apart from those of the images."""
+
+    def __init__(self, layer: ConvolutionalAttention) -> None:
+        super().__init__()
+        self.pdim = layer.pdim
+        self.dwc_proj = layer.dwc_proj
+
+    def forward(self, x: Tensor, large_kernel: Tensor) -> Tensor:
+        dynamic_kernel = self.dwc_proj(x).reshape(-1, self.pdim, 3, 3)
+        y = F.conv2d(x, large_kernel, padding=large_kernel.shape[-1] // 2)
+        return y + depthwise_by_image(x, dynamic_kernel)
+
+
+class _FactorizedConvAttention(nn.Module):
+    """:class:`FactorizedConvAttention`, the spatial kernel apart from those of the images."""
+
+    def __init__(self, layer: FactorizedConvAttention) -> None:
+        super().__init__()
+        self.pdim = layer.pdim
+        self.proj = layer.proj
+
+    def forward(self, x: Tensor, large_kernel: tuple[Tensor, Tensor]) -> Tensor:
+        channel_kernel, spatial_kernel = large_kernel
+        dynamic_kernel = self.proj(x).reshape(-1, self.pdim, 3, 3)
+        x = F.conv2d(x, channel_kernel)
+        radius = spatial_kernel.shape[-1] // 2
+        y = F.conv2d(x, spatial_kernel, padding=radius, groups=self.pdim)
+        return y + depthwise_by_image(x, dynamic_kernel)
+
+
+_REPLACEMENTS = {
+    WindowAttention: _WindowAttention,
+    ConvolutionalAttention: _ConvAttention,
+    FactorizedConvAttention: _FactorizedConvAttention,
+}

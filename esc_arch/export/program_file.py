@@ -1,0 +1,69 @@
+"""Writing a network as a ``.pt2`` file, which PyTorch runs without this package."""
+
+import io
+import warnings
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from esc_arch.export.checking import Agreement, compare, sizes
+from esc_arch.export.description import describe_source, refused, window_of
+from esc_arch.export.exportable import portable
+from esc_arch.progress import progress
+from esc_arch.weights.detection import detect
+from esc_arch.weights.opening import Opened
+from esc_arch.weights.safetensors_files import write_atomically
+
+__all__ = ["METADATA_FILE", "write_program"]
+
+# Prefix of the metadata's keys among the file's extra files.
+METADATA_FILE = "esc_arch/"
+
+
+def write_program(opened: Opened, path: Path) -> list[Agreement]:
+    """Export a network by ``torch.export``, compare it with PyTorch, then write the file.
+
+    ``torch.export.load(path).module()`` takes (B, C, H, W) in float32, in [0, 1], B, H and W
+    from 1, on the CPU.  The metadata are the extra files ``esc_arch/KEY``.
+
+    Args:
+        opened: the network.
+        path: of the file, which is replaced.
+
+    Returns:
+        How it compares with PyTorch.
+
+    Raises:
+        UserError: as :func:`esc_arch.export.onnx_file.write_onnx`.
+    """
+    metadata = describe_source(opened, "float32")
+    window = window_of(detect(opened.network.state_dict()).arguments)
+    program = _exported(portable(opened.network), opened, window)
+    extra = {METADATA_FILE + key: value for key, value in metadata.items()}
+    buffer = io.BytesIO()
+    torch.export.save(program, buffer, extra_files=extra)
+    buffer.seek(0)
+    agreements = compare(
+        opened.network,
+        torch.export.load(buffer).module(),
+        sizes(window, opened.channels),
+        "float32",
+        str(path),
+    )
+    content = buffer.getvalue()
+    write_atomically(path, lambda temporary: temporary.write_bytes(content))
+    return agreements
+
+
+def _exported(network: nn.Module, opened: Opened, window: int) -> torch.export.ExportedProgram:
+    example = torch.rand(2, opened.channels, window + 3, window + 5)
+    names = {0: "batch", 2: "height", 3: "width"}
+    shapes = {index: torch.export.Dim(name, min=1) for index, name in names.items()}
+    try:
+        with progress("exporting", None), warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            return torch.export.export(network, (example,), dynamic_shapes=(shapes,))
+    except Exception as error:  # the exporter's, of many kinds
+        lines = str(error).splitlines()
+        raise refused(opened, lines[0] if lines else type(error).__name__) from error
