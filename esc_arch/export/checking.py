@@ -41,10 +41,16 @@ class Agreement:
         return f"{size}: max abs difference {self.difference:.1e}, PSNR {self.psnr_db:.1f} dB"
 
 
-def sizes(window: int, channels: int) -> tuple[tuple[int, int, int, int], ...]:
-    """Shapes to compare: part of a window; more than one, not in whole windows; two images."""
+def sizes(window: int, channels: int, least: int = 1) -> tuple[tuple[int, int, int, int], ...]:
+    """Shapes to compare: part of a window; more than one, not in whole windows; two images.
+
+    Args:
+        window: side of the network's attention windows in pixels.
+        channels: C.
+        least: the smallest side that the exported network takes, in pixels.
+    """
     return (
-        (1, channels, max(window // 4, 1), max(window // 2 - 1, 1)),
+        (1, channels, least, max(window // 2 - 1, least)),
         (1, channels, window + 5, window + window // 2 + 3),
         (2, channels, window, window + 1),
     )

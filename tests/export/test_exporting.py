@@ -1,0 +1,239 @@
+"""Exported files against PyTorch, run by onnxruntime and by PyTorch without this package."""
+
+import json
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+
+from esc_arch.archs import PRESETS
+from esc_arch.archs.presets import build
+from esc_arch.cli.main import main
+from esc_arch.errors import UserError
+from esc_arch.export import checking
+from esc_arch.export.onnx_network import open_onnx
+from esc_arch.weights.checksums import sha256_of
+from esc_arch.weights.safetensors_files import write_safetensors
+from tests.reference_cases import deviation, fill_parameters
+
+SMALL = {
+    "dim": 16,
+    "pdim": 4,
+    "kernel_size": 5,
+    "n_blocks": 1,
+    "conv_blocks": 1,
+    "window_size": 8,
+    "num_heads": 2,
+}
+SHAPES = [(1, 3, 1, 1), (1, 3, 1, 21), (3, 3, 8, 8), (2, 3, 17, 6), (1, 3, 40, 33)]
+
+
+def small(name: str, scale: int, **arguments: object) -> nn.Module:
+    return fill_parameters(build(name, scale, **{**SMALL, **arguments})).eval()
+
+
+def exported(network: nn.Module, folder, ending: str, *options: str):
+    """The file that the command writes of a network."""
+    weights, path = folder / "weights.safetensors", folder / f"network{ending}"
+    write_safetensors(network, weights, licence="CC0-1.0", training="none")
+    assert main(["export", str(weights), "-o", str(path), *options]) == 0
+    return path
+
+
+def run(path, x: torch.Tensor) -> torch.Tensor:
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return torch.from_numpy(session.run(None, {"image": x.numpy()})[0])
+
+
+def assert_same(network: nn.Module, path, bound: float, shapes=SHAPES) -> None:
+    for shape in shapes:
+        x = torch.rand(shape)
+        with torch.no_grad():
+            expected = network.double()(x.double())
+        y = run(path, x)
+        assert y.shape == expected.shape
+        assert y.dtype == torch.float32
+        assert (y - expected).abs().max() < bound
+
+
+@pytest.fixture(scope="module")
+def esc(tmp_path_factory):
+    network = small("esc", 2)
+    return network, exported(network, tmp_path_factory.mktemp("esc"), ".onnx")
+
+
+def test_every_batch_and_size_from_one_pixel(esc):
+    assert_same(*esc, 1e-5)
+
+
+def test_the_graph_is_standard_and_says_nothing_of_this_machine(esc):
+    model = onnx.load(esc[1])
+    onnx.checker.check_model(model, full_check=True)
+    assert [o.domain for o in model.opset_import] == [""]
+    dims = [d.dim_param or d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim]
+    assert dims == ["batch", 3, "height", "width"]
+    assert b"/esc_arch/" not in esc[1].read_bytes()
+
+
+def test_metadata(esc):
+    metadata = {p.key: p.value for p in onnx.load(esc[1]).metadata_props}
+    assert metadata["network"] == "ESC"
+    assert metadata["scale"] == "2"
+    assert metadata["licence"] == "CC0-1.0"
+    assert metadata["training"] == "none"
+    assert metadata["source_sha256"] == sha256_of(esc[1].parent / "weights.safetensors")
+    rebuilt = PRESETS["esc"].network(**json.loads(metadata["arguments"]))
+    assert {k: v.shape for k, v in rebuilt.state_dict().items()} == {
+        k: v.shape for k, v in esc[0].state_dict().items()
+    }
+
+
+def test_opened_again(esc):
+    opened = open_onnx(esc[1])
+    assert (opened.scale, opened.channels) == (2, 3)
+    x = torch.rand(2, 3, 9, 20)
+    with torch.no_grad():
+        assert deviation(opened.network(x), esc[0].float()(x)) < 1e-5
+
+
+def test_scores_are_never_held_for_a_whole_image(esc):
+    # No result but the network's maps: the largest intermediate one of a loop is a block's.
+    model = onnx.load(esc[1])
+    outside = {node.op_type for node in model.graph.node}
+    assert "Scan" in outside
+    assert "Softmax" not in outside
+
+
+def test_half(tmp_path):
+    network = small("esc_fp", 3)
+    path = exported(network, tmp_path, ".onnx", "--half")
+    weights = onnx.load(path).graph.initializer
+    assert {onnx.TensorProto.FLOAT16} == {
+        w.data_type for w in weights if w.data_type in (1, 10) and len(w.dims) == 4
+    }
+    assert_same(network, path, 0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "scale", "arguments"),
+    [
+        ("esc_real", 4, {}),
+        ("esc_real_dysample", 3, {}),
+        ("esc_real_m", 1, {}),
+        ("esc_real_m", 2, {"upsampler": "pixelshuffle"}),
+        ("esc_xl", 4, {"window_size": 12}),
+    ],
+)
+def test_other_networks(name, scale, arguments, tmp_path):
+    network = small(name, scale, **arguments)
+    assert_same(network, exported(network, tmp_path, ".onnx"), 5e-5)
+
+
+@pytest.mark.slow
+def test_a_full_preset(tmp_path):
+    network = fill_parameters(build("esc_light", 4)).eval()
+    path = exported(network, tmp_path, ".onnx")
+    assert_same(network, path, 1e-4, [(2, 3, 33, 70)])
+
+
+@pytest.mark.slow
+def test_hit_srf(tmp_path):
+    network = build("hit_srf", 2, embed_dim=20, depths=(3,), num_heads=(2,))
+    network = fill_parameters(network).eval()
+    assert_same(network, exported(network, tmp_path, ".onnx"), 1e-4, [(2, 3, 33, 20)])
+
+
+def test_program(tmp_path):
+    network = small("esc_real_m", 2)
+    path = exported(network, tmp_path, ".pt2")
+    extra = {"esc_arch/scale": "", "esc_arch/licence": ""}
+    program = torch.export.load(path, extra_files=extra).module()
+    assert extra == {"esc_arch/scale": "2", "esc_arch/licence": "CC0-1.0"}
+    for shape in [(1, 3, 3, 4), (2, 3, 17, 30), (1, 3, 64, 9)]:  # sides above its fold of 2
+        x = torch.rand(shape)
+        with torch.no_grad():
+            assert deviation(program(x), network(x)) < 1e-5
+
+
+def test_nothing_is_overwritten_or_left_behind(esc, tmp_path, capsys):
+    path = tmp_path / "there.onnx"
+    path.write_text("mine")
+    assert main(["export", str(esc[1].parent / "weights.safetensors"), "-o", str(path)]) == 2
+    assert path.read_text() == "mine"
+    assert "--overwrite" in capsys.readouterr().err
+    for arguments in (["-o", "a.txt"], ["-o", "a.pt2", "--half"], ["-o", "a.onnx", "--opset", "9"]):
+        assert main(["export", str(esc[1].parent / "weights.safetensors"), *arguments]) == 2
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+@pytest.mark.parametrize("wrong", [lambda y: y + 0.02, lambda y: y * torch.nan, lambda y: y[1:]])
+def test_a_file_that_differs_is_refused(precision, wrong):
+    network = nn.Upsample(scale_factor=2)
+    shapes = checking.sizes(8, 3)
+    agreements = checking.compare(network, network, shapes, precision, "n.onnx")
+    assert [a.difference for a in agreements] == [0.0] * 3
+    with pytest.raises(UserError, match="Nothing was kept"):
+        checking.compare(network, lambda x: wrong(network(x)), shapes, precision, "n.onnx")
+
+
+def test_sizes_to_compare():
+    for window in (1, 8, 32, 48):
+        shapes = checking.sizes(window, 3)
+        assert len(set(shapes)) == 3
+        assert any(h % window or w % window for _, _, h, w in shapes) or window == 1
+        assert any(h < window for _, _, h, _ in shapes) or window == 1
+        assert len({batch for batch, *_ in shapes}) == 2
+
+
+def foreign(path, text: str):
+    onnx.save(onnx.parser.parse_model(text), path)
+    return path
+
+
+HEADER = '<ir_version: 8, opset_import: ["": 18]> g '
+
+
+def test_a_foreign_file_has_its_scale_found(tmp_path):
+    path = foreign(
+        tmp_path / "f.onnx",
+        HEADER
+        + """(float[1,1,H,W] x) => (float[1,1,R,S] y) {
+            scales = Constant <value = float[4] {1.0, 1.0, 3.0, 3.0}> ()
+            none = Constant <value = float[0] {}> ()
+            y = Resize <mode="nearest"> (x, none, scales) }""",
+    )
+    opened = open_onnx(path)
+    assert (opened.scale, opened.channels) == (3, 1)
+    x = torch.rand(2, 1, 4, 5, dtype=torch.float64)  # one image at a time is all that it takes
+    y = opened.network(x)
+    assert y.dtype == torch.float64
+    np.testing.assert_allclose(y, nn.functional.interpolate(x, scale_factor=3), atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("(float[1,3,64,64] x) => (float[1,3,64,64] y) { y = Relu (x) }", "fixed size 64 x 64"),
+        ("(float[N,M] x) => (float[N,M] y) { y = Relu (x) }", "channels first"),
+        ("(float[N,4,H,W] x) => (float[N,4,H,W] y) { y = Relu (x) }", "channels first"),
+        ("(float[N,3,H,W] x, float[1] z) => (float[N,3,H,W] y) { y = Add (x, z) }", "one input"),
+        ("(float[N,3,H,W] x) => (float[A,B] y) { y = Flatten (x) }", "enlarged by a whole"),
+        ("(float[N,3,H,W] x) => (float[N,3,I,J] y) { y = GlobalMaxPool (x) }", "whole number"),
+    ],
+)
+def test_other_onnx_files_are_refused(text, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        open_onnx(foreign(tmp_path / "f.onnx", HEADER + text))
+
+
+def test_files_that_are_not_onnx_are_refused(tmp_path):
+    path = tmp_path / "f.onnx"
+    with pytest.raises(UserError, match="expected an ONNX file"):
+        open_onnx(path)
+    path.write_bytes(b"not a graph")
+    with pytest.raises(UserError, match="expected an ONNX file"):
+        open_onnx(path)
