@@ -87,9 +87,11 @@ def _translated(network: nn.Module, opened: Opened, window: int, opset: int) -> 
     example = torch.rand(2, opened.channels, window + 3, window + 5)
     dims = {0: "batch", 2: "height", 3: "width"}
     shapes = {index: torch.export.Dim(name, min=1) for index, name in dims.items()}
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    # What they say at this level is of no use to who exports.
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with (
             progress("translating to ONNX", None),
@@ -112,7 +114,8 @@ def _translated(network: nn.Module, opened: Opened, window: int, opset: int) -> 
         lines = str(error).splitlines()
         raise refused(opened, lines[0] if lines else type(error).__name__) from error
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
     return program.model_proto
 
 
