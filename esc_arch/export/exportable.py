@@ -61,6 +61,10 @@ class _WindowAttention(nn.Module):
         self.to_qkv = layer.to_qkv
         self.to_out = layer.to_out
 
+    def goes_by_windows(self, x: Tensor) -> bool:
+        """The kernel that takes window by window is not for graphs."""
+        return False
+
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[2:]
         w = self.window
@@ -91,31 +95,29 @@ class _WindowAttention(nn.Module):
         return self.to_out(y.permute(0, 3, 1, 2))
 
 
-class _ConvAttention(nn.Module):
+class _ConvAttention(ConvolutionalAttention):
     """:class:`ConvolutionalAttention`, the large kernel apart from those of the images."""
 
     def __init__(self, layer: ConvolutionalAttention) -> None:
-        super().__init__()
-        self.pdim = layer.pdim
+        super().__init__(layer.pdim)
         self.dwc_proj = layer.dwc_proj
 
-    def forward(self, x: Tensor, large_kernel: Tensor) -> Tensor:
-        dynamic_kernel = self.dwc_proj(x).reshape(-1, self.pdim, 3, 3)
+    def convolve(self, x: Tensor, large_kernel: Tensor, dynamic_kernel: Tensor) -> Tensor:
         y = F.conv2d(x, large_kernel, padding=large_kernel.shape[-1] // 2)
         return y + depthwise_by_image(x, dynamic_kernel)
 
 
-class _FactorizedConvAttention(nn.Module):
+class _FactorizedConvAttention(FactorizedConvAttention):
     """:class:`FactorizedConvAttention`, the spatial kernel apart from those of the images."""
 
     def __init__(self, layer: FactorizedConvAttention) -> None:
-        super().__init__()
-        self.pdim = layer.pdim
+        super().__init__(layer.pdim)
         self.proj = layer.proj
 
-    def forward(self, x: Tensor, large_kernel: tuple[Tensor, Tensor]) -> Tensor:
+    def convolve(
+        self, x: Tensor, large_kernel: tuple[Tensor, Tensor], dynamic_kernel: Tensor
+    ) -> Tensor:
         channel_kernel, spatial_kernel = large_kernel
-        dynamic_kernel = self.proj(x).reshape(-1, self.pdim, 3, 3)
         x = F.conv2d(x, channel_kernel)
         radius = spatial_kernel.shape[-1] // 2
         y = F.conv2d(x, spatial_kernel, padding=radius, groups=self.pdim)
