@@ -134,8 +134,8 @@ def test_other_networks(name, scale, arguments, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_full_preset(tmp_path):
-    network = fill_parameters(build("esc_light", 4)).eval()
+def test_the_published_sizes_of_layers(tmp_path):
+    network = fill_parameters(build("esc", 4, n_blocks=1, conv_blocks=1)).eval()
     path = exported(network, tmp_path, ".onnx")
     assert_same(network, path, 1e-4, [(2, 3, 33, 70)])
 
