@@ -1,6 +1,9 @@
 """The ``basicsr`` command: one sub-command per file of this folder."""
 
 import argparse
+import errno
+import io
+import os
 import sys
 
 from esc_arch.cli.commands import add_commands
@@ -19,6 +22,10 @@ COMMANDS = {
 }
 
 
+_BROKEN_PIPE = 128 + 13  # what shells give for SIGPIPE
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one sub-command.
 
@@ -26,8 +33,9 @@ def main(argv: list[str] | None = None) -> int:
         argv: arguments after the program's name; ``sys.argv[1:]`` when None.
 
     Returns:
-        The exit code: 0; 2 for a mistake that the user can mend; 130 after Ctrl-C; what the
-        sub-command returns otherwise, 1 where some of the work could not be done.
+        The exit code: 0; 2 for a mistake that the user can mend; 130 after Ctrl-C; 141 when
+        nobody reads the output any more; what the sub-command returns otherwise, 1 where some
+        of the work could not be done.
     """
     parser = argparse.ArgumentParser(
         prog="basicsr", description="Train, test and inspect super-resolution networks in BasicSR."
@@ -35,11 +43,37 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"esc-arch {__version__}")
     add_commands(parser, "esc_arch.cli", COMMANDS)
     try:
+        _write_any_name()
         args = parser.parse_args(argv)
-        return args.run(args) or 0
+        code = args.run(args) or 0
+        # What is left to write may meet a reader that is gone, too.
+        sys.stdout.flush()
+        return code
     except UserError as error:
         print(f"basicsr: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("basicsr: stopped by Ctrl-C", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        # `| head` has read enough.  At its end Python would try to write the rest again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _BROKEN_PIPE
+    except OSError as error:
+        # Of what no command has foreseen: a folder that vanished, a disk that is full.
+        if error.filename is None and error.errno not in _NO_ROOM:
+            raise
+        where = f"{error.filename}: " if error.filename is not None else ""
+        print(
+            f"basicsr: {where}expected to read or write it; found: {error.strerror or error}. "
+            "Mend that, by freeing disk space if there is none left, and run again.",
+            file=sys.stderr,
+        )
+        return 2
+
+
+def _write_any_name() -> None:
+    """File names need not be text, nor text that the terminal's encoding has."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")

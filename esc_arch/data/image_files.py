@@ -6,9 +6,7 @@ OpenCV and BasicSR; uint8 or uint16.
 
 import io
 import os
-import struct
 import warnings
-import zlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,7 +45,6 @@ _AS_MODE = {
     **{mode: mode for mode in ("L", "RGB", "RGBA", "I;16", "I;16B")},
     **{"1": "L", "P": "RGB", "LA": "RGBA", "La": "RGBA", "PA": "RGBA"},
 }
-_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, MemoryError)
 
 
 class Decoded(NamedTuple):
@@ -129,13 +126,20 @@ def decode_opened(content: bytes, name: str | os.PathLike[str]) -> tuple[Decoded
             f"{name}: expected at most {2 * Image.MAX_IMAGE_PIXELS:,} pixels; found: {error} "
             "Cut the image into pieces."
         ) from None
-    except _DAMAGED as error:
+    except UserError:
+        raise
+    except Exception as error:  # the decoders raise anything for a garbled file
         raise UserError(
-            f"{name}: expected {_EXPECTED}; found a damaged one ({error}). {_AGAIN}"
+            f"{name}: expected {_EXPECTED}; found a damaged one ({_reason(error)}). {_AGAIN}"
         ) from None
 
 
 _AGAIN = "Copy or make it again."
+
+
+def _reason(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__
 
 
 def _decode(content: bytes, name: str | os.PathLike[str]) -> tuple[Decoded, Image.Image]:
@@ -208,7 +212,7 @@ def _by_pillow(opened: Image.Image, name: str | os.PathLike[str]) -> tuple[np.nd
 def _orientation(opened: Image.Image) -> int:
     try:
         return opened.getexif().get(_EXIF_ORIENTATION, 1)
-    except _DAMAGED:
+    except Exception:  # of any kind
         return 1  # damaged metadata beside good pixels
 
 

@@ -10,24 +10,12 @@ from typing import NamedTuple
 
 import lmdb
 
+from esc_arch.data.lmdb_errors import DamagedLmdb
+from esc_arch.data.lmdb_structure import check_structure
+
 __all__ = ["DamagedLmdb", "MetaLine", "open_lmdb", "parse_meta_line"]
 
 _SHAPE = re.compile(r" \((\d+),\s*(\d+)(?:,\s*(\d+))?")
-
-
-class DamagedLmdb(Exception):
-    """An LMDB that cannot be read.
-
-    Attributes:
-        expected, found: what of the file, for a message.
-    """
-
-    def __init__(self, expected: str, found: str) -> None:
-        super().__init__(expected, found)
-        self.expected, self.found = expected, found
-
-    def __str__(self) -> str:
-        return f"expected {self.expected}; found {self.found}"
 
 
 class MetaLine(NamedTuple):
@@ -52,20 +40,16 @@ def parse_meta_line(line: str) -> MetaLine:
 
 
 def open_lmdb(path: str | os.PathLike[str]) -> lmdb.Environment:
-    """Open an LMDB as BasicSR does: read-only and without lock.
+    """Open an LMDB as BasicSR does, read-only and without lock, if the library can survive it.
 
     Raises:
-        DamagedLmdb: when ``data.mdb`` is cut off or is none.
+        DamagedLmdb: when ``data.mdb`` is missing, cut off, damaged or none.
     """
     data = os.path.join(path, "data.mdb")
     try:
-        database = lmdb.open(os.fspath(path), readonly=True, lock=False, readahead=False)
+        check_structure(data)
+        return lmdb.open(os.fspath(path), readonly=True, lock=False, readahead=False)
     except lmdb.Error as error:
         raise DamagedLmdb("an LMDB", f"{data}: {error}") from None
-    needed = (database.info()["last_pgno"] + 1) * database.stat()["psize"]
-    present = os.path.getsize(data)
-    # Reading past the end of the file would kill the process.
-    if present < needed:
-        database.close()
-        raise DamagedLmdb(f"{needed} bytes of data", f"{present} bytes in {data}")
-    return database
+    except OSError as error:
+        raise DamagedLmdb("an LMDB", f"{data}: {error.strerror}") from None

@@ -13,7 +13,7 @@ from esc_arch.options.networks import build
 from esc_arch.options.problems import Problems, describe
 from esc_arch.options.run import Run
 from esc_arch.training.generations import find_newest, networks_of
-from esc_arch.weights.checkpoint_files import read_file
+from esc_arch.weights.checkpoint_files import first_nonfinite, read_file
 
 OLDER_STATE = "Move this state away, or resume from another one by `path.resume_state`."
 STATE_KEYS = ("epoch", "iter", "optimizers", "schedulers")
@@ -121,6 +121,15 @@ def _weights(
             f"parameters by name in {place}",
             f"keys {listed(weights, 5)}" if isinstance(weights, dict) else describe(weights),
             "Write the key that holds the parameters, such as `params`.",
+        )
+        return None
+    damaged = first_nonfinite(weights)
+    if damaged is not None:
+        problems.add(
+            key,
+            f"numbers in {file}",
+            f"NaN or infinite ones in {damaged}",
+            "Its training diverged or the file is damaged: name an earlier checkpoint.",
         )
         return None
     return weights

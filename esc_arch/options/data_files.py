@@ -339,8 +339,7 @@ def _inspect_sizes(
             continue
         spare = [g - side * scale for g, side in zip(gt, lq, strict=True)]
         if not all(0 <= s < (1 if patch else scale) for s in spare):
-            want = Size(gt.width // scale, gt.height // scale)
-            unequal.append(f"{pair.gt} HR {gt}, LR {lq} instead of {want}")
+            unequal.append(_unequal(pair.gt, gt, lq, scale))
         elif patch and min(gt) < patch:
             small.append(f"{pair.gt} ({gt})")
         elif scale * min(lq) < least:
@@ -362,6 +361,14 @@ def _inspect_sizes(
         )
     if small:
         _add_small(problems, key, patch, small)
+
+
+def _unequal(name: str, gt: Size, lq: Size, scale: int) -> str:
+    want = Size(gt.width // scale, gt.height // scale)
+    if lq == want:
+        whole = Size(want.width * scale, want.height * scale)
+        return f"{name} HR {gt} instead of {whole}, for LR {lq}"
+    return f"{name} HR {gt}, LR {lq} instead of {want}"
 
 
 def _add_small(problems: Problems, key: str, patch: int, small: list[str]) -> None:

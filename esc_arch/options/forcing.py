@@ -66,7 +66,8 @@ def parse_value(text: str, place: str) -> object:
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
     if text.isascii() and text.isdigit():
-        return int(text)
+        # As YAML, except that zeros before a number do not make it octal.
+        return parse_yaml(text.lstrip("0") or "0", place)
     if text.startswith("!!float"):
         # BasicSR takes `!!float1e-4` too.
         text = f"!!float {text.removeprefix('!!float').strip()}"

@@ -10,15 +10,69 @@ from esc_arch.errors import UserError
 
 # Far above any option file; a few lines of aliases can otherwise stand for gigabytes.
 MAX_VALUES = 100_000
+MAX_BYTES = 1_000_000
+
+# Python writes no number of thousands of digits, and nothing that reads options takes one.
+_MOST_BITS = 63
+
+_MERGE = "tag:yaml.org,2002:merge"
 
 
 class OptionLoader(yaml.SafeLoader):
-    """SafeLoader that reads ``5e-4`` as a number and refuses a key given twice."""
+    """SafeLoader that reads ``5e-4`` as a number, and refuses a key given twice, numbers of more
+    than 63 bits, and merge keys (``<<``) that multiply."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._flat: set[int] = set()
+        self._merged = 0
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Put in the place of ``<<`` what it stands for, before the section's own keys.
+
+        SafeLoader's own copies as often as merge keys of merge keys ask for.
+        """
+        if id(node) in self._flat:
+            return
+        self._flat.add(id(node))
+        self._refuse_repeated(node)
+        pairs, node.value = node.value, []
+        merged, own = [], []
+        for key_node, value_node in pairs:
+            if key_node.tag == _MERGE:
+                merged += self._merge(key_node, value_node)
+                continue
+            if key_node.tag == "tag:yaml.org,2002:value":
+                key_node.tag = "tag:yaml.org,2002:str"
+            own.append((key_node, value_node))
+        node.value = merged + own
+
+    def _merge(self, key_node: yaml.Node, value_node: yaml.Node) -> list[tuple]:
+        """The keys and values that ``<<`` stands for; of equal keys the last one counts."""
+        is_list = isinstance(value_node, yaml.SequenceNode)
+        pairs = []
+        # The first of several sections has the last word.
+        for section in reversed(value_node.value) if is_list else [value_node]:
+            if not isinstance(section, yaml.MappingNode):
+                raise yaml.constructor.ConstructorError(
+                    problem="expected sections for the merge key '<<'; found something else",
+                    problem_mark=section.start_mark,
+                )
+            self.flatten_mapping(section)
+            self._merged += len(section.value)
+            if self._merged > MAX_VALUES:
+                raise yaml.constructor.ConstructorError(
+                    problem=f"expected merge keys ('<<') that give at most {MAX_VALUES} values; "
+                    "found more, remove those that multiply them",
+                    problem_mark=key_node.start_mark,
+                )
+            pairs += section.value
+        return pairs
+
+    def _refuse_repeated(self, node: yaml.MappingNode) -> None:
         lines: dict[Hashable, int] = {}
         for key_node, _ in node.value:
-            if key_node.tag == "tag:yaml.org,2002:merge":
+            if key_node.tag == _MERGE:
                 continue
             key, line = self.construct_object(key_node, deep=True), key_node.start_mark.line + 1
             if isinstance(key, Hashable) and lines.setdefault(key, line) != line:
@@ -27,7 +81,16 @@ class OptionLoader(yaml.SafeLoader):
                     f"{lines[key]}; keep one of them",
                     problem_mark=key_node.start_mark,
                 )
-        return super().construct_mapping(node, deep)
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        value = super().construct_yaml_int(node)
+        if value.bit_length() > _MOST_BITS:
+            raise yaml.constructor.ConstructorError(
+                problem=f"expected a whole number of at most {_MOST_BITS} bits; found a larger "
+                "one, write a smaller one or, for text, quotes",
+                problem_mark=node.start_mark,
+            )
+        return value
 
     def construct_undefined(self, node: yaml.Node) -> None:
         raise yaml.constructor.ConstructorError(
@@ -44,6 +107,7 @@ OptionLoader.add_implicit_resolver(
     list("-+.0123456789"),
 )
 OptionLoader.add_constructor(None, OptionLoader.construct_undefined)
+OptionLoader.add_constructor("tag:yaml.org,2002:int", OptionLoader.construct_yaml_int)
 
 
 def read(path: str) -> dict:
@@ -64,7 +128,14 @@ def read(path: str) -> dict:
     if file.is_dir():
         raise UserError(f"{path}: expected an option file (.yml); found a folder. Name the file.")
     try:
-        text = file.read_bytes().decode("utf-8-sig")
+        if file.exists() and not file.is_file():
+            raise OSError("it is a pipe or a device")
+        # Not one byte more of a file without end, or of one that is no option file at all.
+        with open(file, "rb") as opened:
+            content = opened.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            raise OSError(f"it has more than {MAX_BYTES:,} bytes")
+        text = content.decode("utf-8-sig")
     except FileNotFoundError:
         raise UserError(
             f"{path}: expected an option file; found no such file. Check the path: the current "

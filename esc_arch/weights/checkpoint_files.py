@@ -1,6 +1,7 @@
 """Checkpoint files, read safely: nothing in them is executed."""
 
 import pickle
+import zipfile
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +12,15 @@ from torch import Tensor
 
 from esc_arch.errors import UserError, listed
 
-__all__ = ["PARAMETER_KEYS", "parameters_of", "read_checkpoint", "read_file", "read_state_dict"]
+__all__ = [
+    "PARAMETER_KEYS",
+    "first_nonfinite",
+    "parameters_of",
+    "read_checkpoint",
+    "read_file",
+    "read_state_dict",
+    "require_finite",
+]
 
 # Where checkpoints keep the parameters, the averaged ones first.
 PARAMETER_KEYS = ("params_ema", "params", "state_dict")
@@ -21,6 +30,11 @@ _TRAINING_STATE = ("epoch", "iter", "optimizers", "schedulers")
 
 # Of DataParallel and torch.compile.
 _WRAPPERS = ("module.", "_orig_mod.")
+
+_AT_ONCE = 1 << 20
+
+# Where half precision would overflow.
+_SUMMED = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
 
 
 def read_file(path: str | Path) -> object:
@@ -35,6 +49,7 @@ def read_file(path: str | Path) -> object:
     """
     if str(path).endswith(".safetensors"):
         return load_file(path)
+    _compare_checksums(path)
     # BasicSR's multi-step scheduler keeps its milestones in a Counter.
     with torch.serialization.safe_globals([Counter]):
         try:
@@ -42,6 +57,50 @@ def read_file(path: str | Path) -> object:
         except RuntimeError:
             # Files of PyTorch before 1.6 cannot be mapped.
             return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _compare_checksums(path: str | Path) -> None:
+    """Of the parts of a file of torch.save, which torch.load leaves alone: bits do flip.
+
+    Raises:
+        zipfile.BadZipFile: when one is damaged.
+    """
+    if not zipfile.is_zipfile(path):
+        return  # of PyTorch before 1.6, which has none
+    with zipfile.ZipFile(path) as parts:
+        for part in parts.infolist():
+            # Written without them on request, they are 0.
+            if part.CRC:
+                with parts.open(part) as opened:
+                    while opened.read(_AT_ONCE):
+                        pass
+
+
+def first_nonfinite(state: Mapping[str, Tensor]) -> str | None:
+    """The key of the first tensor that holds a NaN or an infinity, if one does."""
+    for key, tensor in state.items():
+        if not tensor.is_floating_point() and not tensor.is_complex():
+            continue
+        # A sum costs a third of looking at each value, and tells unless it overflows.
+        if not tensor.sum(dtype=_SUMMED.get(tensor.dtype)).isfinite() and not bool(
+            tensor.isfinite().all()
+        ):
+            return key
+    return None
+
+
+def require_finite(state: Mapping[str, Tensor], path: str | Path) -> None:
+    """Refuse parameters of which one is no number.
+
+    Raises:
+        UserError: naming the first tensor that holds a NaN or an infinity.
+    """
+    damaged = first_nonfinite(state)
+    if damaged is not None:
+        raise UserError(
+            f"{path}: expected numbers; found NaN or infinite ones in {damaged}. The training "
+            "diverged or the file is damaged: take an earlier checkpoint, or its source again."
+        )
 
 
 def read_checkpoint(path: str | Path) -> object:
@@ -103,7 +162,7 @@ def parameters_of(
         Tensors by key, see :func:`read_state_dict`, and where they lay, None for the top.
 
     Raises:
-        UserError: when it holds none.
+        UserError: when it holds none, or a number in them is NaN or infinite.
     """
     if isinstance(content, Mapping) and all(name in content for name in _TRAINING_STATE):
         iteration = content["iter"]
@@ -133,6 +192,7 @@ def parameters_of(
             f"{path}: expected parameters, at the top or under one of "
             f"{', '.join(PARAMETER_KEYS)}; found {found}. Name another file."
         )
+    require_finite(state, path)
     return {_unwrapped(name): tensor for name, tensor in state.items()}, key
 
 

@@ -12,7 +12,7 @@ from esc_arch.archs.atd_arch import ATD
 from esc_arch.archs.srformer_arch import SRFormer
 from esc_arch.archs.whole_windows import WholeWindows
 from esc_arch.errors import UserError, listed
-from esc_arch.weights.checkpoint_files import parameters_of, read_checkpoint
+from esc_arch.weights.checkpoint_files import parameters_of, read_checkpoint, require_finite
 from esc_arch.weights.conversion import unknown
 from esc_arch.weights.detection import Detected, detect
 from esc_arch.weights.foreign import SpandrelNetwork, known_networks, load_by_spandrel
@@ -135,6 +135,8 @@ def _by_spandrel(content: object, metadata: Mapping[str, str], path: Path) -> Op
     descriptor = load_by_spandrel(content, path)
     if descriptor is None:
         return None
+    # Of a place that only spandrel looks in.
+    require_finite(descriptor.model.state_dict(), path)
     name = descriptor.architecture.name
     agreed_by_name(name, descriptor.scale, metadata, path)
     dtypes = {torch.float32}
