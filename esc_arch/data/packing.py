@@ -12,6 +12,7 @@ from esc_arch.progress import progress
 
 __all__ = ["common_suffix", "folder_entries", "pack"]
 
+_SHOWN = 20
 _SCALE_SUFFIX = re.compile(r"x\d+$")
 
 
@@ -82,8 +83,8 @@ def _require_decodable(sources: list[Path], jobs: int) -> None:
             f"memory runs out. In work: {', '.join(map(str, error.items))}. Give fewer --jobs."
         ) from None
     if wrong:
-        more = f" ({len(wrong) - 1} more images are wrong.)" if len(wrong) > 1 else ""
-        raise UserError(f"{wrong[0]}{more}")
+        more = f"\nand {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
+        raise UserError("\n".join(wrong[:_SHOWN]) + more)
 
 
 def _complaint(source: Path) -> str:

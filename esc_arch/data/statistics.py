@@ -49,6 +49,8 @@ class SetStatistics(NamedTuple):
     """One set.
 
     Attributes:
+        images: that could be read.
+        unreadable: for each other one, what was wrong.
         smallest: the image with the shortest side, its width and height.
         kinds: how many images there are of each, such as "RGB, 8 bit".
         mean: red, green and blue over all pixels, in [0, 1]; grey counts as all three, alpha
@@ -64,6 +66,7 @@ class SetStatistics(NamedTuple):
     kinds: dict[str, int]
     mean: tuple[float, float, float]
     too_small: list[TooSmall]
+    unreadable: list[str]
 
 
 class _Image(NamedTuple):
@@ -84,7 +87,7 @@ def measure(
         jobs: number of processes.
 
     Raises:
-        UserError: when there is no image, or one cannot be read.
+        UserError: when there is no image, or none that can be read.
     """
     sets, _ = find_sets(path)
     with Processes(jobs) as processes:
@@ -96,18 +99,25 @@ def _measure(found: FoundSet, gt_sizes: Sequence[int], processes: Processes) -> 
     kinds: Counter[str] = Counter()
     total = 0
     sums = [0, 0, 0]
+    read: list[str] = []
+    unreadable: list[str] = []
     try:
         (names,) = processes.map(_names, [found.path])
         if not names:
             raise UserError(f"{found.path}: expected images; found an LMDB without any.")
         inspect = functools.partial(_inspect, found.path)
         with progress(f"measuring {found.name}", len(names)) as advance:
-            for image in processes.map(inspect, names):
+            results = processes.map(inspect, names)
+            for name, image in zip(names, results, strict=True):
+                advance(1)
+                if isinstance(image, str):
+                    unreadable.append(image)
+                    continue
+                read.append(name)
                 sides.append((image.width, image.height))
                 kinds[image.kind] += 1
                 total += image.bytes
                 sums = [a + b for a, b in zip(sums, image.sums, strict=True)]
-                advance(1)
     except DamagedLmdb as error:
         raise UserError(f"{found.path}: {error}. Make the LMDB again.") from None
     except ProcessKilled:
@@ -115,23 +125,26 @@ def _measure(found: FoundSet, gt_sizes: Sequence[int], processes: Processes) -> 
             f"{found.path}: expected to read all images; found that a process was killed by it: "
             "damaged, or too little memory. Run `basicsr data verify`, or give fewer --jobs."
         ) from None
+    if not read:
+        raise UserError(f"{unreadable[0]} No image of {found.path} can be read.")
     pixels = sum(width * height for width, height in sides)
-    shortest = min(range(len(names)), key=lambda i: (min(sides[i]), max(sides[i]), i))
+    shortest = min(range(len(read)), key=lambda i: (min(sides[i]), max(sides[i]), i))
     too_small = []
     for gt_size in gt_sizes:
         side = gt_size // found.scale
-        small = [name for name, size in zip(names, sides, strict=True) if min(size) < side]
+        small = [name for name, size in zip(read, sides, strict=True) if min(size) < side]
         too_small.append(TooSmall(gt_size, side, small))
     return SetStatistics(
         found.name,
-        len(names),
+        len(read),
         total,
         _extent([width for width, _ in sides]),
         _extent([height for _, height in sides]),
-        (names[shortest], *sides[shortest]),
+        (read[shortest], *sides[shortest]),
         dict(kinds.most_common()),
         tuple(value / (pixels * _WHITE) for value in sums),
         too_small,
+        unreadable,
     )
 
 
@@ -143,10 +156,14 @@ def _names(path: Path) -> tuple[str, ...]:
     return opened(path).names
 
 
-def _inspect(path: Path, name: str) -> _Image:
+def _inspect(path: Path, name: str) -> _Image | str:
+    """What an image is like, or what is wrong with it."""
     images = opened(path)
-    content = images.read(name)
-    image = decode(content, images.where(name)).image
+    try:
+        content = images.read(name)
+        image = decode(content, images.where(name)).image
+    except UserError as error:
+        return str(error)
     height, width = image.shape[:2]
     planes = image.reshape(height, width, -1)
     factor = _OF_8_BITS if image.dtype == np.uint8 else 1

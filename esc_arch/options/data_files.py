@@ -9,13 +9,16 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from PIL import Image
 
 from esc_arch.data.downsample_image_dataset import one_per_root, roots_of
-from esc_arch.errors import listed
+from esc_arch.data.image_files import SUFFIXES, decode
+from esc_arch.data.image_set import LmdbSet
+from esc_arch.errors import UserError, listed
 from esc_arch.options.datasets import DOWNSAMPLE, PAIRED, REAL, SINGLE
 from esc_arch.options.lmdb_files import Records, inspect_lmdb
 from esc_arch.options.problems import Problems
@@ -68,6 +71,9 @@ def inspect_data(problems: Problems, opt: Mapping[str, object], run: Run) -> Non
         else:
             _inspect_roots(problems, key, section)
             continue
+        is_lmdb = section["io_backend"]["type"] == "lmdb"
+        if phase != "train" and is_lmdb and not problems.under(key):
+            _inspect_lmdb_pixels(problems, key, section)
         if phase == "train" and run.is_train and not problems.under(key):
             replicas = _replicas(opt.get("num_gpu"), run)
             _inspect_batch(problems, key, section, count, replicas)
@@ -203,6 +209,32 @@ def _lmdb_sizes(
 
 def _recorded(records: Records, name: str) -> Callable[[], Size | None]:
     return lambda: Size(*records[name]) if records.get(name) else None
+
+
+def _inspect_lmdb_pixels(problems: Problems, key: str, section: Mapping) -> None:
+    """As :func:`_decode` of the files of a validation or test set."""
+    for root_key in ("dataroot_gt", "dataroot_lq"):
+        for root in roots_of(section.get(root_key) or []):
+            with LmdbSet(root) as images:
+                for name in _sample(images.names):
+                    _decode(problems, f"{key}.{root_key}", images.where(name), images.read(name))
+
+
+def _decode(problems: Problems, key: str, file: str, content: bytes) -> None:
+    """Decode an image of a validation or test set, which has few.
+
+    BasicSR takes what OpenCV makes of a damaged file, or stops at the first in the midst.
+    """
+    try:
+        decode(content, file)
+    except UserError as error:
+        found = str(error).partition("; found ")[2].partition(". ")[0].rstrip(".")
+        problems.add(
+            key,
+            "readable images",
+            f"{file}: {found}",
+            "Copy or make the image again, or remove it.",
+        )
 
 
 def _inspect_roots(problems: Problems, key: str, section: Mapping) -> None:
@@ -465,7 +497,11 @@ def _lq_name(section: Mapping, gt_name: str) -> str:
 def _reader(problems: Problems, key: str, file: str) -> Callable[[], Size | None]:
     """Reads the size from a file's header; notes a problem when there is none."""
 
+    # Of training data, whose patches are read for days, headers have to be enough.
+    is_whole = not key.startswith("datasets.train.") and file.lower().endswith(tuple(SUFFIXES))
+
     def read() -> Size | None:
+        size = None
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -474,18 +510,29 @@ def _reader(problems: Problems, key: str, file: str) -> Callable[[], Size | None
                     # OpenCV turns a JPEG as its EXIF orientation says; 5 to 8 swap the sides.
                     if image.format in ("JPEG", "MPO") and image.getexif().get(274) in (5, 6, 7, 8):
                         size = Size(size.height, size.width)
-                    return size
+            if is_whole:
+                _decode(problems, key, file, Path(file).read_bytes())
         except Image.DecompressionBombError:
-            # A size that Pillow thinks suspicious is none of this check's business.
-            return None
+            # OpenCV reads larger images than Pillow, which thinks them suspicious.
+            if is_whole:
+                _decode(problems, key, file, Path(file).read_bytes())
         except Exception as error:
-            found = "an empty file" if os.path.getsize(file) == 0 else str(error)
+            reason = str(error) or type(error).__name__
+            found = reason if _size_of(file) else "an empty file"
             problems.add(
                 key, "readable images", f"{file}: {found}", "Copy or make the image again."
             )
-            return None
+        return size
 
     return read
+
+
+def _size_of(file: str) -> int:
+    """In bytes; 1 of a file that is gone, which the error says."""
+    try:
+        return os.path.getsize(file)
+    except OSError:
+        return 1
 
 
 def _sample(items: list) -> list:

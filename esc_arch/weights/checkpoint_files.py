@@ -79,7 +79,7 @@ def _compare_checksums(path: str | Path) -> None:
 def first_nonfinite(state: Mapping[str, Tensor]) -> str | None:
     """The key of the first tensor that holds a NaN or an infinity, if one does."""
     for key, tensor in state.items():
-        if not tensor.is_floating_point() and not tensor.is_complex():
+        if tensor.is_meta or not (tensor.is_floating_point() or tensor.is_complex()):
             continue
         # A sum costs a third of looking at each value, and tells unless it overflows.
         if not tensor.sum(dtype=_SUMMED.get(tensor.dtype)).isfinite() and not bool(

@@ -1,6 +1,7 @@
 """``basicsr data stats``: what the images of a set are like."""
 
 import argparse
+import sys
 
 from rich.console import Console
 from rich.filesize import decimal
@@ -33,13 +34,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_jobs(parser)
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> int:
+    """Measure.
+
+    Returns:
+        The exit code: 0; 1 when an image could not be read.
+    """
     if min(args.gt_size) < 1:
         raise UserError(f"--gt-size: expected 1 or more; found {min(args.gt_size)}.")
     sets = measure(args.path, args.gt_size, args.jobs)
     console = Console()
     for start in range(0, len(sets), _BESIDE):
         console.print(_table(sets[start : start + _BESIDE]))
+    unreadable = [reason for one in sets for reason in one.unreadable]
+    for reason in unreadable:
+        print(f"left out: {reason}", file=sys.stderr)
+    return 1 if unreadable else 0
 
 
 def _table(sets: list[SetStatistics]) -> Table:
