@@ -1,10 +1,16 @@
 """Checks ``network_*`` sections: type, arguments, the constructor's own rules, scale."""
 
+import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY
+from torch.nn.modules.module import (
+    register_module_module_registration_hook,
+    register_module_parameter_registration_hook,
+)
 
 from esc_arch.errors import UserError
 from esc_arch.options.constructors import (
@@ -20,6 +26,10 @@ from esc_arch.options.problems import Problems, describe
 
 # The names that networks give to their upscaling factor.
 SCALE_ARGUMENTS = ("upscaling_factor", "upscale", "upsampling", "scale")
+
+# The largest published networks have some two thousand.
+_MOST_MODULES = 10_000
+_FLOAT_BYTES = 4
 
 
 def check_networks(problems: Problems, opt: Mapping[str, object]) -> None:
@@ -37,12 +47,49 @@ def check_networks(problems: Problems, opt: Mapping[str, object]) -> None:
         _check_scale(problems, opt)
 
 
+class TooLarge(ValueError):
+    """A network that could not be trained here, and whose building might not end."""
+
+
 def build(section: Mapping[str, object]) -> torch.nn.Module:
-    """The network of a checked ``network_*`` section, as BasicSR's build_network makes it."""
+    """The network of a checked ``network_*`` section, as BasicSR's build_network makes it.
+
+    Raises:
+        TooLarge: before much time or memory is spent.
+    """
     arguments = {name: value for name, value in section.items() if name != "type"}
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _bounded():
         warnings.simplefilter("ignore")
         return registered(ARCH_REGISTRY, section["type"])(**arguments)
+
+
+@contextmanager
+def _bounded() -> Iterator[None]:
+    """Stop a constructor in the block that makes too much, whoever's it is."""
+    modules, numbers = 0, 0
+    most_numbers = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // _FLOAT_BYTES
+
+    def count_module(*_: object) -> None:
+        nonlocal modules
+        modules += 1
+        if modules > _MOST_MODULES:
+            raise TooLarge(f"more than {_MOST_MODULES} layers")
+
+    def count_parameter(module: object, name: str, parameter: torch.Tensor | None) -> None:
+        nonlocal numbers
+        numbers += 0 if parameter is None else parameter.numel()
+        if numbers > most_numbers:
+            raise TooLarge(f"more parameters than the {most_numbers:,} that the memory holds")
+
+    hooks = (
+        register_module_module_registration_hook(count_module),
+        register_module_parameter_registration_hook(count_parameter),
+    )
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _check_constructor(problems: Problems, key: str, section: Mapping[str, object]) -> None:
@@ -54,6 +101,14 @@ def _check_constructor(problems: Problems, key: str, section: Mapping[str, objec
     except UserError:
         # Its package is missing: no argument mends that.
         raise
+    except TooLarge as error:
+        problems.add(
+            key,
+            "a network that this machine can build",
+            str(error),
+            "Lower its sizes.",
+        )
+        return
     except Exception:
         # Constructors that read a value back from a tensor fail here though they are right.
         pass

@@ -80,8 +80,14 @@ def test_what_cannot_be_measured(tmp_path, images):
     with pytest.raises(UserError, match="found nothing"):
         measure(tmp_path / "none", [20], 1)
     (tmp_path / "HR/b.png").write_bytes(b"text")
-    with pytest.raises(UserError, match=r"b\.png"):
-        measure(tmp_path / "HR", [20], 2)
+    (measured,) = measure(tmp_path / "HR", [20], 2)
+    assert measured.images == len(images) - 1
+    (reason,) = measured.unreadable
+    assert "b.png: expected an image" in reason
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad/b.png").write_bytes(b"text")
+    with pytest.raises(UserError, match=r"b\.png: .* No image of .*bad can be read"):
+        measure(tmp_path / "bad", [20], 2)
     (tmp_path / "X.lmdb").mkdir()
     with pytest.raises(UserError, match=r"X\.lmdb"):
         measure(tmp_path / "X.lmdb", [20], 1)

@@ -1,0 +1,1 @@
+"""Bad input, everywhere: what each command and function makes of it."""
