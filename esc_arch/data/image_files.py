@@ -148,7 +148,7 @@ def _decode(content: bytes, name: str | os.PathLike[str]) -> tuple[Decoded, Imag
     # Photos of some phones are MPO: a JPEG with a second picture for the device's own use.
     if file_format != "MPO" and getattr(opened, "n_frames", 1) > 1:
         raise UserError(
-            f"{name}: expected one image in a file; found {opened.n_frames}. "
+            f"{name}: expected one image in a file; found {opened.n_frames} of them. "
             "Save each as a file of its own."
         )
     if file_format == "PNG":

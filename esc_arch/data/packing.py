@@ -65,7 +65,11 @@ def pack(path: str | os.PathLike[str], entries: list[Entry], jobs: int) -> bool:
     Raises:
         UserError: as there, and for images that do not decode.
     """
-    if not is_current(path, entries):
+    try:
+        is_there = is_current(path, entries)
+    except UserError:
+        is_there = False  # for one empty or unreadable image; all that are wrong are told below
+    if not is_there:
         _require_decodable([entry.source for entry in entries], jobs)
     return write_lmdb(path, entries)
 

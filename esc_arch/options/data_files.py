@@ -228,7 +228,7 @@ def _decode(problems: Problems, key: str, file: str, content: bytes) -> None:
     try:
         decode(content, file)
     except UserError as error:
-        found = str(error).partition("; found ")[2].partition(". ")[0].rstrip(".")
+        found = str(error).partition("; found")[2].lstrip(": ").partition(". ")[0].rstrip(".")
         problems.add(
             key,
             "readable images",
