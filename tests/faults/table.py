@@ -289,7 +289,6 @@ CASES = [
          "no folder"),
     Case("compare quality --weights net.pth --data data/HR/a.png", "a file in its place",
          lambda: None, 2, "folder"),
-    Case("nets", "nothing", lambda: None, 0, "esc_light"),
 ]  # fmt: skip
 
 

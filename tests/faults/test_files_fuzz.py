@@ -1,11 +1,11 @@
 """Cut off and bit-flipped images, LMDBs and checkpoints: refused by name, or read."""
 
+import contextlib
 import io
 import shutil
 import struct
 from pathlib import Path
 
-import cv2
 import lmdb
 import numpy as np
 import pytest
@@ -77,10 +77,8 @@ def test_no_flipped_bit_of_a_png_is_taken_for_pixels(name):
     for place in range(8, len(content), 97):
         changed = bytearray(content)
         changed[place] ^= 4
-        try:
+        with contextlib.suppress(UserError):
             assert np.array_equal(decode(bytes(changed), "x").image, whole)
-        except UserError:
-            pass
 
 
 @pytest.fixture(scope="module")
@@ -184,7 +182,3 @@ def test_checkpoints(form, data, tmp_path_factory):
         # Its parts have checksums.
         whole = network().state_dict()
         assert all(torch.equal(state[key], whole[key]) for key in whole)
-
-
-def test_opencv_is_quiet_about_damaged_files():
-    assert cv2.imdecode(np.frombuffer(b"text", np.uint8), cv2.IMREAD_UNCHANGED) is None
