@@ -62,6 +62,8 @@ class _Walk:
         self._pages = 0
         self._entries = 0
         self._last_key: bytes | None = None
+        # What the branches above say of the keys that follow.
+        self._least = b""
         self._seen = bytearray()
 
     def run(self) -> None:
@@ -134,9 +136,11 @@ class _Walk:
                 index == 0 or self._last_key is None or key > self._last_key,
                 f"the order of keys in page {page}",
             )
+            self._least = key if index else self._least
             self._walk(low | middle << 16 | high << 32, levels - 1)
             return
         is_next = self._last_key is None or key > self._last_key
+        is_next &= key >= self._least
         self._require(key_bytes > 0 and is_next, f"the order of keys in page {page}")
         self._last_key = key
         self._entries += 1

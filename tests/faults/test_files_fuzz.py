@@ -88,6 +88,10 @@ def furnished(tmp_path_factory):
     return folder
 
 
+# No fixture, whose bytes hypothesis would print.
+WHOLE: dict[bool, bytes] = {}
+
+
 def database(folder: Path, by_library: bool) -> bytes:
     """An LMDB of many small and some large values, three levels deep, or one of some images."""
     if not by_library:
@@ -128,9 +132,9 @@ def test_whole_databases_are_whole(furnished):
 @examples(250)
 @given(data=st.data())
 def test_lmdb(furnished, workers, by_library, data):
-    if by_library not in workers:
-        workers[by_library] = database(furnished, by_library)
-    content = bytearray(workers[by_library])
+    if by_library not in WHOLE:
+        WHOLE[by_library] = database(furnished, by_library)
+    content = bytearray(WHOLE[by_library])
     for _ in range(data.draw(st.integers(1, 3))):
         page = data.draw(st.integers(0, len(content) // 4096 - 1))
         place = data.draw(st.integers(0, 160) | st.integers(0, 4095))
@@ -143,13 +147,13 @@ def test_lmdb(furnished, workers, by_library, data):
     folder.mkdir(exist_ok=True)
     (folder / "data.mdb").write_bytes(content)
     # A killed process is a ProcessKilled, which fails the test.
-    list(workers["pool"].map(read_all, [folder]))
+    list(workers.map(read_all, [folder]))
 
 
 @pytest.fixture(scope="module")
 def workers():
     with Processes(1) as pool:
-        yield {"pool": pool}
+        yield pool
 
 
 def saved(form: str) -> bytes:
