@@ -50,7 +50,7 @@ def damaged(data, content: bytes, most_flips: int = 4) -> bytes:
     return bytes(changed[: data.draw(st.integers(0, len(changed)) | st.just(len(changed)))])
 
 
-@examples(400)
+@examples(250)
 @given(data=st.data())
 def test_images(data, tmp_path_factory):
     content = damaged(data, FORMATS[data.draw(st.sampled_from(sorted(FORMATS)))])
@@ -171,7 +171,7 @@ CHECKPOINTS = {form: saved(form) for form in ("zip", "legacy", "safetensors")}
 
 
 @pytest.mark.parametrize("form", CHECKPOINTS)
-@examples(120)
+@examples(80)
 @given(data=st.data())
 def test_checkpoints(form, data, tmp_path_factory):
     name = "x.safetensors" if form == "safetensors" else "x.pth"

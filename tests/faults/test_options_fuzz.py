@@ -77,7 +77,7 @@ def empty(tmp_path, monkeypatch):
     return tmp_path
 
 
-@examples(120)
+@examples(60)
 @given(data=st.data())
 def test_values_are_changed(empty, data):
     file = data.draw(st.sampled_from(FILES))
@@ -102,7 +102,7 @@ def test_values_are_changed(empty, data):
     assert not os.listdir(empty)
 
 
-@examples(150)
+@examples(80)
 @given(data=st.data())
 def test_text_is_changed(empty, data):
     file = data.draw(st.sampled_from(FILES))
@@ -121,14 +121,14 @@ def test_text_is_changed(empty, data):
     assert os.listdir(empty) == ["changed.yml"]
 
 
-@examples(300)
+@examples(150)
 @given(text=st.lists(snippets | st.text(max_size=6) | st.sampled_from(list("{}[],:- \n&*!")),
                      max_size=12).map("".join))  # fmt: skip
 def test_any_text_as_yaml(text):
     judged(lambda: parse_yaml(text, "fuzz.yml"))
 
 
-@examples(300)
+@examples(150)
 @given(data=st.data())
 def test_force_yml(data):
     opt = options.read(str(FILES[0]))
