@@ -191,8 +191,8 @@ def parse_yaml(text: str, source: str) -> object:
             f"{source}:{line}: expected text; found the control character "
             f"{error.character:#04x}. Remove it."
         ) from None
-    except (ValueError, OverflowError, KeyError, TypeError) as error:
-        # SafeLoader lets these through for `!!float abc`, `!!int x` or a date like 2024-99-99.
+    except (ValueError, OverflowError, LookupError, TypeError, AttributeError) as error:
+        # SafeLoader lets these through for `!!float abc`, `!!int ""` or a date like 2024-99-99.
         line = loader.line + 1 if loader else 1
         raise UserError(
             f"{source}: expected values that fit their tags; found one that does not, before "

@@ -225,6 +225,7 @@ CASES = [
     *_yaml("a number of 5,000 hexadecimal digits", f"scale: 0x{'f' * 5000}\n", "at most 63 bits"),
     *_yaml("nesting of 100,000 levels", "[" * 100_000, "nesting without end"),
     *_yaml("NUL bytes", "name: a\0b\n", "control character 0x00"),
+    *_yaml("a whole number of no digit", "scale: !!int ''\n", "fit their tags"),
     *_yaml("a tab", "name: a\npath:\n\tx: 1\n", "tab"),
     *_yaml("a key given twice", "name: a\nname: b\n", "given twice"),
     *_yaml("Latin-1", "name: ü\n".encode("latin-1"), "UTF-8"),
