@@ -165,6 +165,7 @@ class ESCModel(ESRModel):
     def _add_to_state(self, optimizer: Optimizer, state: dict) -> None:
         state[STATE_KEY] = {
             "skipped": self.nonfinite_steps.total,
+            "skipped_in_a_row": self.nonfinite_steps.in_a_row,
             "grad_scaler": self.scaler.state_dict(),
         }
 
@@ -173,6 +174,7 @@ class ESCModel(ESRModel):
         if own is None:
             return
         self.nonfinite_steps.total = own["skipped"]
+        self.nonfinite_steps.in_a_row = own.get("skipped_in_a_row", 0)
         # Empty when the state was saved without fp16.
         if own["grad_scaler"] and self.scaler.is_enabled():
             self.scaler.load_state_dict(own["grad_scaler"])

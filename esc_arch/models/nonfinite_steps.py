@@ -18,15 +18,16 @@ class NonfiniteSteps:
 
     Attributes:
         total: skipped steps since the training began, resumptions included.
+        in_a_row: those since the last step that was taken.
     """
 
     def __init__(self) -> None:
         self.total = 0
-        self._in_a_row = 0
+        self.in_a_row = 0
 
     def note_taken(self) -> None:
         """Note a step that was taken."""
-        self._in_a_row = 0
+        self.in_a_row = 0
 
     def note_skipped(self, iteration: int) -> None:
         """Note a skipped step; a warning tells of the 1st, 10th, 100th and so on.
@@ -35,13 +36,13 @@ class NonfiniteSteps:
             UserError: after ``MAX_IN_A_ROW`` skipped steps without one that was taken.
         """
         self.total += 1
-        self._in_a_row += 1
+        self.in_a_row += 1
         if math.log10(self.total).is_integer():
             _logger.warning(
                 f"Iteration {iteration}: the loss or its gradient is not finite, so this step is "
                 f"skipped; skipped so far: {self.total}."
             )
-        if self._in_a_row == MAX_IN_A_ROW:
+        if self.in_a_row == MAX_IN_A_ROW:
             raise UserError(
                 f"train.skip_nonfinite: expected a finite loss and gradient; found none in the "
                 f"{MAX_IN_A_ROW} iterations up to {iteration}. The training has broken down: "

@@ -48,6 +48,12 @@ TRAIN_LOADER_FIELDS = {
     "num_worker_per_gpu": Field(WORKERS, "6", required=True),
 }
 
+# What this package's training does with samples that cannot be read.
+ERROR_FIELDS = {
+    "on_error": Field(one_of("stop", "skip"), "skip"),
+    "max_bad_samples": Field(SIZE, "100"),
+}
+
 IMAGE_FIELDS = {
     "io_backend": Field(SECTION, "{type: disk}", required=True),
     "dataroot_lq": Field(TEXT, "datasets/Set5/LR_bicubic/X2", required=True),
@@ -81,6 +87,7 @@ KNOWN = {
     "use_shuffle",
     *LOADER_FIELDS,
     *TRAIN_LOADER_FIELDS,
+    *ERROR_FIELDS,
     *IMAGE_FIELDS,
     *PAIRED_FIELDS,
     *TRAIN_PATCH_FIELDS,
@@ -115,6 +122,7 @@ COMMON_KNOWN = {
     "use_shuffle",
     *LOADER_FIELDS,
     *TRAIN_LOADER_FIELDS,
+    *ERROR_FIELDS,
 }
 
 # Every key that DownsampleImageDataset or the loader reads.
@@ -126,6 +134,7 @@ DOWNSAMPLE_KNOWN = {
     "use_shuffle",
     *LOADER_FIELDS,
     *TRAIN_LOADER_FIELDS,
+    *ERROR_FIELDS,
     *TRAIN_PATCH_FIELDS,
 }
 
@@ -261,6 +270,7 @@ def _check_loader(problems: Problems, key: str, section: Mapping[str, object], t
     if not train:
         fields = {name: field._replace(required=False) for name, field in fields.items()}
     check_fields(problems, key, section, fields)
+    _check_on_error(problems, key, section, train)
     if section.get("persistent_workers") is True:
         if not train:
             problems.add(
@@ -283,6 +293,29 @@ def _check_loader(problems: Problems, key: str, section: Mapping[str, object], t
             describe(section["pin_memory"]) if "pin_memory" in section else MISSING,
             "Write `pin_memory: true`.",
         )
+
+
+def _check_on_error(
+    problems: Problems, key: str, section: Mapping[str, object], train: bool
+) -> None:
+    if train:
+        check_fields(problems, key, section, ERROR_FIELDS)
+        if "max_bad_samples" in section and section.get("on_error") != "skip":
+            problems.add(
+                f"{key}.max_bad_samples",
+                "`on_error: skip` beside it",
+                describe(section["on_error"]) if "on_error" in section else MISSING,
+                "Write `on_error: skip`, or remove max_bad_samples.",
+            )
+        return
+    for name in ERROR_FIELDS:
+        if name in section:
+            problems.add(
+                f"{key}.{name}",
+                "this key under datasets.train only: a result counts every image",
+                describe(section[name]),
+                "Remove it.",
+            )
 
 
 def _check_io_backend(problems: Problems, key: str, section: object) -> None:

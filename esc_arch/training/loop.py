@@ -29,12 +29,14 @@ from basicsr.utils import (
     mkdir_and_rename,
 )
 from basicsr.utils.options import copy_opt_file, dict2str
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from esc_arch.errors import UserError
-from esc_arch.training import resuming
+from esc_arch.training import resuming, watching
+from esc_arch.training.bad_samples import BadSamples
+from esc_arch.training.locking import ExperimentLock
 from esc_arch.training.prefetching import Batches
-from esc_arch.training.sampling import TrainSampler, train_loader
+from esc_arch.training.sampling import TrainSampler, sort_paths, train_loader
 from esc_arch.training.saving import Position, Saver
 from esc_arch.training.signals import StopSignals
 from esc_arch.training.validating import Validation
@@ -54,19 +56,29 @@ def train_pipeline(opt: dict, opt_file: str) -> int:
         that ended the run before.
 
     Raises:
-        UserError: when a checkpoint cannot be written, or nothing fits to resume from.
+        UserError: when a checkpoint cannot be written, nothing fits to resume from, samples
+            are bad, or another training runs in this experiment.
     """
+    with ExperimentLock(Path(opt["path"]["experiments_root"])) as lock:
+        if opt["rank"] == 0:
+            lock.take()
+        return _train(opt, opt_file, lock)
+
+
+def _train(opt: dict, opt_file: str, lock: ExperimentLock) -> int:
     torch.backends.cudnn.benchmark = True
     resumption = resuming.find(opt)
     root = opt["path"]["experiments_root"]
     try:
-        logger = _open_experiment(opt, opt_file, resumption)
+        logger = _open_experiment(opt, opt_file, resumption, lock)
     except OSError as error:
         raise UserError(
             f"{error.filename or root}: expected to write into {root}; found: {error.strerror}. "
             "Mend this (space, quota, permissions), or start in another folder."
         ) from error
     tb_logger = init_tb_loggers(opt)
+    if resumption.state is not None:
+        watching.continue_events(tb_logger, resumption.state["iter"])
     seed = _agreed_seed(opt, resumption)
 
     loader, sampler = _training_data(opt, seed, logger)
@@ -84,7 +96,8 @@ def train_pipeline(opt: dict, opt_file: str) -> int:
 
     with StopSignals() as signals:
         run = _Run(opt, model, saver, validation, messages, position, signals, logger)
-        code = run.train(loader, sampler)
+        with run.bar.shown():
+            code = run.train(loader, sampler)
     if tb_logger:
         tb_logger.close()
     return code
@@ -115,6 +128,7 @@ class _Run:
         self._total = int(opt["train"]["total_iter"])
         # Where the last checkpoint was written; a resumed run begins at one.
         self._saved_at = position.iteration if position.iteration else None
+        self.bar = watching.TrainingBar(opt, position.iteration)
 
     def train(self, loader: DataLoader, sampler: TrainSampler) -> int:
         """Take the remaining steps; returns the exit code."""
@@ -125,6 +139,7 @@ class _Run:
         start = time.time()
         batch_samples = loader.batch_size * self._opt["world_size"]
         batches = Batches(loader, self._opt)
+        self._bad = BadSamples(self._opt, len(sampler.dataset), position.bad_samples)
         if not position.is_validated:
             self._validation.run(position, self._signals)
         stopped_by = self._signals.agreed(self._model.device)
@@ -157,6 +172,11 @@ class _Run:
             for batch in epoch:
                 data_timer.record()
                 is_empty = False
+                if (error := self._bad.take(batch, self._model.device)) is not None:
+                    # After the mend, the run goes on with this very batch.
+                    if position.iteration and self._saved_at != position.iteration:
+                        self._save()
+                    raise error
                 position.iteration += 1
                 position.samples += batch_samples
                 self._step(batch, iter_timer, data_timer)
@@ -182,27 +202,44 @@ class _Run:
         model.feed_data(batch)
         model.optimize_parameters(iteration)
         iter_timer.record()
+        self.bar.advance(model.get_current_log())
         if iteration == 1:
             self._messages.reset_start_time()
         if iteration % self._opt["logger"]["print_freq"] == 0:
-            self._messages(
-                {
-                    "epoch": self._position.epoch,
-                    "iter": iteration,
-                    "lrs": model.get_current_learning_rate(),
-                    "time": iter_timer.get_avg_time(),
-                    "data_time": data_timer.get_avg_time(),
-                    **model.get_current_log(),
-                }
-            )
+            self._print(iter_timer.get_avg_time(), data_timer.get_avg_time())
         # Before the checkpoint, which has the best metrics then.
         if self._validation.is_due(iteration):
             self._validation.run(self._position, self._signals)
         if iteration % self._opt["logger"]["save_checkpoint_freq"] == 0:
             self._save()
 
+    def _print(self, iteration_s: float, data_s: float) -> None:
+        """Log the numbers of this iteration, in TensorBoard, too."""
+        model, iteration = self._model, self._position.iteration
+        rates = model.get_current_learning_rate()
+        log = {**model.get_current_log(), **watching.numbers(model, iteration_s)}
+        if self._bad.skips:
+            log["bad_samples"] = len(self._bad.found)
+        if self._messages.tb_logger is not None:
+            # BasicSR's lines have these two in a form of their own.
+            self._messages.tb_logger.add_scalar("lr", rates[0], iteration)
+            self._messages.tb_logger.add_scalar("data_time", data_s, iteration)
+        self._messages(
+            {
+                "epoch": self._position.epoch,
+                "iter": iteration,
+                "lrs": rates,
+                "time": iteration_s,
+                "data_time": data_s,
+                **log,
+            }
+        )
+
     def _save(self) -> None:
         self._logger.info("Saving models and training states.")
+        if self._messages.tb_logger is not None:
+            # What comes before a checkpoint is not drawn again.
+            self._messages.tb_logger.flush()
         self._saver.save(self._position)
         self._saved_at = self._position.iteration
 
@@ -218,7 +255,9 @@ class _Run:
         return 128 + number
 
 
-def _open_experiment(opt: dict, opt_file: str, resumption: resuming.Resumption) -> logging.Logger:
+def _open_experiment(
+    opt: dict, opt_file: str, resumption: resuming.Resumption, lock: ExperimentLock
+) -> logging.Logger:
     """Make the folders, or find them, and open the log."""
     root = Path(opt["path"]["experiments_root"])
     if opt["rank"] == 0:
@@ -228,6 +267,7 @@ def _open_experiment(opt: dict, opt_file: str, resumption: resuming.Resumption) 
                 mkdir_and_rename(os.path.join(opt["root_path"], "tb_logger", opt["name"]))
         # Also when the state is another experiment's.
         root.mkdir(parents=True, exist_ok=True)
+        lock.take()
         copy = root / Path(opt_file).name
         if not (copy.exists() and copy.samefile(opt_file)):
             copy_opt_file(opt_file, root)
@@ -258,7 +298,7 @@ def _agreed_seed(opt: dict, resumption: resuming.Resumption) -> int:
 def _training_data(opt: dict, seed: int, logger: logging.Logger) -> tuple[DataLoader, TrainSampler]:
     section = opt["datasets"]["train"]
     ratio = section.get("dataset_enlarge_ratio", 1)
-    dataset = build_dataset(section)
+    dataset = _built(section)
     sampler = TrainSampler(dataset, opt["world_size"], opt["rank"], ratio)
     loader = train_loader(dataset, opt, sampler, seed)
     per_epoch = len(loader)
@@ -275,12 +315,18 @@ def _training_data(opt: dict, seed: int, logger: logging.Logger) -> tuple[DataLo
     return loader, sampler
 
 
+def _built(section: dict) -> Dataset:
+    dataset = build_dataset(section)
+    sort_paths(dataset, section)
+    return dataset
+
+
 def _validation_data(opt: dict, logger: logging.Logger) -> list[DataLoader]:
     loaders = []
     for phase, section in opt["datasets"].items():
         if phase.split("_")[0] != "val":
             continue
-        dataset = build_dataset(section)
+        dataset = _built(section)
         loaders.append(build_dataloader(dataset, section, num_gpu=opt["num_gpu"], dist=opt["dist"]))
         logger.info(f"Number of val images/folders in {section['name']}: {len(dataset)}")
     return loaders

@@ -59,6 +59,7 @@ class Resumption:
             seed=seed,
             is_validated=own.get("is_validated", True),
             best=best and Best(**best),
+            bad_samples=list(own.get("bad_samples", ())),
         )
         if own and own["length"] != length:
             _logger.warning(

@@ -8,6 +8,7 @@ however far ahead, and a run can go on at any position on any number of processe
 import functools
 import math
 import os
+import random
 import signal
 import threading
 from collections.abc import Iterator
@@ -16,11 +17,13 @@ from typing import NamedTuple
 import torch
 from basicsr.data import build_dataloader
 from basicsr.data.data_sampler import EnlargedSampler
+from basicsr.data.paired_image_dataset import PairedImageDataset
+from basicsr.data.single_image_dataset import SingleImageDataset
 from torch.utils.data import DataLoader, Dataset
 
-from esc_arch.training import random_states
+from esc_arch.training import bad_samples, random_states
 
-__all__ = ["Sample", "SeededSamples", "TrainSampler", "train_loader"]
+__all__ = ["Sample", "SeededSamples", "TrainSampler", "sort_paths", "train_loader"]
 
 
 class Sample(NamedTuple):
@@ -69,20 +72,35 @@ class SeededSamples(Dataset):
     Args:
         dataset: may draw from the generators of Python, NumPy and PyTorch.
         seed: of the run.
+        skips: whether another sample takes the place of a bad one.  Which one depends on the
+            seed and the place alone.
     """
 
-    def __init__(self, dataset: Dataset, seed: int) -> None:
+    def __init__(self, dataset: Dataset, seed: int, skips: bool = False) -> None:
         self.dataset = dataset
         self.seed = seed
+        self.skips = skips
 
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, sample: Sample) -> dict:
+    def __getitem__(self, sample: Sample) -> tuple[dict | None, list[str]]:
+        """The sample, None when there is none, and what was bad on the way to it."""
+        reasons: list[str] = []
         # Without workers, the model draws from the same generators.
         with random_states.kept():
-            random_states.seed_cpu(self.seed, sample.epoch, sample.position)
-            return self.dataset[sample.index]
+            for attempt in range(bad_samples.ATTEMPTS if self.skips else 1):
+                index = sample.index
+                if attempt == 0:
+                    random_states.seed_cpu(self.seed, sample.epoch, sample.position)
+                else:
+                    random_states.seed_cpu(self.seed, sample.epoch, sample.position, attempt)
+                    index = random.randrange(len(self.dataset))
+                try:
+                    return bad_samples.get_item(self.dataset, index), reasons
+                except bad_samples.BadSample as error:
+                    reasons.append(str(error))
+        return None, reasons
 
 
 def train_loader(dataset: Dataset, opt: dict, sampler: TrainSampler, seed: int) -> DataLoader:
@@ -95,14 +113,30 @@ def train_loader(dataset: Dataset, opt: dict, sampler: TrainSampler, seed: int) 
     # The thread of BasicSR's `cpu` mode keeps the loader waiting for ever after an error;
     # esc_arch.training.prefetching has another.
     own = {key: value for key, value in opt["datasets"]["train"].items() if key != "prefetch_mode"}
+    samples = SeededSamples(dataset, seed, own.get("on_error") == "skip")
     loader = build_dataloader(
-        SeededSamples(dataset, seed), own, num_gpu=opt["num_gpu"], dist=opt["dist"], sampler=sampler
+        samples, own, num_gpu=opt["num_gpu"], dist=opt["dist"], sampler=sampler
     )
+    loader.collate_fn = bad_samples.collate
     if loader.num_workers:
         loader.worker_init_fn = functools.partial(_leave_signals_to, os.getpid())
     # Each start of the workers would draw from the generator that the model draws from.
     loader.generator = torch.Generator()
     return loader
+
+
+def sort_paths(dataset: Dataset, section: dict) -> None:
+    """Sort the images that BasicSR lists in the order of the file system, which another machine
+    does not share.
+
+    Args:
+        section: of the options, of which the dataset was built.
+    """
+    is_listed = section["io_backend"]["type"] == "disk" and not section.get("meta_info_file")
+    if isinstance(dataset, PairedImageDataset) and is_listed:
+        dataset.paths.sort(key=lambda pair: pair["gt_path"])
+    elif isinstance(dataset, SingleImageDataset) and is_listed:
+        dataset.paths.sort()
 
 
 def _leave_signals_to(parent: int, worker: int) -> None:

@@ -6,7 +6,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -53,6 +53,7 @@ class Position:
         seed: of the training samples.
         is_validated: whether the validation that is due at this iteration was done.
         best: None before the first validation, and without ``keep_best``.
+        bad_samples: that were found and replaced, by name and reason.
     """
 
     iteration: int
@@ -62,6 +63,7 @@ class Position:
     seed: int
     is_validated: bool = True
     best: Best | None = None
+    bad_samples: list[str] = field(default_factory=list)
 
 
 class Saver:

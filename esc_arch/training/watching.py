@@ -1,0 +1,158 @@
+"""What a training shows of itself: further numbers in the log and TensorBoard, and a bar."""
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from basicsr.models.base_model import BaseModel
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from torch.nn.utils import get_total_norm
+
+try:
+    import resource
+except ImportError:  # not there on Windows
+    resource = None
+
+__all__ = ["TrainingBar", "continue_events", "gradient_norm", "memory_gb", "numbers"]
+
+_GB = 1e9
+
+
+def numbers(model: BaseModel, iteration_s: float) -> dict[str, float]:
+    """What the log has beside the losses, and TensorBoard draws; computed when it is printed.
+
+    Args:
+        iteration_s: mean seconds of an iteration, data included.
+
+    Returns:
+        it_s: iterations per second; memory_gb: see :func:`memory_gb`; grad_norm: see
+        :func:`gradient_norm`, unless the model logs one.
+    """
+    found = {"it_s": 1 / max(iteration_s, 1e-9)}
+    if (memory := memory_gb(model.device)) is not None:
+        found["memory_gb"] = memory
+    if "grad_norm" not in model.get_current_log():
+        norm = gradient_norm(model)
+        if norm is not None:
+            found["grad_norm"] = norm
+    return found
+
+
+def memory_gb(device: torch.device) -> float | None:
+    """The most memory so far, in 10^9 bytes: on a GPU what PyTorch allocated there, otherwise
+    what this process had resident; None where the system does not say."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / _GB
+    if resource is None:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak * (1 if sys.platform == "darwin" else 1024) / _GB
+
+
+def gradient_norm(model: BaseModel) -> float | None:
+    """Norm of the gradients that the first optimiser's last step has used; None without any."""
+    if not model.optimizers:
+        return None
+    parameters = [p for group in model.optimizers[0].param_groups for p in group["params"]]
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    return get_total_norm(gradients).item() if gradients else None
+
+
+def continue_events(tb_logger: object, iteration: int) -> None:
+    """Have TensorBoard drop what a killed run wrote after the iteration that is resumed from.
+
+    Args:
+        tb_logger: BasicSR's, a SummaryWriter; None in all processes but the first.
+    """
+    if tb_logger is None:
+        return
+    from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+
+    # What SummaryWriter writes for `purge_step`, which BasicSR does not hand on.
+    start = SessionLog(status=SessionLog.START)
+    tb_logger.file_writer.add_event(Event(step=iteration + 1, session_log=start))
+
+
+class TrainingBar:
+    """A progress bar on a terminal, in place of BasicSR's line for each ``print_freq``.
+
+    Without a terminal nothing is shown, and the lines are.
+
+    Args:
+        opt: the run's options.
+        iteration: where the training begins.
+    """
+
+    def __init__(self, opt: dict, iteration: int) -> None:
+        self._name = opt["name"]
+        self._total = int(opt["train"]["total_iter"])
+        self._iteration = iteration
+        self._is_first = opt["rank"] == 0
+        self._bar: Progress | None = None
+
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """Show the bar inside the block, and the log's other lines above it."""
+        console = Console(stderr=True)
+        if not (console.is_terminal and self._is_first):
+            yield
+            return
+        self._bar = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
+            TextColumn("{task.fields[numbers]}"),
+            TimeRemainingColumn(elapsed_when_finished=True),
+            console=console,
+            redirect_stdout=False,
+        )
+        self._task = self._bar.add_task(
+            self._name, total=self._total, completed=self._iteration, numbers=""
+        )
+        with self._bar, _lines_above(f"[{self._name[:5]}..][epoch:"):
+            yield
+        self._bar = None
+
+    def advance(self, log: dict[str, float]) -> None:
+        """Note one more iteration.
+
+        Args:
+            log: the model's, of which the losses are shown.
+        """
+        if self._bar is None:
+            return
+        speed = self._bar.tasks[self._task].speed
+        losses = [f"{key} {value:.4g}" for key, value in log.items() if key.startswith("l_")]
+        shown = losses[:2] + ([f"{speed:.2f} it/s"] if speed else [])
+        self._bar.update(self._task, advance=1, numbers="  ".join(shown))
+
+
+@contextmanager
+def _lines_above(hidden: str) -> Iterator[None]:
+    """Let what BasicSR logs to the terminal go through the bar's stderr.
+
+    Args:
+        hidden: how the lines begin that the bar replaces; the log file has them.
+    """
+
+    def is_shown(record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith(hidden)
+
+    handlers = [
+        handler
+        for handler in logging.getLogger("basicsr").handlers
+        if type(handler) is logging.StreamHandler
+    ]
+    before = [handler.setStream(sys.stderr) for handler in handlers]
+    for handler in handlers:
+        handler.addFilter(is_shown)
+    try:
+        yield
+    finally:
+        for handler, stream in zip(handlers, before, strict=True):
+            handler.removeFilter(is_shown)
+            if stream is not None:
+                handler.setStream(stream)
