@@ -13,6 +13,7 @@ from esc_arch.version import __version__
 COMMANDS = {
     "train": "Train a network by an option file.",
     "test": "Test a network by an option file.",
+    "runs": "List trainings: how far, how good, how fast, and what --auto_resume would use.",
     "upscale": "Enlarge image files: a photo, a folder of them.",
     "compare": "Compare networks: cost, quality, training, in one harness and one report.",
     "data": "Prepare, pack, check, measure and download training and test images.",
