@@ -297,8 +297,10 @@ def _networks(path: Path, options: Mapping) -> list[str]:
     """Labels of the networks that a state of BasicSR's own training needs beside it."""
     if any(str(key).startswith("network_") for key in options):
         section = options.get("path")
+        kept = section.get("ignore_resume_networks") if isinstance(section, dict) else None
+        kept = kept if isinstance(kept, (list, str)) else []
         own = {str(key): value for key, value in options.items()}
-        return generations.networks_of(own | {"path": section if isinstance(section, dict) else {}})
+        return generations.networks_of(own | {"path": {"ignore_resume_networks": kept}})
     try:
         names = os.listdir(path / generations.MODELS)
     except OSError:

@@ -2,6 +2,10 @@
 
 from pathlib import Path
 
+# Before BasicSR, in a process that is not pytest's, too.
+import esc_arch  # noqa: F401
+
+# isort: split
 import cv2
 import lmdb
 import numpy as np
@@ -249,6 +253,32 @@ def test_built_in_limits():
         errors = [bad.take(batch, torch.device("cpu")) for batch in batches]
         assert [error is None for error in errors] == [True] * limit + [False]
         assert len(found) == limit + 1
+
+
+def work(rank: int, folder: str) -> None:
+    """What each of two processes does; leaves what it found in the folder."""
+    torch.distributed.init_process_group(
+        "gloo", f"file://{folder}/meeting", rank=rank, world_size=2
+    )
+    said: list[str] = []
+    opt = {"datasets": {"train": {"name": "x", "on_error": "skip", "max_bad_samples": 2}}}
+    bad = BadSamples(opt, 1000, [])
+    for own in ({0: ["a"]}, {}, {0: ["b"], 1: ["a"]}, {1: ["c"]}):
+        batch = {"lq": 1, "esc_arch_bad_samples": (own.get(rank, []), False)}
+        said.append(str(bad.take(batch, torch.device("cpu"))))
+        assert batch == {"lq": 1}
+    torch.save([said, bad.found], Path(folder, f"{rank}.pt"))
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_all_processes_know_and_stop_together(tmp_path):
+    torch.multiprocessing.spawn(work, (str(tmp_path),), nprocs=2)
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    assert first == second
+    said, found = first
+    assert found == ["a", "b", "c"]
+    assert said[:3] == ["None"] * 3 and "at most 2 bad samples of x; found 3" in said[3]
 
 
 def test_basicsrs_lists_of_a_folder_are_sorted(folder):
