@@ -33,7 +33,7 @@ def after_basicsr() -> None:
     if __version__ != "1.4.2":
         return
     _resume_without_cuda()
-    _distribute_without_cuda()
+    _distribute_anywhere()
     _degrade_without_cuda()
     _filter_any_memory_format()
     _vgg_from_files()
@@ -108,32 +108,50 @@ def _load_resume_state(opt: dict) -> dict | None:
     return state
 
 
-def _distribute_without_cuda() -> None:
+def _distribute_anywhere() -> None:
     """Defect: BasicSR's start of a distributed run divides by the number of GPUs, asks for
     NCCL, and wraps every network for the current GPU, so several CPU processes cannot
-    train together.  With a GPU nothing is changed."""
-    if torch.cuda.is_available():
-        return
+    train together.  It takes a process's place in the job for its place on the machine, and
+    under SLURM needs ``scontrol``, and one port for all jobs of a machine."""
     from basicsr.models.base_model import BaseModel
     from basicsr.utils import dist_util
 
-    dist_util._init_dist_pytorch = _init_dist_gloo
-    BaseModel.model_to_device = _model_to_cpu
+    dist_util._init_dist_pytorch = _init_dist_pytorch
+    dist_util._init_dist_slurm = _init_dist_slurm
+    BaseModel.model_to_device = _model_to_device(BaseModel.model_to_device)
 
 
-def _init_dist_gloo(backend: str, **kwargs: object) -> None:
+def _init_dist_pytorch(backend: str, **kwargs: object) -> None:
     """Stands in for ``basicsr.utils.dist_util._init_dist_pytorch``."""
-    torch.distributed.init_process_group(backend="gloo", **kwargs)
+    from esc_arch.training import process_group
+
+    process_group.start_pytorch(backend, **kwargs)
 
 
-def _model_to_cpu(self, net: torch.nn.Module) -> torch.nn.Module:
-    """Stands in for ``BaseModel.model_to_device``."""
-    net = net.to(self.device)
-    if not self.opt["dist"]:
-        return net
-    return torch.nn.parallel.DistributedDataParallel(
-        net, find_unused_parameters=self.opt.get("find_unused_parameters", False)
-    )
+def _init_dist_slurm(backend: str, port: int | None = None) -> None:
+    """Stands in for ``basicsr.utils.dist_util._init_dist_slurm``."""
+    from esc_arch.training import process_group
+
+    process_group.start_slurm(backend, port)
+
+
+def _model_to_device(original: Callable) -> Callable:
+    """``BaseModel.model_to_device``, also for networks that several processes train on CPUs."""
+    if original.__module__ == __name__:
+        return original
+
+    @functools.wraps(original)
+    def model_to_device(self, net: torch.nn.Module) -> torch.nn.Module:
+        if not self.opt["dist"] or self.device.type != "cpu":
+            return original(self, net)
+        return torch.nn.parallel.DistributedDataParallel(
+            net.to(self.device),
+            find_unused_parameters=self.opt.get("find_unused_parameters", False),
+        )
+
+    # functools.wraps has copied the other module's name.
+    model_to_device.__module__ = __name__
+    return model_to_device
 
 
 def _degrade_without_cuda() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import basicsr.test
 
 from esc_arch import options
+from esc_arch.training.liveness import joined
 from esc_arch.training.loop import train_pipeline
 
 
@@ -32,7 +33,11 @@ def train(args: argparse.Namespace) -> int:
     root_path = str(Path.cwd())
     opt = options.parse(args, root_path, is_train=True)
     opt["root_path"] = root_path
-    return train_pipeline(opt, args.opt)
+    with joined() as job:
+        # torchrun gives the same command again.
+        if job.is_restarted(Path(opt["path"]["experiments_root"])):
+            opt["auto_resume"] = True
+        return train_pipeline(opt, args.opt, job)
 
 
 def test(args: argparse.Namespace) -> None:

@@ -23,8 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--local_rank",
         "--local-rank",
         type=int,
-        default=0,
-        help="set by the launcher; BasicSR reads the rank from the environment",
+        help="set by some launchers; LOCAL_RANK in the environment goes before it",
     )
     parser.add_argument(
         "--force_yml",

@@ -43,6 +43,11 @@ def resolve(opt: dict, args: argparse.Namespace, root_path: str, is_train: bool)
     # Looked up in the module, where esc_arch.compat may have put a mended one.
     if args.launcher != "none":
         dist_params = opt.get("dist_params", {}) if args.launcher == "slurm" else {}
+        # The machine may have GPUs that the run is not to use.
+        if opt["num_gpu"] == 0 and torch.cuda.is_available():
+            dist_params = {**dist_params, "backend": "gloo"}
+        if getattr(args, "local_rank", None) is not None:
+            os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
         basicsr_options.init_dist(args.launcher, **dist_params)
     opt["dist"] = args.launcher != "none"
     opt["rank"], opt["world_size"] = basicsr_options.get_dist_info()

@@ -34,6 +34,7 @@ from torch.utils.data import DataLoader, Dataset
 from esc_arch.errors import UserError
 from esc_arch.training import resuming, watching
 from esc_arch.training.bad_samples import BadSamples
+from esc_arch.training.liveness import Job
 from esc_arch.training.locking import ExperimentLock
 from esc_arch.training.prefetching import Batches
 from esc_arch.training.sampling import TrainSampler, sort_paths, train_loader
@@ -44,12 +45,13 @@ from esc_arch.training.validating import Validation
 __all__ = ["train_pipeline"]
 
 
-def train_pipeline(opt: dict, opt_file: str) -> int:
+def train_pipeline(opt: dict, opt_file: str, job: Job) -> int:
     """Train a network.
 
     Args:
         opt: checked and completed options, see :func:`esc_arch.options.parse`.
         opt_file: a copy of it goes into the experiment's folder.
+        job: the processes that train together.
 
     Returns:
         The exit code: 0 when the last iteration was done, 128 and the number of the signal
@@ -62,15 +64,16 @@ def train_pipeline(opt: dict, opt_file: str) -> int:
     with ExperimentLock(Path(opt["path"]["experiments_root"])) as lock:
         if opt["rank"] == 0:
             lock.take()
-        return _train(opt, opt_file, lock)
+        return _train(opt, opt_file, lock, job)
 
 
-def _train(opt: dict, opt_file: str, lock: ExperimentLock) -> int:
+def _train(opt: dict, opt_file: str, lock: ExperimentLock, job: Job) -> int:
     torch.backends.cudnn.benchmark = True
     resumption = resuming.find(opt)
     root = opt["path"]["experiments_root"]
     try:
         logger = _open_experiment(opt, opt_file, resumption, lock)
+        job.note_opened(Path(root))
     except OSError as error:
         raise UserError(
             f"{error.filename or root}: expected to write into {root}; found: {error.strerror}. "

@@ -38,7 +38,9 @@ class TrainSampler(EnlargedSampler):
     """EnlargedSampler that gives :class:`Sample` and can begin inside an epoch.
 
     The order of an epoch is EnlargedSampler's for one process.  Several processes take turns
-    in it; where they do not come out even, the first samples are taken again at its end.
+    in it, so each step has the samples that one process with the whole batch would take; those
+    at the end for which there are not enough processes are left out, as by one process those
+    that do not fill a batch.
 
     Attributes:
         length: samples of an epoch.
@@ -55,15 +57,14 @@ class TrainSampler(EnlargedSampler):
         self._begin = min(position, self.length)
 
     def __len__(self) -> int:
-        return math.ceil((self.length - self._begin) / self.num_replicas)
+        return (self.length - self._begin) // self.num_replicas
 
     def __iter__(self) -> Iterator[Sample]:
         generator = torch.Generator().manual_seed(self.epoch)
         order = torch.randperm(self.length, generator=generator).tolist()
         first = self._begin + self.rank
         for position in range(first, first + len(self) * self.num_replicas, self.num_replicas):
-            index = order[position % self.length] % len(self.dataset)
-            yield Sample(index, self.epoch, position)
+            yield Sample(order[position] % len(self.dataset), self.epoch, position)
 
 
 class SeededSamples(Dataset):

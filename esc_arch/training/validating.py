@@ -4,12 +4,14 @@ import logging
 import math
 from collections.abc import Sequence
 
+import torch
 from basicsr.models.base_model import BaseModel
 from torch.utils.data import DataLoader
 
 from esc_arch.training import random_states
 from esc_arch.training.saving import Best, Position, Saver
 from esc_arch.training.signals import StopRequested, StopSignals
+from esc_arch.training.spreading import is_spread, validate_together
 
 __all__ = ["Validation"]
 
@@ -17,7 +19,8 @@ _logger = logging.getLogger("basicsr.esc_arch")
 
 
 class Validation:
-    """Runs ``model.validation`` and keeps the networks of the best ``logger.keep_best``.
+    """Runs ``model.validation``, spread over the processes of a job, and keeps the networks of
+    the best ``logger.keep_best``.
 
     With several validation sets, the mean of the metric over the sets decides, each set
     counting once.
@@ -56,21 +59,28 @@ class Validation:
         with random_states.kept():
             for loader in self._loaders:
                 try:
-                    self._model.validation(
-                        signals.interrupting(loader),
-                        position.iteration,
-                        self._tb_logger,
-                        self._opt["val"]["save_img"],
-                    )
+                    results = self._validate(loader, position.iteration, signals)
                 except StopRequested:
                     position.is_validated = False
                     return
-                # Only where the first process alone validates, the others have none.
-                results = getattr(self._model, "metric_results", None) or {}
                 values.append(results.get(self._metric, math.nan))
         position.is_validated = True
-        if self._metric is not None and self._opt["rank"] == 0:
+        if self._metric is not None:
             self._note(sum(values) / len(values) if values else math.nan, position)
+
+    def _validate(self, loader: DataLoader, iteration: int, signals: StopSignals) -> dict:
+        """Validate on one set; returns its metrics, the same ones in all processes."""
+        save_img = self._opt["val"]["save_img"]
+        if is_spread(self._model):
+            validate_together(self._model, loader, iteration, self._tb_logger, save_img, signals)
+        else:
+            loader = signals.interrupting(loader)
+            self._model.validation(loader, iteration, self._tb_logger, save_img)
+        results = [getattr(self._model, "metric_results", None) or {}]
+        if self._opt["dist"]:
+            # Where the first process alone validates, the others have none.
+            torch.distributed.broadcast_object_list(results)
+        return results[0]
 
     def _note(self, value: float, position: Position) -> None:
         better = self._opt["val"]["metrics"][self._metric].get("better", "higher")
