@@ -112,13 +112,16 @@ def _distribute_anywhere() -> None:
     """Defect: BasicSR's start of a distributed run divides by the number of GPUs, asks for
     NCCL, and wraps every network for the current GPU, so several CPU processes cannot
     train together.  It takes a process's place in the job for its place on the machine, and
-    under SLURM needs ``scontrol``, and one port for all jobs of a machine."""
+    under SLURM needs ``scontrol``, and one port for all jobs of a machine.  What another
+    plug-in has put in their places stays."""
     from basicsr.models.base_model import BaseModel
     from basicsr.utils import dist_util
 
-    dist_util._init_dist_pytorch = _init_dist_pytorch
-    dist_util._init_dist_slurm = _init_dist_slurm
-    BaseModel.model_to_device = _model_to_device(BaseModel.model_to_device)
+    for start in (_init_dist_pytorch, _init_dist_slurm):
+        if getattr(dist_util, start.__name__).__module__ == dist_util.__name__:
+            setattr(dist_util, start.__name__, start)
+    if BaseModel.model_to_device.__module__ == BaseModel.__module__:
+        BaseModel.model_to_device = _model_to_device(BaseModel.model_to_device)
 
 
 def _init_dist_pytorch(backend: str, **kwargs: object) -> None:
@@ -137,10 +140,7 @@ def _init_dist_slurm(backend: str, port: int | None = None) -> None:
 
 def _model_to_device(original: Callable) -> Callable:
     """``BaseModel.model_to_device``, also for networks that several processes train on CPUs."""
-    if original.__module__ == __name__:
-        return original
 
-    @functools.wraps(original)
     def model_to_device(self, net: torch.nn.Module) -> torch.nn.Module:
         if not self.opt["dist"] or self.device.type != "cpu":
             return original(self, net)
@@ -149,8 +149,6 @@ def _model_to_device(original: Callable) -> Callable:
             find_unused_parameters=self.opt.get("find_unused_parameters", False),
         )
 
-    # functools.wraps has copied the other module's name.
-    model_to_device.__module__ = __name__
     return model_to_device
 
 

@@ -22,6 +22,7 @@ LAUNCHERS = {
         "Start with `srun`, or leave `--launcher slurm` out.",
     ),
 }
+_NUMBERS = {"RANK", "WORLD_SIZE", "MASTER_PORT", "SLURM_PROCID", "SLURM_NTASKS"}
 
 
 def inspect_machine(problems: Problems, opt: Mapping[str, object], run: Run) -> None:
@@ -56,6 +57,18 @@ def _check_launcher(problems: Problems, launcher: str) -> None:
             f"no {', '.join(unset)}",
             advice,
         )
+    for name in variables:
+        value = os.environ.get(name, "0")
+        if name in _NUMBERS and not (value.isascii() and value.isdecimal()):
+            problems.add(f"--launcher {launcher}", f"a number in {name}", repr(value), advice)
+    processes = os.environ.get("WORLD_SIZE", "1")
+    if launcher == "none" and "TORCHELASTIC_RUN_ID" in os.environ and processes != "1":
+        problems.add(
+            "--launcher",
+            f"pytorch, as torchrun has started {processes} processes",
+            "none, with which each of them would write the same experiment on its own",
+            "Add `--launcher pytorch`, or start without torchrun.",
+        )
 
 
 def _check_gpus(problems: Problems, opt: Mapping[str, object], run: Run) -> None:
@@ -68,6 +81,16 @@ def _check_gpus(problems: Problems, opt: Mapping[str, object], run: Run) -> None
             f"at most {available}, the GPUs of this machine",
             str(wanted),
             "Write `num_gpu: auto`.",
+        )
+    local = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    local = int(local) if local.isdecimal() else 1
+    # NCCL takes one process for each GPU; without a GPU there are as many as wanted.
+    if run.launcher == "pytorch" and wanted != 0 and 0 < available < local:
+        problems.add(
+            "--launcher pytorch",
+            f"at most {available} processes on this machine, one for each GPU",
+            str(local),
+            f"Write `torchrun --nproc-per-node {available}`, or `num_gpu: 0` to train on CPUs.",
         )
     datasets = opt.get("datasets")
     train = datasets.get("train") if isinstance(datasets, dict) else None

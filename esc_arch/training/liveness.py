@@ -133,12 +133,11 @@ class _Together(Job):
         watched = range(1, self._size) if self._rank == 0 else (0,)
         keys = [f"beat/{rank}" for rank in watched]
         seen = {rank: (b"", time.monotonic()) for rank in watched}
-        count = 0
+        last = time.monotonic()
         try:
             for rank in range(self._size):
                 self._store.add(f"beat/{rank}", 0)
             while not self._stopped.wait(BEAT_S):
-                count += 1
                 self._store.add(f"beat/{self._rank}", 1)
                 if self._store.check([_FAILED]):
                     code, reason = self._store.get(_FAILED).decode().split(" ", 1)
@@ -147,6 +146,10 @@ class _Together(Job):
                 is_suspicious = self._store.check([_SUSPICION])
                 patience = SUSPICIOUS_SILENCE_S if is_suspicious else SILENCE_S
                 now = time.monotonic()
+                if now - last > SUSPICIOUS_SILENCE_S:
+                    # This process itself was held, and maybe the others with it.
+                    seen = {rank: (beat, now) for rank, (beat, _) in seen.items()}
+                last = now
                 for rank, beat in zip(watched, self._store.multi_get(keys), strict=True):
                     if beat != seen[rank][0]:
                         seen[rank] = (beat, now)

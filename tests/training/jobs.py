@@ -1,0 +1,82 @@
+"""Trainings in several processes, each with a log of its own, in the current folder."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import yaml
+
+SECONDS = 60
+# Of torchrun and SLURM around the tests themselves.
+VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_", "MASTER_", "TORCHELASTIC_", "SLURM_", "GROUP_")
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def start(
+    command: list[str], launcher: str, opt: dict, log: str, **environment: str
+) -> subprocess.Popen:
+    """Start a process that trains; it writes its output into a file."""
+    file = Path(f"{opt['name']}.yml")
+    file.write_text(yaml.safe_dump(opt, sort_keys=False))
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(VARIABLES)}
+    train = ["-m", "esc_arch", "train", "-opt", str(file), "--launcher", launcher]
+    with open(log, "w") as output:
+        return subprocess.Popen(
+            [*command, *train],
+            env={**kept, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", **environment},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+
+
+def torchrun(opt: dict, *arguments: str) -> subprocess.Popen:
+    """Two processes by torchrun; the output of all is in ``log``."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", "2", *arguments]
+    return start(command, "pytorch", opt, "log")
+
+
+def slurm(opt: dict, rank: int, port: int, size: int = 2) -> subprocess.Popen:
+    """One process as ``srun`` starts it; its output is in ``log0``, ``log1``."""
+    return start(
+        [sys.executable],
+        "slurm",
+        opt,
+        f"log{rank}",
+        SLURM_PROCID=str(rank),
+        SLURM_NTASKS=str(size),
+        SLURM_LOCALID=str(rank),
+        SLURM_NODELIST="localhost",
+        MASTER_PORT=str(port),
+    )
+
+
+def await_checkpoint(name: str, process: subprocess.Popen) -> int:
+    """Wait for the first complete checkpoint of a running training; its iteration."""
+    states = Path("experiments", name, "training_states")
+    end = time.monotonic() + SECONDS
+    while time.monotonic() < end:
+        assert process.poll() is None, Path("log0" if Path("log0").exists() else "log").read_text()
+        if records := list(states.glob("[0-9]*.json")):
+            return min(int(record.stem) for record in records)
+        time.sleep(0.02)
+    raise TimeoutError(name)
+
+
+def kill_worker(launcher: subprocess.Popen, rank: int) -> None:
+    """Kill the process of a rank that torchrun has started."""
+    children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
+    for child in children:
+        if f"RANK={rank}" in Path(f"/proc/{child}/environ").read_text().split("\0"):
+            os.kill(int(child), signal.SIGKILL)
+            return
+    raise ProcessLookupError(rank)

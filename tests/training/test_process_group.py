@@ -1,0 +1,78 @@
+"""How a job starts: names of hosts, ports, and what is missing."""
+
+import argparse
+
+import pytest
+
+from esc_arch.cli.pipeline_arguments import add_arguments
+from esc_arch.errors import UserError
+from esc_arch.training import process_group
+
+
+@pytest.mark.parametrize(
+    ("nodes", "first"),
+    [
+        ("node7", "node7"),
+        ("node7,node9", "node7"),
+        ("gpu[003-005,9],other", "gpu003"),
+        ("gpu[9,003-005]", "gpu9"),
+        ("rack[2-3]-node[10-12]-ib,rack4", "rack2-node10-ib"),
+        ("a.b-c,d[1-2]", "a.b-c"),
+    ],
+)
+def test_the_first_host_of_a_slurm_list(nodes, first):
+    assert process_group.first_host(nodes) == first
+
+
+@pytest.fixture
+def slurm(monkeypatch):
+    """Two tasks of a SLURM job; what the start would be given."""
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        # Both, so that what the start sets is undone.
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    for name, value in {
+        "SLURM_PROCID": "5",
+        "SLURM_NTASKS": "8",
+        "SLURM_LOCALID": "1",
+        "SLURM_NODELIST": "gpu[03-06]",
+        "SLURM_JOB_ID": "1234567",
+    }.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("SLURM_STEP_NODELIST", raising=False)
+    started = []
+    monkeypatch.setattr(process_group, "start_pytorch", lambda backend: started.append(backend))
+    return started
+
+
+def test_slurms_variables_become_those_of_torchrun(slurm, monkeypatch):
+    process_group.start_slurm("nccl")
+    assert slurm == ["nccl"]
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+    found = [process_group.os.environ[name] for name in names]
+    assert found == ["5", "8", "1", "gpu03", "24567"]
+    process_group.start_slurm("nccl", port=29500)
+    assert process_group.os.environ["MASTER_PORT"] == "29500"
+
+
+def test_a_process_that_does_not_come_is_named(monkeypatch):
+    import jobs
+
+    monkeypatch.setattr(process_group, "MEETING_S", 1)
+    monkeypatch.delenv("TORCHELASTIC_USE_AGENT_STORE", raising=False)
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", str(jobs.free_port()))
+    process_group._meet()
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(UserError, match="--launcher: expected the 3 processes"):
+        process_group._meet()
+
+
+@pytest.mark.parametrize("spelling", ["--local_rank=3", "--local-rank=3"])
+def test_both_spellings_of_the_local_rank(spelling):
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    assert parser.parse_args(["-opt", "x", spelling]).local_rank == 3
+    assert parser.parse_args(["-opt", "x"]).local_rank is None
