@@ -46,12 +46,12 @@ def torchrun(opt: dict, *arguments: str) -> subprocess.Popen:
 
 
 def slurm(opt: dict, rank: int, port: int, size: int = 2) -> subprocess.Popen:
-    """One process as ``srun`` starts it; its output is in ``log0``, ``log1``."""
+    """One process as ``srun`` starts it; its output is in ``NAME.log0`` or ``NAME.log1``."""
     return start(
         [sys.executable],
         "slurm",
         opt,
-        f"log{rank}",
+        f"{opt['name']}.log{rank}",
         SLURM_PROCID=str(rank),
         SLURM_NTASKS=str(size),
         SLURM_LOCALID=str(rank),
@@ -65,7 +65,7 @@ def await_checkpoint(name: str, process: subprocess.Popen) -> int:
     states = Path("experiments", name, "training_states")
     end = time.monotonic() + SECONDS
     while time.monotonic() < end:
-        assert process.poll() is None, Path("log0" if Path("log0").exists() else "log").read_text()
+        assert process.poll() is None, name
         if records := list(states.glob("[0-9]*.json")):
             return min(int(record.stem) for record in records)
         time.sleep(0.02)
