@@ -181,9 +181,12 @@ def _torchrun() -> str | None:
     """Which torchrun has started this process: it stays while it starts processes again."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return None
-    parent = Path("/proc", str(os.getppid()))
-    # Machines and containers start anew with the same numbers.
-    began = parent.stat().st_ctime if parent.exists() else ""
+    began = ""
+    with suppress(OSError):
+        # Field 22, the ticks from the machine's start to the process's: containers and machines
+        # start anew with the same numbers.  The second field may have spaces, in brackets.
+        stat = Path("/proc", str(os.getppid()), "stat").read_text()
+        began = stat.rpartition(")")[2].split()[19]
     return f"{os.environ['TORCHELASTIC_RUN_ID']} {socket.gethostname()} {os.getppid()} {began}"
 
 
