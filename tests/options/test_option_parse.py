@@ -164,3 +164,29 @@ def test_packages(monkeypatch):
     # In debug mode BasicSR logs to neither.
     del opt["datasets"]["val"]
     options.check_machine(opt, "tiny.yml", options.Run(is_train=True, debug=True))
+
+
+def test_torchrun_without_the_launcher(monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "--launcher: expected pytorch" in machine(TRAIN)
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    options.check_machine(TRAIN, "tiny.yml", options.Run(is_train=True))
+
+
+def test_a_variable_of_the_launcher_that_is_no_number(monkeypatch):
+    for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("MASTER_PORT", "auto")
+    assert "expected a number in MASTER_PORT; found 'auto'" in machine(TRAIN, launcher="pytorch")
+
+
+def test_more_processes_than_gpus(monkeypatch):
+    for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    opt = mutated(TRAIN, "num_gpu", "auto")
+    assert "expected at most 2 processes" in machine(opt, launcher="pytorch")
+    run = options.Run(is_train=True, launcher="pytorch")
+    options.check_machine(mutated(opt, "num_gpu", 0), "tiny.yml", run)
