@@ -87,6 +87,9 @@ def _meet() -> distributed.Store:
     try:
         timeout = datetime.timedelta(seconds=MEETING_S)
         store, _, _ = next(distributed.rendezvous("env://", timeout=timeout))
+        # torchrun may keep its store, and in it where the processes before a restart listened.
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        store = distributed.PrefixStore(f"attempt_{attempt}", store)
         store.set(f"here/{rank}", "1")
         end = time.monotonic() + MEETING_S
         missing = list(range(size))

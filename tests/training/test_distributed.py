@@ -15,6 +15,7 @@ from basicsr.data import build_dataloader, build_dataset
 from basicsr.models import build_model
 from tiny_run import models, options, train, validated
 
+from esc_arch.training.sampling import sort_paths
 from esc_arch.training.spreading import is_spread
 
 NAME = "job"
@@ -58,7 +59,9 @@ def psnr_alone(iteration: int) -> float:
     opt["path"]["param_key_g"] = "params_ema"
     model = build_model(opt)
     section = opt["datasets"]["val"] | {"phase": "val", "scale": 2}
-    loader = build_dataloader(build_dataset(section), section)
+    dataset = build_dataset(section)
+    sort_paths(dataset, section)  # BasicSR takes them as the file system lists them
+    loader = build_dataloader(dataset, section)
     model.nondist_validation(loader, 0, None, False)
     return model.metric_results["psnr"]
 
