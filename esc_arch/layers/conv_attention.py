@@ -1,10 +1,12 @@
 """ConvAttn: convolution in the place of self-attention."""
 
+import torch
 from torch import Tensor, nn
 
 from esc_arch import native
 from esc_arch.ops.bands import by_bands, replace_first_channels
 from esc_arch.ops.conv_attention import conv_attention, factorized_conv_attention
+from esc_arch.ops.margins import NO_MARGINS, Margins
 
 
 def dynamic_kernel_branch(pdim: int, hidden: int) -> nn.Sequential:
@@ -46,9 +48,18 @@ class ConvolutionalAttention(nn.Module):
         """From a map or its mean, (B, pdim, H, W) or (B, pdim, 1, 1), to (B, pdim, 3, 3)."""
         return self.dwc_proj(x).reshape(-1, self.pdim, 3, 3)
 
-    def convolve(self, x: Tensor, large_kernel: Tensor, dynamic_kernel: Tensor) -> Tensor:
-        """Both convolutions of a map or a part of it, (B, pdim, H, W) -> (B, pdim, H, W)."""
-        return conv_attention(x, large_kernel, dynamic_kernel)
+    def convolve(
+        self,
+        x: Tensor,
+        large_kernel: Tensor,
+        dynamic_kernel: Tensor,
+        margins: Margins = NO_MARGINS,
+    ) -> Tensor:
+        """Both convolutions of a map or of a part with margins.
+
+        Shape: (B, pdim, H', W') -> (B, pdim, H, W), without the margins.
+        """
+        return conv_attention(x, large_kernel, dynamic_kernel, margins)
 
 
 class FactorizedConvAttention(nn.Module):
@@ -76,10 +87,17 @@ class FactorizedConvAttention(nn.Module):
         return self.proj(x).reshape(-1, self.pdim, 3, 3)
 
     def convolve(
-        self, x: Tensor, large_kernel: tuple[Tensor, Tensor], dynamic_kernel: Tensor
+        self,
+        x: Tensor,
+        large_kernel: tuple[Tensor, Tensor],
+        dynamic_kernel: Tensor,
+        margins: Margins = NO_MARGINS,
     ) -> Tensor:
-        """The convolutions of a map or a part of it, (B, pdim, H, W) -> (B, pdim, H, W)."""
-        return factorized_conv_attention(x, *large_kernel, dynamic_kernel)
+        """The convolutions of a map or of a part with margins.
+
+        Shape: (B, pdim, H', W') -> (B, pdim, H, W), without the margins.
+        """
+        return factorized_conv_attention(x, *large_kernel, dynamic_kernel, margins)
 
 
 class ConvAttnWrapper(nn.Module):
@@ -103,19 +121,25 @@ class ConvAttnWrapper(nn.Module):
     ) -> Tensor:
         return self.aggregate(self.plk(x[:, : self.plk.pdim], large_kernel), x, residual)
 
-    def aggregate(self, convolved: Tensor, x: Tensor, residual: Tensor) -> Tensor:
+    def aggregate(
+        self, convolved: Tensor, x: Tensor, residual: Tensor, keep_x: bool = False
+    ) -> Tensor:
         """The residual plus the 1x1 convolution of x with its first channels convolved.
 
-        x and residual may be overwritten.
+        The residual may be overwritten, and x unless it is to be kept.
         """
         if native.usable(x) and x.shape[1] % native.VECTOR == 0:
-            maps = [_channels_last(map) for map in (convolved, x, residual)]
+            maps = [_for_kernel(map) for map in (convolved, x, residual)]
             native.aggregate(*maps[:2], self.aggr.weight, self.aggr.bias, maps[2])
             return maps[2].permute(0, 3, 1, 2)
-        x = replace_first_channels(x, convolved)
+        if keep_x:
+            x = torch.cat([convolved, x[:, convolved.shape[1] :]], dim=1)
+        else:
+            x = replace_first_channels(x, convolved)
         return by_bands(self.aggr, x, residual=residual, reuse=residual)
 
 
-def _channels_last(x: Tensor) -> Tensor:
-    """(B, C, H, W) -> (B, H, W, C), contiguous."""
-    return x.permute(0, 2, 3, 1).contiguous()
+def _for_kernel(x: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B, H, W, C), as the kernel takes it."""
+    x = x.permute(0, 2, 3, 1)
+    return x if native.takes_result(x) else x.contiguous()

@@ -6,7 +6,8 @@ from torch import Tensor, nn
 from esc_arch import native
 from esc_arch.layers.norm import ChannelLayerNorm
 from esc_arch.ops.activation import gelu
-from esc_arch.ops.bands import by_bands, channels_last_map
+from esc_arch.ops.bands import by_bands, map_for_kernel
+from esc_arch.ops.margins import NO_MARGINS, Margins
 
 
 class ConvFFN(nn.Module):
@@ -43,25 +44,31 @@ class ConvFFN(nn.Module):
 
 
 def feed_forward(
-    ffn: ConvFFN, norm: ChannelLayerNorm | nn.Identity, x: Tensor, reuse: Tensor | None = None
+    ffn: ConvFFN,
+    norm: ChannelLayerNorm | nn.Identity,
+    x: Tensor,
+    reuse: Tensor | None = None,
+    margins: Margins = NO_MARGINS,
 ) -> Tensor:
     """``ffn(norm(x))``, by one kernel or in bands where that is faster.
 
     Args:
-        x: (B, C, H, W).
+        x: (B, C, H', W').
         reuse: a map that nobody needs any more, and not x: its memory takes the result if it
             fits.
+        margins: rows and columns of x around the part that the result is wanted for.
 
     Returns:
-        (B, C', H, W).
+        (B, C', H, W), without the margins.
     """
     radius = ffn.dwc.kernel_size[0] // 2
     if radius != 1 or not native.usable(x):
-        return by_bands(lambda x: ffn(norm(x)), x, halo=radius, reuse=reuse)
-    y = channels_last_map((len(x), len(ffn.aggr.weight), *x.shape[2:]), x.dtype, reuse)
+        return by_bands(lambda x: ffn(norm(x)), x, halo=radius, reuse=reuse, margins=margins)
+    size = margins.inner(x).shape[2:]
+    y = map_for_kernel((len(x), len(ffn.aggr.weight), *size), x.dtype, reuse)
     of_norm, eps = (
         ([], 0.0) if isinstance(norm, nn.Identity) else ([norm.weight, norm.bias], norm.eps)
     )
     layers = ([layer.weight, layer.bias] for layer in (ffn.proj, ffn.dwc, ffn.aggr))
-    native.conv_ffn(x.permute(0, 2, 3, 1), of_norm, eps, *layers, y.permute(0, 2, 3, 1))
+    native.conv_ffn(x.permute(0, 2, 3, 1), of_norm, eps, *layers, y.permute(0, 2, 3, 1), margins)
     return y

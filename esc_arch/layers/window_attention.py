@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from esc_arch import native
 from esc_arch.layers.norm import ChannelLayerNorm
-from esc_arch.ops.bands import channels_last_map, runs_in_bands
+from esc_arch.ops.bands import map_for_kernel, runs_in_bands
 from esc_arch.ops.window_attention import ATTENTION_TYPES, AttentionBackend, choose_attention
 from esc_arch.ops.window_attention import native as native_backend
 
@@ -116,7 +116,7 @@ def attend(
     """
     if not attention.goes_by_windows(x):
         return x + attention(norm(x))
-    y = channels_last_map(x.shape, x.dtype, reuse)
+    y = map_for_kernel(x.shape, x.dtype, reuse)
     bias = native_backend.prepare_bias(attention.relative_position_bias, attention.window_size)
     native.attention_layer(
         x.permute(0, 2, 3, 1),

@@ -10,6 +10,7 @@ Shapes: B images, H x W pixels, C channels.
 import ctypes
 import logging
 import math
+from collections.abc import Sequence
 from functools import cache
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from esc_arch.ops.margins import Margins
 from esc_arch.ops.padding import reflected
 
 __all__ = [
@@ -27,6 +29,7 @@ __all__ = [
     "available",
     "conv_ffn",
     "symmetric_conv",
+    "takes_result",
     "usable",
     "usable_in_training",
     "window_attention",
@@ -34,19 +37,19 @@ __all__ = [
 
 _POINTER, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_int, ctypes.c_float
 _ARGUMENTS = {
-    "esc_symmetric_conv": [*[_POINTER] * 6, *[_INT] * 7],
+    "esc_symmetric_conv": [*[_POINTER] * 7, *[_INT] * 7],
     "esc_window_attention": [*[_POINTER] * 7, *[_INT] * 7, _FLOAT, _INT, _INT],
     "esc_window_attention_backward": [*[_POINTER] * 9, *[_INT] * 8, *[_FLOAT] * 2, *[_INT] * 2],
     "esc_attention_layer": [
-        *[_POINTER] * 5,
+        *[_POINTER] * 6,
         _FLOAT,
         *[_POINTER] * 7,
         *[_INT] * 7,
         _FLOAT,
         *[_INT] * 2,
     ],
-    "esc_aggregate": [*[_POINTER] * 5, ctypes.c_long, *[_INT] * 4],
-    "esc_conv_ffn": [*[_POINTER] * 5, _FLOAT, *[_POINTER] * 6, *[_INT] * 8],
+    "esc_aggregate": [*[_POINTER] * 8, *[_INT] * 7],
+    "esc_conv_ffn": [*[_POINTER] * 7, _FLOAT, *[_POINTER] * 6, *[_INT] * 8],
 }
 # The widest vectors to use, in floats: 16, 8 or 4.  Tests make it less, to run the kernels
 # for other processors; a processor without such vectors takes the widest that it has.
@@ -215,7 +218,7 @@ def attention_layer(
         to_qkv, to_out: weight and bias of the 1x1 convolutions: (3*C, C, 1, 1), in the order
             (qkv, head, channel), and (C, C, 1, 1).
         bias, window: as for :func:`window_attention`.
-        out: (B, H, W, C), contiguous, and not x; takes the result.
+        out: (B, H, W, C), as :func:`takes_result` allows, and not x; takes the result.
 
     Source: ESC, arXiv 2503.06671, section 3.
     """
@@ -225,7 +228,7 @@ def attention_layer(
     parameters = [p.contiguous() for p in (*norm, *to_qkv, *to_out)]
     rows, columns = _places(height, width, window)
     failed = _library().esc_attention_layer(
-        *(x.data_ptr(), _strides(x), out.data_ptr()),
+        *(x.data_ptr(), _strides(x), out.data_ptr(), _strides(out)),
         *(parameters[0].data_ptr(), parameters[1].data_ptr(), eps),
         *(p.data_ptr() for p in parameters[2:]),
         *(bias.data_ptr(), rows.data_ptr(), columns.data_ptr()),
@@ -244,24 +247,28 @@ def conv_ffn(
     depthwise: list[Tensor],
     narrow: list[Tensor],
     out: Tensor,
+    margins: Sequence[int],
 ) -> None:
     """LayerNorm, 1x1 convolution, GELU, 3x3 depth-wise with GELU and sum, 1x1 convolution.
 
     Args:
-        x: (B, H, W, C), strides of any kind but the last, which is copied when it is not 1.
+        x: (B, H', W', C), strides of any kind but the last, which is copied when it is not 1.
         norm: weight and bias of the LayerNorm, each (C,); empty for none.
         eps: what it adds to the variance.
         widen, depthwise, narrow: weight and bias of the convolutions, contiguous:
             (hidden, C, 1, 1), (hidden, 1, 3, 3) and (C', hidden, 1, 1).
-        out: (B, H, W, C'), contiguous; takes the result.
+        out: (B, H, W, C'), as :func:`takes_result` allows; takes the result.
+        margins: rows and columns of x around the map, see :class:`esc_arch.ops.margins.Margins`.
 
     Source: ESC, arXiv 2503.06671.
     """
     x = x if x.stride(3) == 1 else x.contiguous()
-    batch, height, width, channels = x.shape
+    batch, height, width = out.shape[:3]
+    channels = x.shape[3]
+    inner = _inner(x, margins)
     parameters = [p.contiguous() for p in (*widen, *depthwise, *narrow)]
     failed = _library().esc_conv_ffn(
-        *(x.data_ptr(), _strides(x), out.data_ptr()),
+        *(inner.data_ptr(), _strides(x), (_INT * 4)(*margins), out.data_ptr(), _strides(out)),
         *((p.data_ptr() for p in norm) if norm else (None, None)),
         eps,
         *(p.data_ptr() for p in parameters),
@@ -272,28 +279,33 @@ def conv_ffn(
 
 
 @torch.library.custom_op("esc_arch::symmetric_conv", mutates_args=(), device_types="cpu")
-def symmetric_conv(x: Tensor, kernel: Tensor, dynamic_kernel: Tensor) -> Tensor:
+def symmetric_conv(
+    x: Tensor, kernel: Tensor, dynamic_kernel: Tensor, margins: Sequence[int]
+) -> Tensor:
     """``conv(x, kernel) + depthwise_conv(x, dynamic_kernel)``, both with zero padding.
 
     Args:
-        x: (B, H, W, p), p a multiple of 16; strides of any kind but the last, which is
+        x: (B, H', W', p), p a multiple of 16; strides of any kind but the last, which is
             copied when it is not 1.
         kernel: (p, p, k, k), k odd; symmetric under the flips and turns of the square, see
             :func:`esc_arch.ops.geometric.is_symmetric`.  Pixels with the same weight are
             added up before they are multiplied: 28 products instead of 169 at k = 13.
         dynamic_kernel: (B, p, 3, 3).
+        margins: rows and columns of x around the map, see :class:`esc_arch.ops.margins.Margins`.
 
     Returns:
-        (B, H, W, p).
+        (B, H, W, p), without the margins.
 
     Source: ESC, arXiv 2503.06671, ConvAttn.
     """
     x = x if x.stride(3) == 1 else x.contiguous()
-    batch, height, width, p = x.shape
-    result = x.new_empty(x.shape)
+    inner = _inner(x, margins)
+    batch, height, width, p = inner.shape
+    result = x.new_empty(inner.shape)
     by_tap = dynamic_kernel.flatten(2).transpose(1, 2).contiguous()
     failed = _library().esc_symmetric_conv(
-        *(x.data_ptr(), _strides(x), result.data_ptr(), kernel.data_ptr(), _strides(kernel)),
+        *(inner.data_ptr(), _strides(x), (_INT * 4)(*margins), result.data_ptr()),
+        *(kernel.data_ptr(), _strides(kernel)),
         *(by_tap.data_ptr(), batch, height, width, p, kernel.shape[-1]),
         *(torch.get_num_threads(), lanes),
     )
@@ -302,13 +314,15 @@ def symmetric_conv(x: Tensor, kernel: Tensor, dynamic_kernel: Tensor) -> Tensor:
 
 
 @symmetric_conv.register_fake
-def _(x: Tensor, kernel: Tensor, dynamic_kernel: Tensor) -> Tensor:
-    return x.new_empty(x.shape)
+def _(x: Tensor, kernel: Tensor, dynamic_kernel: Tensor, margins: Sequence[int]) -> Tensor:
+    return x.new_empty(_inner(x, margins).shape)
 
 
 @torch.library.custom_op("esc_arch::aggregate", mutates_args=("residual",), device_types="cpu")
 def aggregate(first: Tensor, rest: Tensor, weight: Tensor, bias: Tensor, residual: Tensor) -> None:
-    """``residual += conv1x1(cat([first, rest[..., p:]]))``, all maps contiguous.
+    """``residual += conv1x1(cat([first, rest[..., p:]]))``.
+
+    All maps as :func:`takes_result` allows.
 
     Args:
         first: (B, H, W, p).
@@ -319,13 +333,29 @@ def aggregate(first: Tensor, rest: Tensor, weight: Tensor, bias: Tensor, residua
 
     Source: ESC, arXiv 2503.06671, ConvAttn.
     """
+    maps = (first, rest, residual)
+    batch, height, width = rest.shape[:3]
+    if all(x.is_contiguous() for x in maps):  # one long row is cut into fewer short runs
+        batch, height, width = 1, 1, batch * height * width
     failed = _library().esc_aggregate(
-        *(first.data_ptr(), rest.data_ptr(), residual.data_ptr()),
+        *(part for x in maps for part in (x.data_ptr(), _strides(x))),
         *(weight.contiguous().data_ptr(), bias.data_ptr()),
-        *(rest.shape[:3].numel(), first.shape[3], rest.shape[3]),
+        *(batch, height, width, first.shape[3], rest.shape[3]),
         *(torch.get_num_threads(), lanes),
     )
     _check_memory(failed)
+
+
+def takes_result(x: Tensor) -> bool:
+    """Whether the kernels can write to a map (B, H, W, C): its rows may lie anywhere, the pixels
+    of a row side by side.
+    """
+    return x.stride(3) == 1 and x.stride(2) == x.shape[3]
+
+
+def _inner(x: Tensor, margins: Sequence[int]) -> Tensor:
+    """(B, H', W', C) without its margins."""
+    return Margins(*margins).inner(x.movedim(3, 1)).movedim(1, 3)
 
 
 def _strides(x: Tensor) -> ctypes.Array:
@@ -362,9 +392,11 @@ def _attention_layer_flops(
 
 
 @register_flop_formula(torch.ops.esc_arch.conv_ffn)
-def _conv_ffn_flops(x_shape, norm, eps, widen, depthwise, narrow, *args, **kwargs) -> int:
-    pixels = math.prod(x_shape[:3])
-    return 2 * pixels * sum(math.prod(weight) for weight, _ in (widen, depthwise, narrow))
+def _conv_ffn_flops(
+    x_shape, norm, eps, widen, depthwise, narrow, result_shape, *args, **kwargs
+) -> int:
+    products = sum(math.prod(weight) for weight, _ in (widen, depthwise, narrow))
+    return 2 * math.prod(result_shape[:3]) * products
 
 
 @register_flop_formula(torch.ops.esc_arch.aggregate)
@@ -373,6 +405,8 @@ def _aggregate_flops(first_shape, rest_shape, weight_shape, *args, **kwargs) -> 
 
 
 @register_flop_formula(torch.ops.esc_arch.symmetric_conv)
-def _symmetric_conv_flops(x_shape, kernel_shape, dynamic_shape, *args, **kwargs) -> int:
+def _symmetric_conv_flops(
+    x_shape, kernel_shape, dynamic_shape, *args, out_shape=None, **kwargs
+) -> int:
     """Those of the convolutions as they are written, whatever the kernel saves of them."""
-    return 2 * math.prod(x_shape[:3]) * (math.prod(kernel_shape) + 9 * x_shape[3])
+    return 2 * math.prod(out_shape[:3]) * (math.prod(kernel_shape) + 9 * x_shape[3])

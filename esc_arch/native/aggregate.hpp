@@ -4,21 +4,22 @@
 
 struct Aggregation {
     const Maps &maps;
-    long start;
+    const float *first, *rest;
+    float *residual;
 
     template <int P, int V>
     TARGET inline void run(int pixel, int column) const {
         const Pointwise &layer = maps.layer;
         const float *weight = layer.weight + column;
-        float *at = maps.residual + (start + pixel) * layer.out + column;
+        float *at = residual + (long)pixel * layer.out + column;
         vec acc[P][V];
 #pragma GCC unroll 6
         for (int i = 0; i < P; i++)
 #pragma GCC unroll 5
             for (int j = 0; j < V; j++)
                 acc[i][j] = load(at + i * layer.out + j * LANES) + load(layer.bias + column + j * LANES);
-        accumulate(acc, maps.first + (start + pixel) * maps.split, maps.split, maps.split, weight, layer.padded);
-        accumulate(acc, maps.rest + (start + pixel) * layer.in + maps.split, layer.in, layer.in - maps.split,
+        accumulate(acc, first + (long)pixel * maps.split, maps.split, maps.split, weight, layer.padded);
+        accumulate(acc, rest + (long)pixel * layer.in + maps.split, layer.in, layer.in - maps.split,
                    weight + (long)maps.split * layer.padded, layer.padded);
 #pragma GCC unroll 6
         for (int i = 0; i < P; i++)
@@ -27,6 +28,14 @@ struct Aggregation {
     }
 };
 
-TARGET void aggregate(const Maps &maps, long start, int pixels) {
-    for_blocks(Aggregation{maps, start}, pixels, maps.layer.out);
+// `row` counts the rows of all images.
+TARGET void aggregate(const Maps &maps, long row, int start, int pixels) {
+    const long image = row / maps.height, y = row % maps.height;
+    auto place = [&](const long *strides, int channels) {
+        return image * strides[0] + y * strides[1] + (long)start * channels;
+    };
+    const float *first = maps.first + place(maps.first_strides, maps.split);
+    const float *rest = maps.rest + place(maps.rest_strides, maps.layer.in);
+    float *residual = maps.residual + place(maps.residual_strides, maps.layer.out);
+    for_blocks(Aggregation{maps, first, rest, residual}, pixels, maps.layer.out);
 }

@@ -17,9 +17,8 @@ constexpr int RUN = 120;   // pixels that are normalised and convolved at one ti
 
 struct Layer {
     const float *x;
-    float *y;  // contiguous
-    long x_batch, x_row, x_column;
-    int height, width;
+    float *y;
+    long x_batch, x_row, x_column, y_batch, y_row;
     Norm norm;
     Pointwise to_qkv, to_out;
 };
@@ -66,17 +65,19 @@ void *run(void *argument) {
 
 }  // namespace
 
-// `channels` has to fill whole vectors of 16, and y must not be x.  Returns 0, or 1 when memory ran out.
-extern "C" int esc_attention_layer(const float *x, const long *x_strides, float *y, const float *norm_weight,
-                                   const float *norm_bias, float eps, const float *qkv_weight,
-                                   const float *qkv_bias, const float *out_weight, const float *out_bias,
+// `channels` has to fill whole vectors of 16; y must not be x, and the pixels of its rows lie side by side.
+// Returns 0, or 1 when memory ran out.
+extern "C" int esc_attention_layer(const float *x, const long *x_strides, float *y, const long *y_strides,
+                                   const float *norm_weight, const float *norm_bias, float eps,
+                                   const float *qkv_weight, const float *qkv_bias, const float *out_weight, const float *out_bias,
                                    const float *bias, const long *rows, const long *columns, int batch,
                                    int height, int width, int channels, int heads, int window, int bias_row,
                                    float scale, int threads, int lanes) {
     Work work;
     Layer &layer = work.layer;
-    layer.x = x, layer.y = y, layer.height = height, layer.width = width;
+    layer.x = x, layer.y = y;
     layer.x_batch = x_strides[0], layer.x_row = x_strides[1], layer.x_column = x_strides[2];
+    layer.y_batch = y_strides[0], layer.y_row = y_strides[1];
     layer.norm = {norm_weight, norm_bias, eps};
     const long padded = round_up(3L * channels);
     void *memory = nullptr;

@@ -53,7 +53,7 @@ TARGET void attend_window(const Layer &layer, const Map &map, Keys &keys, const 
         const long row = at.row + y;
         for_blocks(Residual{layer.to_out, map.out + y * map.out_row, map.out_column,
                             image + row * layer.x_row + at.column * layer.x_column, layer.x_column,
-                            layer.y + ((at.batch * (long)layer.height + row) * layer.width + at.column) * layer.to_out.out},
+                            layer.y + at.batch * layer.y_batch + row * layer.y_row + (long)at.column * layer.to_out.out},
                    at.columns, layer.to_out.out);
     }
 }

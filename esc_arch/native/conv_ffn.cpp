@@ -17,8 +17,9 @@ constexpr int TILE_WIDTH = 64, TILE_HEIGHT = 32;
 struct Ffn {
     const float *x;
     float *out;
-    long x_batch, x_row, x_column;
+    long x_batch, x_row, x_column, out_batch, out_row;
     int batch, height, width;
+    Margins around;
     Norm norm;
     Pointwise widen, narrow;
     float *depthwise, *depthwise_bias;  // (9, padded), (padded)
@@ -52,10 +53,11 @@ void *run(void *argument) {
 
 }  // namespace
 
-// Returns 0, or 1 when memory ran out.
-extern "C" int esc_conv_ffn(const float *x, const long *x_strides, float *out, const float *norm_weight,
-                            const float *norm_bias, float eps, const float *widen_weight,
-                            const float *widen_bias, const float *depthwise_weight,
+// `around` are the margins of x at the top, bottom, left and right; the pixels of a row of out lie side by
+// side.  Returns 0, or 1 when memory ran out.
+extern "C" int esc_conv_ffn(const float *x, const long *x_strides, const int *around, float *out,
+                            const long *out_strides, const float *norm_weight, const float *norm_bias, float eps,
+                            const float *widen_weight, const float *widen_bias, const float *depthwise_weight,
                             const float *depthwise_bias, const float *narrow_weight,
                             const float *narrow_bias, int batch, int height, int width, int channels,
                             int hidden, int out_channels, int threads, int lanes) {
@@ -63,6 +65,8 @@ extern "C" int esc_conv_ffn(const float *x, const long *x_strides, float *out, c
     Ffn &ffn = work.ffn;
     ffn.x = x, ffn.out = out;
     ffn.x_batch = x_strides[0], ffn.x_row = x_strides[1], ffn.x_column = x_strides[2];
+    ffn.out_batch = out_strides[0], ffn.out_row = out_strides[1];
+    ffn.around = {around[0], around[1], around[2], around[3]};
     ffn.batch = batch, ffn.height = height, ffn.width = width;
     ffn.norm = {norm_weight, norm_bias, eps};
     const long hidden_padded = round_up(hidden), out_padded = round_up(out_channels);

@@ -33,11 +33,13 @@ TARGET void feed_forward(const Ffn &ffn, const Tile &tile, float *work) {
     const long row_floats = (long)(width + 2) * hidden;
     float *ring = work, *mixed = ring + 3 * row_floats, *normal = mixed + (long)width * hidden,
           *narrow = normal + (long)(width + 2) * ffn.widen.in;
-    const int left = tile.left > 0 ? tile.left - 1 : 0, right = tile.right < ffn.width ? tile.right + 1 : ffn.width;
+    const Margins &around = ffn.around;
+    const int left = tile.left > -around.left ? tile.left - 1 : tile.left;
+    const int right = tile.right < ffn.width + around.right ? tile.right + 1 : tile.right;
     for (int y = tile.top - 1; y <= tile.bottom; y++) {
         float *row = ring + (y + 3) % 3 * row_floats;
         // Beyond the image the hidden map is zero.
-        if (y < 0 || y >= ffn.height) {
+        if (y < -around.top || y >= ffn.height + around.bottom) {
             for (long i = 0; i < row_floats; i++) row[i] = 0;
         } else {
             const float *in = ffn.x + tile.batch * ffn.x_batch + y * ffn.x_row + left * ffn.x_column;
@@ -58,7 +60,7 @@ TARGET void feed_forward(const Ffn &ffn, const Tile &tile, float *work) {
         for (int i = 0; i < 3; i++) rows[i] = ring + (y + 1 + i) % 3 * row_floats;
         mix(ffn, rows, width, mixed);
         const int channels = ffn.narrow.out;
-        float *out = ffn.out + ((long)(tile.batch * ffn.height + y - 1) * ffn.width + tile.left) * channels;
+        float *out = ffn.out + tile.batch * ffn.out_batch + (y - 1) * ffn.out_row + (long)tile.left * channels;
         const bool direct = ffn.narrow.padded == channels;
         pointwise(ffn.narrow, mixed, hidden, width, direct ? out : narrow, false);
         if (!direct)

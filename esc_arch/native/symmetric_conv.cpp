@@ -19,6 +19,7 @@ struct Conv {
     float *out;
     long x_batch, x_row, x_column;
     int batch, height, width, p, radius, orbits;
+    Margins around;
     const float *weight;   // (orbits, p in, p out)
     const float *dynamic;  // (batch, 9, p)
     long tile_row;         // floats of a row of a tile, with what lies around it
@@ -53,11 +54,11 @@ void *run(void *argument) {
 
 }  // namespace
 
-// `kernel` is (p, p, k, k) with any strides, p a multiple of 16; `dynamic` is (batch, 9, p).
-// Returns 0, or 1 when memory ran out.
-extern "C" int esc_symmetric_conv(const float *x, const long *x_strides, float *out, const float *kernel,
-                                  const long *kernel_strides, const float *dynamic, int batch, int height,
-                                  int width, int p, int k, int threads, int lanes) {
+// `kernel` is (p, p, k, k) with any strides, p a multiple of 16; `dynamic` is (batch, 9, p);
+// `around` are the margins of x at the top, bottom, left and right.  Returns 0, or 1 when memory ran out.
+extern "C" int esc_symmetric_conv(const float *x, const long *x_strides, const int *around, float *out,
+                                  const float *kernel, const long *kernel_strides, const float *dynamic,
+                                  int batch, int height, int width, int p, int k, int threads, int lanes) {
     const int r = k / 2, orbits = (r + 1) * (r + 2) / 2;
     Work work;
     Conv &conv = work.conv;
@@ -76,6 +77,7 @@ extern "C" int esc_symmetric_conv(const float *x, const long *x_strides, float *
                                (r + b) * kernel_strides[3]];
     conv.x = x, conv.out = out;
     conv.x_batch = x_strides[0], conv.x_row = x_strides[1], conv.x_column = x_strides[2];
+    conv.around = {around[0], around[1], around[2], around[3]};
     conv.batch = batch, conv.height = height, conv.width = width;
     conv.p = p, conv.radius = r, conv.orbits = orbits;
     conv.weight = weight, conv.dynamic = dynamic;

@@ -8,13 +8,13 @@ constexpr int SPAN = REGISTERS == 32 ? 24 : 12, GROUP = 4;
 // Copies a tile and `radius` pixels around it; zeros beyond the image, and to the row's end.
 TARGET inline void copy_in(const Conv &conv, const Tile &tile, float *to) {
     const int p = conv.p, r = conv.radius;
-    const long columns = conv.tile_row / p;
+    const long columns = conv.tile_row / p, first = -conv.around.left, end = conv.width + conv.around.right;
     for (int y = tile.top - r; y < tile.bottom + r; y++, to += conv.tile_row) {
         const float *row = conv.x + tile.batch * conv.x_batch + y * conv.x_row;
-        const bool inside = y >= 0 && y < conv.height;
+        const bool inside = y >= -conv.around.top && y < conv.height + conv.around.bottom;
         for (long i = 0, x = tile.left - r; i < columns; i++, x++)
             for (int c = 0; c < p; c += LANES)
-                store(to + i * p + c, inside && x >= 0 && x < conv.width ? load(row + x * conv.x_column + c) : vec{});
+                store(to + i * p + c, inside && x >= first && x < end ? load(row + x * conv.x_column + c) : vec{});
     }
 }
 

@@ -5,6 +5,11 @@ struct Tile {
     int batch, top, bottom, left, right;
 };
 
+// Pixels of the input around the map, which are looked at: parts of an image that goes by tiles.
+struct Margins {
+    int top, bottom, left, right;
+};
+
 struct Tiles {
     int height, width;            // of a map
     int tile_height, tile_width;  // of a tile, at most

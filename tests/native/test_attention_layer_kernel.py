@@ -104,6 +104,19 @@ def test_reuses_memory_and_takes_any_format():
 
 
 @torch.inference_mode()
+def test_writes_a_part_of_a_map():
+    attention, norm = make_layers(16, 2, 4)
+    x = torch.randn(2, 16, 6, 9)
+    memory = torch.zeros(2, 16, 20, 20).contiguous(memory_format=torch.channels_last)
+    place = memory[:, :, 3:9, 7:16]
+    result = attend(attention, norm, x, reuse=place)
+    assert result.data_ptr() == place.data_ptr()
+    assert torch.equal(result, attend(attention, norm, x))
+    place.zero_()
+    assert not memory.any()
+
+
+@torch.inference_mode()
 def test_a_nan_shows_in_its_window_only():
     attention, norm = make_layers(16, 2, 4)
     x = torch.randn(1, 16, 12, 12)

@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from esc_arch import native
 from esc_arch.layers.conv_ffn import ConvFFN, feed_forward
 from esc_arch.layers.norm import ChannelLayerNorm
+from esc_arch.ops.margins import Margins
 
 pytestmark = pytest.mark.usefixtures("lanes")
 
@@ -72,6 +73,26 @@ def test_reuses_memory_and_takes_any_format():
     result = feed_forward(ffn, norm, by_channel, reuse=memory)
     assert result.data_ptr() == memory.data_ptr()
     assert torch.equal(result, expected)
+
+
+@pytest.mark.parametrize("margins", [(1, 1, 1, 1), (0, 3, 2, 0), (2, 0, 0, 5)])
+@pytest.mark.parametrize("dim", [16, 10])
+@torch.inference_mode()
+def test_looks_at_the_margins_and_writes_a_part(margins, dim):
+    """The part of a map whose input ends with the margins, into a part of another map."""
+    margins = Margins(*margins)
+    ffn, norm = make_layers(dim, 2, True)
+    image = torch.full((2, dim, 42, 90), float("nan")).contiguous(memory_format=torch.channels_last)
+    x = image[:, :, 1:-1, 2:-8]
+    x.copy_(torch.randn(x.shape))
+    expected = margins.inner(in_double(ffn, norm, x))
+    memory = torch.zeros(2, dim, 50, 100).contiguous(memory_format=torch.channels_last)
+    place = memory[:, :, 3 : 3 + expected.shape[2], 7 : 7 + expected.shape[3]]
+    result = feed_forward(ffn, norm, x, reuse=place, margins=margins)
+    assert result.data_ptr() == place.data_ptr()
+    assert_near(result, expected)
+    place.zero_()
+    assert not memory.any()
 
 
 @torch.inference_mode()

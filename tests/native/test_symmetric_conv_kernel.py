@@ -8,6 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from esc_arch import native
 from esc_arch.ops.conv_attention import conv_attention
 from esc_arch.ops.geometric import geometric_mean_kernel, is_symmetric
+from esc_arch.ops.margins import NO_MARGINS, Margins
 
 pytestmark = pytest.mark.usefixtures("lanes")
 
@@ -42,14 +43,28 @@ def in_float64(x, kernel, dynamic_kernel):
 def test_is_the_convolution(batch, p, height, width, k, memory_format):
     x, kernel, dynamic_kernel = random_inputs(batch, p, height, width, k)
     kernel = kernel.contiguous(memory_format=memory_format)
-    result = native.symmetric_conv(x, kernel, dynamic_kernel).double()
+    result = native.symmetric_conv(x, kernel, dynamic_kernel, NO_MARGINS).double()
     expected = in_float64(x, kernel, dynamic_kernel)
+    torch.testing.assert_close(result, expected, rtol=0, atol=2e-5 * expected.std().item())
+
+
+@pytest.mark.parametrize("margins", [(6, 6, 6, 6), (0, 9, 2, 0), (3, 0, 0, 30), (0, 1, 20, 4)])
+def test_looks_at_the_margins_and_not_beyond(margins):
+    """The part of a convolution whose input ends with the margins."""
+    margins = Margins(*margins)
+    x, kernel, dynamic_kernel = random_inputs(2, 16, 28, 120, 13)
+    image = torch.full((2, 30, 130, 20), float("nan"))
+    image[:, 1:-1, 4:-6, :16] = x
+    part = image[:, 1:-1, 4:-6, :16]
+    result = native.symmetric_conv(part, kernel, dynamic_kernel, margins).double()
+    expected = in_float64(x, kernel, dynamic_kernel).movedim(3, 1)
+    expected = margins.inner(expected).movedim(1, 3)
     torch.testing.assert_close(result, expected, rtol=0, atol=2e-5 * expected.std().item())
 
 
 def test_any_number_of_threads(check_threads):
     inputs = random_inputs(1, 16, 21, 100, 13)
-    check_threads(lambda: [native.symmetric_conv(*inputs)])
+    check_threads(lambda: [native.symmetric_conv(*inputs, NO_MARGINS)])
 
 
 @torch.inference_mode()
@@ -74,5 +89,5 @@ def test_symmetry_is_seen_to_the_bit(place):
 def test_its_multiply_adds_are_those_of_the_convolution():
     inputs = random_inputs(2, 16, 4, 5, 7)
     with FlopCounterMode(display=False) as counter:
-        native.symmetric_conv(*inputs)
+        native.symmetric_conv(*inputs, NO_MARGINS)
     assert counter.get_total_flops() == 2 * 2 * 4 * 5 * (16 * 16 * 49 + 16 * 9)

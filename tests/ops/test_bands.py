@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from esc_arch.ops import bands
 from esc_arch.ops.bands import by_bands, replace_first_channels
+from esc_arch.ops.margins import Margins
 
 FORMATS = [torch.contiguous_format, torch.channels_last]
 
@@ -54,7 +55,13 @@ def test_is_the_function_of_the_whole_map(data):
         for _ in range(3)
     )
     before = x.clone()
-    expected = vertical_convolution(x.numpy(), kernel)
+    before_and_after = []
+    for side in shape[2:]:
+        first = data.draw(st.integers(0, side - 1), "margin before")
+        before_and_after += [first, data.draw(st.integers(0, side - 1 - first), "margin after")]
+    margins = Margins(*before_and_after)
+    expected = margins.inner(torch.from_numpy(vertical_convolution(x.numpy(), kernel))).numpy()
+    r, other = margins.inner(r), margins.inner(other)
     if residual == "none":
         r = None
     else:
@@ -64,7 +71,10 @@ def test_is_the_function_of_the_whole_map(data):
     with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(bands, "PIXELS_PER_BAND", pixels)
         patch.setattr(bands, "HALOS_PER_BAND", 2)
-        result = by_bands(CountedConvolution(kernel), x, halo=halo, residual=r, reuse=spare[reuse])
+        result = by_bands(
+            *(CountedConvolution(kernel), x),
+            **{"halo": halo, "residual": r, "reuse": spare[reuse], "margins": margins},
+        )
     np.testing.assert_allclose(result.numpy(), expected, atol=1e-13)
     assert torch.equal(x, before)
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from esc_arch.ops.margins import Margins
+
 __all__ = ["Region", "cut", "tiles"]
 
 
@@ -57,6 +59,15 @@ class Region:
     def of(self, x: Tensor) -> Tensor:
         """This region of a map (B, C, H, W), a view."""
         return x[:, :, self.top : self.bottom, self.left : self.right]
+
+    def margins(self, outer: Region) -> Margins:
+        """What a region that holds this one has around it."""
+        return Margins(
+            self.top - outer.top,
+            outer.bottom - self.bottom,
+            self.left - outer.left,
+            outer.right - self.right,
+        )
 
     def inside(self, outer: Region) -> Region:
         """The same region, counted from the first pixel of one that holds it."""

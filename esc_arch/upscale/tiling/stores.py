@@ -29,8 +29,11 @@ class Store(Protocol):
     def view(self, region: Region) -> Tensor:
         """A region that must not be written to."""
 
-    def read(self, region: Region) -> Tensor:
-        """A region that belongs to the caller."""
+    def take(self, region: Region) -> Tensor:
+        """A region that may be written to and is then written back; until then it is undefined."""
+
+    def space(self, region: Region) -> Tensor | None:
+        """Memory for the new content of a region, if there is some that spares a copy."""
 
     def write(self, region: Region, x: Tensor) -> None:
         """Set a region to a map of its size."""
@@ -59,12 +62,16 @@ class MemoryStore:
     def view(self, region: Region) -> Tensor:
         return region.of(self._map).to(self._device)
 
-    def read(self, region: Region) -> Tensor:
-        own = region.of(self._map)
-        return own.to(self._device, copy=True, memory_format=torch.channels_last)
+    def take(self, region: Region) -> Tensor:
+        return self.view(region)
+
+    def space(self, region: Region) -> Tensor | None:
+        return region.of(self._map) if self._map.device == self._device else None
 
     def write(self, region: Region, x: Tensor) -> None:
-        region.of(self._map).copy_(x)
+        place = region.of(self._map)
+        if x.data_ptr() != place.data_ptr():  # else it was made there
+            place.copy_(x)
 
     def close(self) -> None:
         self._map = None
@@ -105,10 +112,13 @@ class FileStore:
                 f"{error.strerror}. Name another folder, or allow more memory."
             ) from error
 
-    def view(self, region: Region) -> Tensor:
-        return self.read(region)
+    def take(self, region: Region) -> Tensor:
+        return self.view(region)
 
-    def read(self, region: Region) -> Tensor:
+    def space(self, region: Region) -> None:
+        return None
+
+    def view(self, region: Region) -> Tensor:
         pixels = torch.empty(region.height, region.width, self._channels, dtype=self._dtype)
         self._transfer(os.preadv, region, pixels)
         return pixels.unsqueeze(0).permute(0, 3, 1, 2).to(self._device)

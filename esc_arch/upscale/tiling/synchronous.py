@@ -32,6 +32,8 @@ from esc_arch.layers.conv_attention import ConvAttnWrapper
 from esc_arch.layers.conv_ffn import ConvFFN, feed_forward
 from esc_arch.layers.dysample import DySample
 from esc_arch.layers.esc_block import ESCBlock
+from esc_arch.layers.window_attention import attend
+from esc_arch.ops.bands import by_bands
 from esc_arch.upscale.tiling.regions import Region, tiles
 from esc_arch.upscale.tiling.sinks import Sink
 from esc_arch.upscale.tiling.stores import Store
@@ -117,7 +119,7 @@ class _Run:
             skip.write(tile, self.shallow(tile))
         large_kernel = self.network.large_kernel()
         for block in self.network.blocks:
-            self.attend(block, skip, x)
+            self.attend(block, skip, x, y)
             for ln, ffn, pconv in zip(block.lns, block.convffns, block.pconvs, strict=True):
                 kernel = self.mix(ffn, ln, pconv, x, y)
                 self.convolve(pconv, large_kernel, kernel, x, y)
@@ -143,14 +145,14 @@ class _Run:
         outer = tile.grown(1, self.size)
         return tile.inside(outer).of(self.network.shallow(self.of_image(outer)))
 
-    def attend(self, block: ESCBlock, skip: Store, x: Store) -> None:
+    def attend(self, block: ESCBlock, skip: Store, x: Store, y: Store) -> None:
         """x = attention of the block's first feed-forward network of skip."""
         halo = _reach(block.proj)
         for tile in self.each_tile():
             outer = tile.grown(halo, self.size)
-            part = feed_forward(block.proj, block.ln_proj, skip.view(outer))
-            part = tile.inside(outer).of(part)
-            x.write(tile, part + block.attn(block.ln_attn(part)))
+            around, margins = skip.view(outer), tile.margins(outer)
+            part = feed_forward(block.proj, block.ln_proj, around, y.space(tile), margins)
+            x.write(tile, attend(block.attn, block.ln_attn, part, x.space(tile)))
 
     def mix(
         self, ffn: ConvFFN, ln: nn.Module, pconv: ConvAttnWrapper, x: Store, y: Store
@@ -160,7 +162,7 @@ class _Run:
         total = torch.zeros(1, pdim, 1, 1, dtype=torch.float64, device=self.device)
         for tile in self.each_tile():
             outer = tile.grown(halo, self.size)
-            part = tile.inside(outer).of(feed_forward(ffn, ln, x.view(outer)))
+            part = feed_forward(ffn, ln, x.view(outer), y.space(tile), tile.margins(outer))
             total += part[:, :pdim].sum((2, 3), keepdim=True, dtype=torch.float64)
             y.write(tile, part)
         mean = total / (self.size[0] * self.size[1])
@@ -179,21 +181,27 @@ class _Run:
         halo = kernel.shape[-1] // 2
         for tile in self.each_tile():
             outer = tile.grown(halo, self.size)
-            around = y.view(outer)
+            around, margins = y.view(outer), tile.margins(outer)
             first = around[:, : pconv.plk.pdim]
-            convolved = pconv.plk.convolve(first, large_kernel, dynamic_kernel)
-            inner = tile.inside(outer)
-            # A tile of its own: the others still need the unconvolved channels of y.
-            own = inner.of(around).clone(memory_format=torch.channels_last)
-            x.write(tile, pconv.aggregate(inner.of(convolved), own, x.read(tile)))
+            convolved = pconv.plk.convolve(first, large_kernel, dynamic_kernel, margins)
+            # The other tiles still need the unconvolved channels of y.
+            part = margins.inner(around)
+            x.write(tile, pconv.aggregate(convolved, part, x.take(tile), keep_x=True))
 
     def finish(self, block: ESCBlock, skip: Store, x: Store) -> None:
         """skip = skip + the block's last convolution of x."""
         halo = _radius(block.conv_out)
         for tile in self.each_tile():
             outer = tile.grown(halo, self.size)
-            part = block.conv_out(block.ln_out(x.view(outer)))
-            skip.write(tile, skip.view(tile) + tile.inside(outer).of(part))
+            before = skip.take(tile)
+            part = by_bands(
+                *(lambda x: block.conv_out(block.ln_out(x)), x.view(outer)),
+                halo=halo,
+                residual=before,
+                reuse=before,
+                margins=tile.margins(outer),
+            )
+            skip.write(tile, part)
 
     def upsample(self, feat: Store) -> None:
         dysample, before = _sampler(self.network)
