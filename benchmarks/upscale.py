@@ -3,10 +3,11 @@
     python benchmarks/upscale.py [SRC] [--preset esc_light] [--scale 2] [--json FILE]
 
 Twenty images of 512x384 are enlarged by a network with random parameters, which take as long as
-trained ones.  Each round times two things, one after the other, with the same threads: the
-network alone, on tensors that are in memory already; and everything from the files to the
-files, as the command does it once PyTorch is loaded and the network built.  Medians count.  What
-loading takes is the same for one image as for a thousand, and is printed by itself.
+trained ones, or by a file or a shipped model (``-w esc_x2_demo``).  Each round times two things,
+one after the other, with the same threads: the network alone, on tensors that are in memory
+already; and everything from the files to the files, as the command does it once PyTorch is loaded
+and the network built.  Medians count.  What loading takes is the same for one image as for a
+thousand, and is printed by itself.
 """
 
 import argparse
@@ -40,6 +41,7 @@ def main() -> None:
     parser.add_argument("src", type=Path, nargs="?", metavar="SRC", help="folder of photos to cut")
     parser.add_argument("--preset", default="esc_light")
     parser.add_argument("--scale", type=int, default=2)
+    parser.add_argument("-w", "--weights", metavar="WEIGHTS", help="instead of a preset's, random")
     parser.add_argument("--formats", nargs="+", default=["png", "jpeg", "webp"])
     parser.add_argument("--images", type=int, default=IMAGES, help=f"default: {IMAGES}")
     parser.add_argument("--rounds", type=int, default=3, help="default: 3")
@@ -48,8 +50,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         make_images(args.src, work / "in", args.images)
-        weights = work / f"{args.preset}.safetensors"
-        write_safetensors(esc_arch.create(args.preset, args.scale), weights)
+        weights = args.weights
+        if weights is None:
+            weights = work / f"{args.preset}.safetensors"
+            write_safetensors(esc_arch.create(args.preset, args.scale), weights)
         upscaler = esc_arch.Upscaler(weights)
         rows = [measure(upscaler, work, name, args.rounds) for name in args.formats]
         loading_s = seconds(lambda: load_and_run(weights, work))
@@ -130,7 +134,7 @@ def measure(upscaler: esc_arch.Upscaler, work: Path, image_format: str, rounds: 
     }
 
 
-def load_and_run(weights: Path, work: Path) -> None:
+def load_and_run(weights: Path | str, work: Path) -> None:
     """The command on one small image, from nothing to the end."""
     cv2.imwrite(str(work / "small.png"), np.zeros((8, 8, 3), np.uint8))
     line = [sys.executable, "-m", "esc_arch", "upscale", str(work / "small.png"), "--overwrite"]
