@@ -5,6 +5,7 @@ repaired torchvision is left alone.  ``after_basicsr`` mends what is inside basi
 and no other release.  Both may run any number of times.
 """
 
+import errno
 import functools
 import importlib
 import importlib.util
@@ -15,6 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
+import cv2
+import numpy as np
 import torch
 
 _logger = logging.getLogger("basicsr.esc_arch")
@@ -36,6 +39,7 @@ def after_basicsr() -> None:
     _distribute_anywhere()
     _degrade_without_cuda()
     _filter_any_memory_format()
+    _write_images_whole()
     _vgg_from_files()
 
 
@@ -210,6 +214,39 @@ def _filter_any_memory_format() -> None:
 
     for module in (img_process_util, realesrnet_model, realesrgan_model):
         module.filter2D = filter2D
+
+
+def _write_images_whole() -> None:
+    """Defect: ``imwrite`` writes to the final name, so what a full disk cuts off stays there, and
+    its error says neither which file nor why."""
+    from basicsr.utils import img_util
+
+    original = img_util.imwrite
+    if original.__module__ != img_util.__name__:
+        return
+    # The models have imported it by name.
+    for name, module in list(sys.modules.items()):
+        if name.split(".")[0] == "basicsr" and getattr(module, "imwrite", None) is original:
+            module.imwrite = _imwrite
+
+
+def _imwrite(
+    img: np.ndarray, file_path: str, params: list[int] | None = None, auto_mkdir: bool = True
+) -> None:
+    """Stands in for ``basicsr.utils.img_util.imwrite``: same arguments.
+
+    Raises:
+        OSError: with the file's name, when the file system refuses.
+    """
+    from esc_arch.training.durable_files import write_durably
+
+    path = Path(file_path)
+    if auto_mkdir:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    is_encoded, content = cv2.imencode(path.suffix, img, params or [])
+    if not is_encoded:
+        raise OSError(errno.EINVAL, "OpenCV cannot encode this image", file_path)
+    write_durably(path, lambda file: file.write(content.tobytes()))
 
 
 def _vgg_from_files() -> None:

@@ -6,14 +6,17 @@ BasicSR's ``parse_options`` loads YAML with a loader that executes code and appl
 """
 
 import argparse
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import basicsr.test
+from basicsr.models import build_model
+from basicsr.models.base_model import BaseModel
 
 from esc_arch import options
 from esc_arch.training.liveness import joined
 from esc_arch.training.loop import train_pipeline
+from esc_arch.training.spreading import is_spread, validate_together
 
 
 def train(args: argparse.Namespace) -> int:
@@ -43,20 +46,25 @@ def train(args: argparse.Namespace) -> int:
 def test(args: argparse.Namespace) -> None:
     """Run ``basicsr.test.test_pipeline`` in the current directory.
 
+    In several processes, where BasicSR lets the first one work alone, each takes its share of the
+    images.
+
     Args:
         args: as of :func:`train`.
 
     Raises:
         UserError: when the option file is wrong; nothing has been written then.
     """
-    basicsr.test.parse_options = _parse_options(args)
-    basicsr.test.test_pipeline(str(Path.cwd()))
+    root_path = str(Path.cwd())
+    opt = options.parse(args, root_path, is_train=False)
+    basicsr.test.parse_options = lambda root_path, is_train: (opt, args)
+    basicsr.test.build_model = _build_model
+    with joined():
+        basicsr.test.test_pipeline(root_path)
 
 
-def _parse_options(args: argparse.Namespace) -> Callable[..., tuple[dict, argparse.Namespace]]:
-    """A function with the signature of ``basicsr.utils.options.parse_options``."""
-
-    def parse_options(root_path: str, is_train: bool = True) -> tuple[dict, argparse.Namespace]:
-        return options.parse(args, root_path, is_train), args
-
-    return parse_options
+def _build_model(opt: dict) -> BaseModel:
+    model = build_model(opt)
+    if is_spread(model):
+        model.validation = partial(validate_together, model)
+    return model

@@ -1,6 +1,7 @@
 """The mends of basicsr, and that nothing is mended that is not broken."""
 
 import collections
+import errno
 import importlib
 import importlib.machinery
 import json
@@ -388,6 +389,26 @@ def vgg_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.hub, "download_url_to_file", forbid)
     (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
     return tmp_path / "hub" / "checkpoints"
+
+
+def test_basicsr_writes_images_whole_or_not_at_all(tmp_path, monkeypatch):
+    from basicsr.models import sr_model
+    from basicsr.utils import imwrite
+
+    assert sr_model.imwrite is imwrite
+    image = np.random.default_rng(0).integers(0, 256, (9, 7, 3), dtype=np.uint8)
+    path = tmp_path / "new" / "image.png"
+    imwrite(image, str(path))
+    cv2.imwrite(str(tmp_path / "expected.png"), image)
+    assert path.read_bytes() == (tmp_path / "expected.png").read_bytes()
+
+    def fail(*args):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match=r"No space left on device.*new/other\.png"):
+        imwrite(image, str(path.with_name("other.png")))
+    assert [file.name for file in path.parent.iterdir()] == ["image.png"]
 
 
 def test_vgg_is_read_from_torchvisions_cache(vgg_folder, recwarn):

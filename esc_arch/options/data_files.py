@@ -417,7 +417,16 @@ def _image_names(problems: Problems, key: str, root: str) -> list[str]:
     if not _is_folder(problems, key, root):
         return []
     with os.scandir(os.path.expanduser(root)) as entries:
-        names = sorted(e.name for e in entries if not e.name.startswith(".") and e.is_file())
+        entries = sorted((e for e in entries if e.name[0] != "."), key=lambda entry: entry.name)
+    dangling = [e.name for e in entries if e.is_symlink() and not os.path.exists(e.path)]
+    if dangling:
+        problems.add(
+            key,
+            "links to images, as BasicSR leaves the others out without a word",
+            f"{len(dangling)} links to nothing in {root}: {listed(dangling, 3)}",
+            "Mend or remove them.",
+        )
+    names = [entry.name for entry in entries if entry.is_file()]
     if not names:
         problems.add(key, "image files", f"none in {root}", "Put the images there.")
     others = [name for name in names if not name.lower().endswith(IMAGE_SUFFIXES)]

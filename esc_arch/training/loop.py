@@ -99,10 +99,11 @@ def _train(opt: dict, opt_file: str, lock: ExperimentLock, job: Job) -> int:
 
     with StopSignals() as signals:
         run = _Run(opt, model, saver, validation, messages, position, signals, logger)
-        with run.bar.shown():
+        with run.bar.shown(), watching.errors_of_threads_told_once():
             code = run.train(loader, sampler)
-    if tb_logger:
-        tb_logger.close()
+            if tb_logger:
+                with watching.writing_curves(tb_logger, saver):
+                    tb_logger.close()
     return code
 
 
@@ -209,7 +210,8 @@ class _Run:
         if iteration == 1:
             self._messages.reset_start_time()
         if iteration % self._opt["logger"]["print_freq"] == 0:
-            self._print(iter_timer.get_avg_time(), data_timer.get_avg_time())
+            with watching.writing_curves(self._messages.tb_logger, self._saver):
+                self._print(iter_timer.get_avg_time(), data_timer.get_avg_time())
         # Before the checkpoint, which has the best metrics then.
         if self._validation.is_due(iteration):
             self._validation.run(self._position, self._signals)
@@ -242,7 +244,8 @@ class _Run:
         self._logger.info("Saving models and training states.")
         if self._messages.tb_logger is not None:
             # What comes before a checkpoint is not drawn again.
-            self._messages.tb_logger.flush()
+            with watching.writing_curves(self._messages.tb_logger, self._saver):
+                self._messages.tb_logger.flush()
         self._saver.save(self._position)
         self._saved_at = self._position.iteration
 

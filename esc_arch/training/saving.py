@@ -109,7 +109,7 @@ class Saver:
             "best_metric_results": best_metrics,
             "best": position.best and asdict(position.best),
         }
-        with self._stopping(f"checkpoint {position.iteration}"):
+        with self.stopping(f"checkpoint {position.iteration}"):
             generations.forget(self._experiment, position.iteration)
             self._write(position.epoch, position.iteration, facts, position.iteration)
             if self._keep_last is not None:
@@ -122,7 +122,7 @@ class Saver:
             UserError: as of :meth:`save`.
         """
         if self._opt["rank"] == 0:
-            with self._stopping("the trained networks, net_*_latest.pth"):
+            with self.stopping("the trained networks, net_*_latest.pth"):
                 self._write(-1, -1)
 
     def save_best(self, position: Position) -> None:
@@ -133,7 +133,7 @@ class Saver:
         """
         if self._opt["rank"] == 0:
             facts = {**asdict(position.best), "epoch": position.epoch}
-            with self._stopping("the best networks so far, net_*_best.pth"):
+            with self.stopping("the best networks so far, net_*_best.pth"):
                 self._write(position.epoch, BEST, facts, BEST)
 
     def check_space(self, iterations: int) -> None:
@@ -148,7 +148,7 @@ class Saver:
         if self._opt["rank"] != 0:
             return
         needed = self._generation_bytes()
-        with self._stopping("a first checkpoint"):
+        with self.stopping("a first checkpoint"):
             for folder in (generations.MODELS, generations.STATES):
                 path = self._experiment / folder
                 path.mkdir(parents=True, exist_ok=True)
@@ -197,12 +197,17 @@ class Saver:
         return f"Safe on disk is checkpoint {newest.iteration}, {newest.state}."
 
     @contextmanager
-    def _stopping(self, what: str) -> Iterator[None]:
-        """Turn what the file system refuses into the error that ends the run."""
+    def stopping(self, what: str, where: Path | None = None) -> Iterator[None]:
+        """Turn what the file system refuses into the error that ends the run.
+
+        Args:
+            what: is written inside the block.
+            where: for errors that do not say it; None: the experiment's folder.
+        """
         try:
             yield
         except OSError as error:
-            place = error.filename or self._experiment
+            place = error.filename or where or self._experiment
             raise UserError(
                 f"{place}: expected to write {what}; found: {error.strerror or error}. "
                 f"{self._safe()} Mend this (space, quota, permissions), and go on with "

@@ -35,16 +35,19 @@ def is_spread(model: BaseModel) -> bool:
 def validate_together(
     model: SRModel,
     loader: DataLoader,
-    iteration: int,
+    current_iter: int,
     tb_logger: object,
     save_img: bool,
-    signals: StopSignals,
+    signals: StopSignals | None = None,
 ) -> None:
     """As ``model.validation`` in one process; all processes of the job call this together.
 
     Each image goes through ``model.nondist_validation`` alone, which leaves its metrics.  They
     are added up in the order of the images, so the means are those of one process to the last
     bit.  All processes have the results then.
+
+    Args:
+        signals: of a training, which they interrupt.
 
     Raises:
         StopRequested: in all processes, when one of them has received a signal.
@@ -60,14 +63,15 @@ def validate_together(
     found: list[dict[str, float]] = []
     with _image_by_image(model), _bar(model, name, count) as advance:
         for batch in own:
-            if signals.received is not None:
+            if signals is not None and signals.received is not None:
                 break
             one = _OneImage(loader.dataset, batch)
-            model.nondist_validation(one, iteration, None, save_img)
+            model.nondist_validation(one, current_iter, None, save_img)
             found.append(dict(model.metric_results) if has_metrics else {})
             advance(min(size, count - size * (len(found) - 1)))
     everyone: list[tuple[bool, list]] = [(False, [])] * size
-    distributed.all_gather_object(everyone, (signals.received is not None, found))
+    is_stopped = signals is not None and signals.received is not None
+    distributed.all_gather_object(everyone, (is_stopped, found))
     if any(is_stopped for is_stopped, _ in everyone):
         raise StopRequested
     if not has_metrics:
@@ -81,9 +85,9 @@ def validate_together(
         for row in rows:
             total += row[metric]
         model.metric_results[metric] = total / count
-        model._update_best_metric_result(name, metric, model.metric_results[metric], iteration)
+        model._update_best_metric_result(name, metric, model.metric_results[metric], current_iter)
     if rank == 0:
-        model._log_validation_metric_values(iteration, name, tb_logger)
+        model._log_validation_metric_values(current_iter, name, tb_logger)
 
 
 class _OneImage:

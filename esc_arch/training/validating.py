@@ -71,11 +71,14 @@ class Validation:
     def _validate(self, loader: DataLoader, iteration: int, signals: StopSignals) -> dict:
         """Validate on one set; returns its metrics, the same ones in all processes."""
         save_img = self._opt["val"]["save_img"]
-        if is_spread(self._model):
-            validate_together(self._model, loader, iteration, self._tb_logger, save_img, signals)
-        else:
-            loader = signals.interrupting(loader)
-            self._model.validation(loader, iteration, self._tb_logger, save_img)
+        with self._saver.stopping("what the validation gives"):
+            if is_spread(self._model):
+                validate_together(
+                    self._model, loader, iteration, self._tb_logger, save_img, signals
+                )
+            else:
+                loader = signals.interrupting(loader)
+                self._model.validation(loader, iteration, self._tb_logger, save_img)
         results = [getattr(self._model, "metric_results", None) or {}]
         if self._opt["dist"]:
             # Where the first process alone validates, the others have none.

@@ -2,8 +2,10 @@
 
 import logging
 import sys
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 
 import torch
 from basicsr.models.base_model import BaseModel
@@ -11,12 +13,22 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.nn.utils import get_total_norm
 
+from esc_arch.training.saving import Saver
+
 try:
     import resource
 except ImportError:  # not there on Windows
     resource = None
 
-__all__ = ["TrainingBar", "continue_events", "gradient_norm", "memory_gb", "numbers"]
+__all__ = [
+    "TrainingBar",
+    "continue_events",
+    "errors_of_threads_told_once",
+    "gradient_norm",
+    "memory_gb",
+    "numbers",
+    "writing_curves",
+]
 
 _GB = 1e9
 
@@ -74,6 +86,33 @@ def continue_events(tb_logger: object, iteration: int) -> None:
     # What SummaryWriter writes for `purge_step`, which BasicSR does not hand on.
     start = SessionLog(status=SessionLog.START)
     tb_logger.file_writer.add_event(Event(step=iteration + 1, session_log=start))
+
+
+def writing_curves(tb_logger: object, saver: Saver) -> AbstractContextManager[None]:
+    """Turn an error of TensorBoard's files into the one that ends the run and says what is safe.
+
+    A thread writes them, and hands its error on to whoever adds a number or flushes next: that
+    belongs into such blocks.
+    """
+    if tb_logger is None:
+        return nullcontext()
+    return saver.stopping("TensorBoard's curves", Path(tb_logger.log_dir))
+
+
+@contextmanager
+def errors_of_threads_told_once() -> Iterator[None]:
+    """No tracebacks of threads for what the file system refuses, see :func:`writing_curves`."""
+    before = threading.excepthook
+
+    def show(args: threading.ExceptHookArgs) -> None:
+        if not isinstance(args.exc_value, OSError):
+            before(args)
+
+    threading.excepthook = show
+    try:
+        yield
+    finally:
+        threading.excepthook = before
 
 
 class TrainingBar:

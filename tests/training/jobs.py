@@ -22,27 +22,32 @@ def free_port() -> int:
 
 
 def start(
-    command: list[str], launcher: str, opt: dict, log: str, **environment: str
+    command: list[str],
+    launcher: str,
+    opt: dict,
+    log: str,
+    task: str = "train",
+    **environment: str,
 ) -> subprocess.Popen:
-    """Start a process that trains; it writes its output into a file."""
+    """Start a process that trains or tests; it writes its output into a file."""
     file = Path(f"{opt['name']}.yml")
     file.write_text(yaml.safe_dump(opt, sort_keys=False))
     kept = {k: v for k, v in os.environ.items() if not k.startswith(VARIABLES)}
-    train = ["-m", "esc_arch", "train", "-opt", str(file), "--launcher", launcher]
+    arguments = ["-m", "esc_arch", task, "-opt", str(file), "--launcher", launcher]
     with open(log, "w") as output:
         return subprocess.Popen(
-            [*command, *train],
+            [*command, *arguments],
             env={**kept, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", **environment},
             stdout=output,
             stderr=subprocess.STDOUT,
         )
 
 
-def torchrun(opt: dict, *arguments: str) -> subprocess.Popen:
+def torchrun(opt: dict, *arguments: str, task: str = "train") -> subprocess.Popen:
     """Two processes by torchrun; the output of all is in ``log``."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += ["--nproc-per-node", "2", *arguments]
-    return start(command, "pytorch", opt, "log")
+    return start(command, "pytorch", opt, "log", task)
 
 
 def slurm(opt: dict, rank: int, port: int, size: int = 2) -> subprocess.Popen:

@@ -15,6 +15,7 @@ from basicsr.data import build_dataloader, build_dataset
 from basicsr.models import build_model
 from tiny_run import models, options, train, validated
 
+from esc_arch.cli.main import main
 from esc_arch.training.sampling import sort_paths
 from esc_arch.training.spreading import is_spread
 
@@ -88,6 +89,35 @@ def test_torchrun_goes_on_after_a_kill_to_the_weights_and_numbers_of_one_process
     assert best["value"] == psnr_alone(best["iteration"])
     images = Path("experiments", NAME, "visualization").rglob("*_40.png")
     assert sorted(path.name for path in images) == [f"{index}_40.png" for index in range(5)]
+
+
+@pytest.mark.slow
+def test_a_test_is_shared_out_and_gives_the_numbers_of_one_process(folder):
+    opt = validated(options())
+    section = opt["datasets"].pop("val")
+    opt["datasets"] = {"test_1": section}
+    opt["val"] |= {"save_img": True, "suffix": None}
+    for key in ("train", "logger"):
+        del opt[key]
+    Path("tiny.yml").write_text(yaml.safe_dump(opt, sort_keys=False))
+    assert main(["test", "-opt", "tiny.yml"]) == 0
+    expected = images_and_psnr()
+    shutil.rmtree("results")
+    job = jobs.torchrun(opt, task="test")
+    try:
+        assert job.wait(jobs.SECONDS) == 0, Path("log").read_text()
+    finally:
+        job.terminate()
+    assert images_and_psnr() == expected
+    assert len(expected[0]) == 5
+
+
+def images_and_psnr() -> tuple[dict[str, bytes], str]:
+    """What a test leaves: the images, and the line of the log."""
+    images = {path.name: path.read_bytes() for path in Path("results").rglob("*.png")}
+    (log,) = Path("results", "tiny").glob("test_*.log")
+    (psnr,) = re.findall(r"# psnr: ([\d.]+)", log.read_text())
+    return images, psnr
 
 
 @pytest.mark.slow

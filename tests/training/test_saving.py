@@ -45,6 +45,41 @@ def leftovers() -> list[str]:
     return [path.name for path in SAVED.rglob("*.part")]
 
 
+def test_no_room_for_the_images_of_a_validation_ends_the_run(folder, capfd, monkeypatch):
+    refuse_writes(monkeypatch, errno.ENOSPC, "3_6.png")
+    opt = validated(options(total=7))
+    opt["val"]["save_img"] = True
+    assert train(opt) == 2
+    said = " ".join(capfd.readouterr().err.split())
+    assert "3_6.png: expected to write what the validation gives" in said
+    assert "No space left" in said and "Safe on disk is checkpoint 4," in said
+    assert "Traceback" not in said
+    images = {path.name for path in SAVED.glob("visualization/**/*_6*")}
+    assert "3_6.png" not in images and len(images) in range(5)
+    assert leftovers() == []
+
+
+def test_no_room_for_tensorboard_ends_the_run(folder, capfd, monkeypatch):
+    from tensorboard.compat.tensorflow_stub.io.gfile import LocalFileSystem
+
+    append = LocalFileSystem.append
+
+    def refuse(*args) -> None:
+        if iterations():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        append(*args)
+
+    monkeypatch.setattr(LocalFileSystem, "append", refuse)
+    opt = options(total=40)
+    opt["logger"]["use_tb_logger"] = True
+    assert train(opt) == 2
+    said = capfd.readouterr().err
+    (line,) = (line for line in said.splitlines() if line.startswith("basicsr: "))
+    assert "tb_logger/tiny: expected to write TensorBoard's curves" in line
+    assert "No space left" in line and f"Safe on disk is checkpoint {iterations()[-1]}," in line
+    assert "Traceback" not in said
+
+
 @pytest.mark.parametrize(
     ("code", "name"),
     [
