@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from esc_arch.ops.bands import PIXELS_PER_BAND, runs_in_bands
+
 
 class DySample(nn.Module):
     """Bilinear sampling at learned offsets around the centres of the finer pixels.
@@ -40,18 +42,31 @@ class DySample(nn.Module):
         self.register_buffer("init_pos", _centres(scale, groups))
 
     def forward(self, x: Tensor) -> Tensor:
+        height = x.shape[2]
+        if not runs_in_bands(x):
+            return self.band(x, 0, height)
+        # Between, the finer map has all channels, and places for each group.
+        rows = max(PIXELS_PER_BAND // (x.shape[3] * self.scale**2), 1)
+        bands = [self.band(x, top, min(top + rows, height)) for top in range(0, height, rows)]
+        return torch.cat(bands, dim=2)
+
+    def band(self, x: Tensor, top: int, bottom: int) -> Tensor:
+        """The result of some rows of the map, which sample all of it.
+
+        Shape: (B, C, H, W) -> (B, out_dim, r * (bottom - top), rW).
+        """
         batch, channels, height, width = x.shape
-        offset = self.offsets(x)
+        offset = self.offsets(x[:, :, top:bottom])
         # Places in half precision would be off by whole pixels in a large image.
         wide = torch.promote_types(x.dtype, torch.float32)
-        offset = offset.to(wide).reshape(batch, 2, -1, height, width)
+        offset = offset.to(wide).reshape(batch, 2, -1, bottom - top, width)
         column = torch.arange(width, device=x.device, dtype=wide) + 0.5
-        row = torch.arange(height, device=x.device, dtype=wide)[:, None] + 0.5
+        row = torch.arange(top, bottom, device=x.device, dtype=wide)[:, None] + 0.5
         # From pixels to the range from -1 to 1 that grid_sample takes.
         grid_x = 2 * (offset[:, 0] + column) / width - 1
         grid_y = 2 * (offset[:, 1] + row) / height - 1
         grid = torch.stack([F.pixel_shuffle(g, self.scale) for g in (grid_x, grid_y)], dim=-1)
-        # grid: (B, G, rH, rW, 2)
+        # grid: (B, G, r * rows, rW, 2)
         sampled = F.grid_sample(
             x.to(wide).reshape(batch * self.groups, -1, height, width),
             grid.flatten(0, 1),
@@ -59,7 +74,7 @@ class DySample(nn.Module):
             padding_mode="border",
             align_corners=False,
         )
-        sampled = sampled.reshape(batch, channels, height * self.scale, width * self.scale)
+        sampled = sampled.reshape(batch, channels, *grid.shape[2:4])
         return self.end_conv(sampled.to(x.dtype))
 
     def offsets(self, x: Tensor) -> Tensor:

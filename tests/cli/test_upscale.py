@@ -1,6 +1,8 @@
 """``basicsr upscale`` as a user calls it."""
 
 import os
+import signal
+import time
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ from PIL import Image
 
 from esc_arch.cli.main import main
 from esc_arch.weights.shipped import folder
+from tests.run_python import start_python
 from tests.upscale.stand_ins import photo, repeated, use
 
 SHIPPED = folder() / "small.safetensors"
@@ -79,6 +82,34 @@ def test_ctrl_c_gives_130(here, monkeypatch, capsys):
     assert main(["upscale", "in", "-o", "out"]) == 130
     assert "Stopped: 0 of 2 images were written" in capsys.readouterr().err
     assert not Path("out").exists() or os.listdir("out") == []
+
+
+RUN = "import sys; from esc_arch.cli.main import main; sys.exit(main(sys.argv[1:]))"
+
+
+def test_a_real_ctrl_c_leaves_whole_images_and_the_rest_can_be_done(tmp_path):
+    (tmp_path / "in").mkdir()
+    for number in range(60):
+        Image.fromarray(photo(90, 120)).save(tmp_path / "in" / f"{number}.png")
+    line = ["upscale", str(tmp_path / "in"), "-o", str(tmp_path / "out")]
+    process = start_python(RUN, *line)
+    try:
+        end = time.monotonic() + 60
+        while not (tmp_path / "out" / "0.png").exists():
+            assert process.poll() is None and time.monotonic() < end
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        said, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130 and "Traceback" not in said, said
+    written = os.listdir(tmp_path / "out")  # with what is half done, if there were any
+    assert f"Stopped: {len(written)} of 60 images were written." in said
+    assert 0 < len(written) < 60
+    for name in written:
+        assert np.asarray(Image.open(tmp_path / "out" / name)).shape == (180, 240, 3)
+    assert main([*line, "--skip-existing"]) == 0
+    assert len(os.listdir(tmp_path / "out")) == 60
 
 
 @pytest.mark.parametrize(
