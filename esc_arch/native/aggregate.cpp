@@ -53,8 +53,8 @@ extern "C" int esc_aggregate(const float *first, const long *first_strides, cons
     if (posix_memalign(&memory, 64, ((long)channels + 1) * channels * sizeof(float))) return 1;
     float *turned = (float *)memory;
     Work work;
-    work.maps = {first,  rest,  residual, first_strides, rest_strides, residual_strides,
-                 height, width, split,    {turned, turned + (long)channels * channels, channels, channels, channels}};
+    const Pointwise layer = {turned, turned + (long)channels * channels, channels, channels, channels};
+    work.maps = {first, rest, residual, first_strides, rest_strides, residual_strides, height, width, split, layer};
     turn(work.maps.layer, weight, bias);
     work.aggregate = WIDEST(lanes, aggregate);
     work.batch = batch;

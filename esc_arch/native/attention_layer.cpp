@@ -69,7 +69,8 @@ void *run(void *argument) {
 // Returns 0, or 1 when memory ran out.
 extern "C" int esc_attention_layer(const float *x, const long *x_strides, float *y, const long *y_strides,
                                    const float *norm_weight, const float *norm_bias, float eps,
-                                   const float *qkv_weight, const float *qkv_bias, const float *out_weight, const float *out_bias,
+                                   const float *qkv_weight, const float *qkv_bias,
+                                   const float *out_weight, const float *out_bias,
                                    const float *bias, const long *rows, const long *columns, int batch,
                                    int height, int width, int channels, int heads, int window, int bias_row,
                                    float scale, int threads, int lanes) {

@@ -99,7 +99,7 @@ def _train(opt: dict, opt_file: str, lock: ExperimentLock, job: Job) -> int:
 
     with StopSignals() as signals:
         run = _Run(opt, model, saver, validation, messages, position, signals, logger)
-        with run.bar.shown(), watching.errors_of_threads_told_once():
+        with run.bar.shown(), watching.errors_of_curves_told_once():
             code = run.train(loader, sampler)
             if tb_logger:
                 with watching.writing_curves(tb_logger, saver):

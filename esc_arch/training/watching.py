@@ -23,7 +23,7 @@ except ImportError:  # not there on Windows
 __all__ = [
     "TrainingBar",
     "continue_events",
-    "errors_of_threads_told_once",
+    "errors_of_curves_told_once",
     "gradient_norm",
     "memory_gb",
     "numbers",
@@ -100,12 +100,13 @@ def writing_curves(tb_logger: object, saver: Saver) -> AbstractContextManager[No
 
 
 @contextmanager
-def errors_of_threads_told_once() -> Iterator[None]:
-    """No tracebacks of threads for what the file system refuses, see :func:`writing_curves`."""
+def errors_of_curves_told_once() -> Iterator[None]:
+    """No traceback of TensorBoard's thread for an error that :func:`writing_curves` tells."""
     before = threading.excepthook
 
     def show(args: threading.ExceptHookArgs) -> None:
-        if not isinstance(args.exc_value, OSError):
+        is_tensorboards = type(args.thread).__module__.startswith("tensorboard.")
+        if not (is_tensorboards and isinstance(args.exc_value, OSError)):
             before(args)
 
     threading.excepthook = show

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,21 @@ def test_tensorboard_goes_on_without_duplicates(folder, monkeypatch):
     for tag in ("losses/l_pix", "lr", "it_s", "data_time", "memory_gb", "grad_norm", "skipped"):
         assert found[tag] == [1, 2, 3, 4, 5, 6, 7], tag
     assert found["metrics/tiny_val/psnr"] == [2, 4, 6, 7]
+
+
+def test_only_what_tensorboards_thread_could_not_write_is_held_back(monkeypatch):
+    from tensorboard.summary.writer.event_file_writer import _AsyncWriterThread
+
+    shown = []
+    monkeypatch.setattr(threading, "excepthook", lambda args: shown.append(args))
+    before = threading.excepthook
+    curves, other = object.__new__(_AsyncWriterThread), threading.Thread()
+    cases = [(curves, OSError()), (other, OSError()), (curves, ValueError())]
+    with watching.errors_of_curves_told_once():
+        for thread, error in cases:
+            threading.excepthook(threading.ExceptHookArgs((type(error), error, None, thread)))
+    assert [(args.thread, args.exc_value) for args in shown] == cases[1:]
+    assert threading.excepthook is before
 
 
 def test_a_second_training_in_an_experiment(folder, capfd):
