@@ -49,6 +49,7 @@ def main() -> None:
         "size": args.size,
         "scale": args.scale,
         "tile": args.tile,
+        "image": args.image.name if args.image else "smoothed noise",
         "weights": args.weights.name if args.weights else "random",
         **description(),
         "rows": rows,
