@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALLED := $(VENV)/.installed
-KERNELS := $(wildcard esc_arch/native/*.cpp esc_arch/native/*.hpp esc_arch/native/*.inc)
+KERNELS := $(wildcard esc_arch/fast/kernels/*.cpp esc_arch/fast/kernels/*.hpp esc_arch/fast/kernels/*.inc)
 
 # Threads of PyTorch that wait for each other give their core away. Spinning, which is the
 # default, makes training ten times slower when another process wants one of two cores.
@@ -78,7 +78,7 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
 
 clean: clean-demo
-	rm -rf $(VENV) build esc_arch/native/_kernels*.so
+	rm -rf $(VENV) build esc_arch/fast/kernels/_kernels*.so
 
 # experiments/demo stays: it is committed.
 clean-demo:

@@ -7,8 +7,8 @@ from setuptools import Extension, find_packages, setup
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
-NATIVE = ROOT / "esc_arch" / "native"
-KERNELS = (
+KERNELS = "esc_arch/fast/kernels"
+KERNEL_SOURCES = (
     "aggregate",
     "attention_layer",
     "conv_ffn",
@@ -66,9 +66,9 @@ setup(
     # Without a compiler the package works too, slower on a CPU.
     ext_modules=[
         Extension(
-            "esc_arch.native._kernels",
-            sources=[f"esc_arch/native/{name}.cpp" for name in KERNELS],
-            depends=[str(path) for path in NATIVE.glob("*.[hi]*")],
+            "esc_arch.fast.kernels._kernels",
+            sources=[f"{KERNELS}/{name}.cpp" for name in KERNEL_SOURCES],
+            depends=[str(path) for path in (ROOT / KERNELS).glob("*.[hi]*")],
             extra_compile_args=["-O3", "-std=c++17", "-Wno-psabi", "-Wno-maybe-uninitialized"],
             extra_link_args=["-pthread"],
             optional=True,

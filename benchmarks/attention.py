@@ -16,12 +16,12 @@ from comparison import parser_of, show, spread
 from fresh_process import answers, peak_mb
 from timing import Ceiling
 
-from esc_arch import native
 from esc_arch.compare.measuring import DTYPES
-from esc_arch.ops import window_attention
-from esc_arch.ops.window_attention import flex
+from esc_arch.fast import kernels
+from esc_arch.ops.attention import window_attention
 
-BACKENDS = ("naive", "sdpa", "sdpa_blocked", "flex", "native")
+# "kernel" is that of this package, the others are PyTorch's operations.
+BACKENDS = ("naive", "sdpa", "flex", "kernel")
 
 
 def main() -> None:
@@ -73,31 +73,33 @@ def prepare(
     device: str,
 ) -> Callable[[], object]:
     """The attention of a random map."""
-    attention = getattr(window_attention, backend)
     place = {"dtype": DTYPES[dtype], "device": device}
-    qkv = torch.randn(1, side, side, 3 * dim, **place)
+    qkv = torch.randn(1, side, side, 3 * dim, **place).permute(0, 3, 1, 2)
     table = torch.randn(heads, (2 * window - 1) ** 2, **place)
-    upstream = torch.randn(1, side, side, dim, **place)
+    upstream = torch.randn(1, side, side, dim, **place).permute(0, 3, 1, 2)
+
+    def attend(qkv: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+        if backend == "kernel":
+            return kernels.attend(qkv, table, window)
+        return window_attention(qkv, table, window, backend)
 
     def infer() -> None:
         with torch.inference_mode():
-            attention.attend(qkv, attention.prepare_bias(table, window), window, heads)
+            attend(qkv, table)
 
     def train() -> None:
         leaves = qkv.detach().requires_grad_(), table.detach().requires_grad_()
-        bias = attention.prepare_bias(leaves[1], window)
-        attention.attend(leaves[0], bias, window, heads).backward(upstream)
+        attend(*leaves).backward(upstream)
 
     return infer if mode == "forward" else train
 
 
 def works(backend: str, mode: str, dtype: str, device: str) -> bool:
     """Whether a back-end has this mode."""
-    if backend == "native":
-        return (dtype, device) == ("float32", "cpu") and native.available()
-    if backend == "sdpa_blocked":
-        return mode == "forward" and device == "cpu"
-    return backend != "flex" or flex.available(device, mode != "forward")
+    if backend == "kernel":
+        return (dtype, device) == ("float32", "cpu") and kernels.available()
+    # Where PyTorch has no backward of it, flex would stand for sdpa.
+    return backend != "flex" or device == "cuda" or mode == "forward"
 
 
 def measure(window: int, mode: str, args: argparse.Namespace) -> list[dict]:

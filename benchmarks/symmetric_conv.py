@@ -18,9 +18,8 @@ from rich.console import Console
 from rich.table import Table
 from timing import seconds
 
-from esc_arch import native
-from esc_arch.ops.geometric import geometric_mean_kernel
-from esc_arch.ops.margins import NO_MARGINS
+from esc_arch.archs.esc_arch import geometric_mean_kernel
+from esc_arch.fast import kernels
 
 HEIGHT, WIDTH = 180, 320
 CASES = [(16, k) for k in (3, 5, 7, 9, 13, 17)] + [(p, 13) for p in (32, 48)]
@@ -45,9 +44,7 @@ def measure(p: int, k: int, rounds: int) -> dict[str, object]:
     dynamic_kernel = torch.zeros(1, p, 3, 3)
     functions = {
         "pytorch_s": lambda: F.conv2d(x, kernel, padding=k // 2),
-        "kernel_s": lambda: native.symmetric_conv(
-            x.permute(0, 2, 3, 1), kernel, dynamic_kernel, NO_MARGINS
-        ),
+        "kernel_s": lambda: kernels.symmetric_conv(x, kernel, dynamic_kernel, torch.empty_like(x)),
     }
     times: dict[str, list[float]] = {name: [] for name in functions}
     for function in functions.values():

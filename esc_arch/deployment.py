@@ -12,7 +12,7 @@ def deploy(
     """Make a network ready for inference: evaluation mode, no gradients, folded, channels_last.
 
     On a CPU in float32 the networks of the ESC family then run by the kernels of
-    :mod:`esc_arch.native`.
+    :mod:`esc_arch.fast`.
 
     Args:
         network: is changed, and must not be trained any more.

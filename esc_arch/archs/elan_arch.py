@@ -16,12 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from esc_arch import fast
 from esc_arch.layers.argument_checks import check_least, check_only, check_positive
+from esc_arch.layers.channels_last import like_input
 from esc_arch.layers.rgb_mean import RGB_MEAN
-from esc_arch.ops.bands import by_bands
-from esc_arch.ops.memory_format import like_input
-from esc_arch.ops.padding import crop_bottom_right
-from esc_arch.ops.window_tokens import from_tokens, pad_to_windows, to_tokens
+from esc_arch.ops.padding import crop, pad_to_windows
+from esc_arch.ops.windows import from_tokens, to_tokens
 from esc_arch.registration import register_arch
 
 __all__ = ["ELAN"]
@@ -44,6 +44,7 @@ class MeanShift(nn.Conv2d):
         self.requires_grad_(False)
 
 
+@fast.known(reach=1)
 class ShiftConv2d(nn.Module):
     """Moves four fifths of the channels by one pixel, each fifth its own way; then 1x1.
 
@@ -70,6 +71,7 @@ class ShiftConv2d(nn.Module):
         return self.conv1x1(F.conv2d(x, self.weight, padding=1, groups=self.weight.shape[0]))
 
 
+@fast.known
 class LocalFeatureExtraction(nn.Module):
     """Two shifted convolutions with a ReLU between.
 
@@ -121,23 +123,23 @@ class GroupwiseAttention(nn.Module):
         self.project_out = nn.Conv2d(dim, dim, 1)
 
     def forward(self, x: Tensor, maps: list[Tensor] | None) -> tuple[Tensor, list[Tensor]]:
-        groups = self.project_inp(x).permute(0, 2, 3, 1).chunk(3, dim=-1)
+        groups = self.project_inp(x).chunk(3, dim=1)
         if self.own_maps:
             maps = []
         results = []
         for i, (group, window) in enumerate(zip(groups, self.windows, strict=True)):
             if self.shifted:
                 # Of an odd side the larger half forth and the smaller back: so it was trained.
-                group = group.roll((-((window + 1) // 2),) * 2, dims=(1, 2))
+                group = group.roll((-((window + 1) // 2),) * 2, dims=(2, 3))
             v = to_tokens(group, (window, window))
             if self.own_maps:
                 q, v = v.chunk(2, dim=-1)
                 maps.append(attention_map(q))
-            attended = from_tokens(maps[i] @ v, (window, window), (x.shape[2], x.shape[3]))
+            attended = from_tokens(maps[i] @ v, (window, window), x.shape[2:])
             if self.shifted:
-                attended = attended.roll((window // 2,) * 2, dims=(1, 2))
+                attended = attended.roll((window // 2,) * 2, dims=(2, 3))
             results.append(attended)
-        return self.project_out(torch.cat(results, dim=-1).permute(0, 3, 1, 2)), maps
+        return self.project_out(torch.cat(results, dim=1)), maps
 
 
 def attention_map(q: Tensor) -> Tensor:
@@ -178,7 +180,7 @@ class ELAB(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         maps = None
         for lfe, gmsa in zip(self.modules_lfe.values(), self.modules_gmsa.values(), strict=True):
-            x = by_bands(lfe, x, halo=2, residual=x)
+            x = fast.in_bands([lfe], x, residual=x)
             attended, maps = gmsa(x, maps)
             x = attended + x
         return x
@@ -244,13 +246,11 @@ class ELAN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[2] * self.scale, x.shape[3] * self.scale
-        image = x.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1)
-        image = pad_to_windows(image, self.padding).permute(0, 3, 1, 2) * self.rgb_range
+        image = x.contiguous(memory_format=torch.channels_last)
+        image = pad_to_windows(image, self.padding) * self.rgb_range
         shallow = self.head(self.sub_mean(image))
         y = self.add_mean(self.tail(self.body(shallow) + shallow)) / self.rgb_range
-        return like_input(
-            crop_bottom_right(y.permute(0, 2, 3, 1), height, width).permute(0, 3, 1, 2), x
-        )
+        return like_input(crop(y, height, width), x)
 
     def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
         # A checkpoint of another range would load, and give another image.

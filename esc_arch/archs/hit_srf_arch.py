@@ -16,21 +16,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from esc_arch import fast
 from esc_arch.layers.argument_checks import check_attn_type, check_least, check_only
-from esc_arch.layers.norm import ChannelLayerNorm
+from esc_arch.layers.channels_last import ChannelLayerNorm, gelu, like_input
 from esc_arch.layers.residual_group import ResidualGroup
 from esc_arch.layers.restoration_frame import RestorationFrame, check_frame
-from esc_arch.ops.activation import gelu
-from esc_arch.ops.bands import by_bands
 from esc_arch.ops.correlation import CORRELATION_TYPES, correlate
-from esc_arch.ops.memory_format import like_input
-from esc_arch.ops.padding import crop_bottom_right
-from esc_arch.ops.window_tokens import from_tokens, pad_to_windows, to_tokens
+from esc_arch.ops.padding import crop, pad_to_windows
+from esc_arch.ops.windows import from_tokens, to_tokens
 from esc_arch.registration import register_arch
 
 __all__ = ["HiT_SRF"]
 
 
+@fast.known
 class DualFeatureExtraction(nn.Module):
     """The product of a path that looks at neighbours and one that does not.
 
@@ -57,6 +56,7 @@ class DualFeatureExtraction(nn.Module):
         return self.conv(x) * self.linear(x)
 
 
+@fast.known
 class ConvFFN(nn.Module):
     """Widen, mix each pixel with its 5x5 neighbours, narrow.
 
@@ -143,20 +143,18 @@ class SpatialChannelCorrelation(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[2:]
-        x = pad_to_windows(x.permute(0, 2, 3, 1), self.window).permute(0, 3, 1, 2)
-        qv = by_bands(self.qv, x, halo=1).permute(0, 2, 3, 1)
+        qv = fast.in_bands([self.qv], pad_to_windows(x, self.window))
         tokens = to_tokens(qv, self.window, self.block)
         q, v = tokens.chunk(2, dim=-1)
         tokens = correlate(q, v, self.to_base(v), self.position_bias(), self.attn_type)
-        x = from_tokens(self.proj(tokens), self.window, (qv.shape[1], qv.shape[2]), self.block)
-        return crop_bottom_right(x, height, width).permute(0, 3, 1, 2)
+        x = from_tokens(self.proj(tokens), self.window, qv.shape[2:], self.block)
+        return crop(x, height, width)
 
     def to_base(self, v: Tensor) -> Tensor:
         """Each block's pixels, weighed and added, (N, n, c) -> (N, m, c)."""
         pixels = self.block[0] * self.block[1]
-        blocks = v.reshape(-1, pixels, v.shape[-1])
-        weight = self.spatial_linear.weight.expand(blocks.shape[0], 1, pixels)
-        return (weight @ blocks + self.spatial_linear.bias).view(v.shape[0], -1, v.shape[-1])
+        blocks = v.reshape(-1, pixels, v.shape[-1]).transpose(1, 2)
+        return self.spatial_linear(blocks).view(v.shape[0], -1, v.shape[-1])
 
     def position_bias(self) -> Tensor:
         """The bias of every pair of a base token and a token, (h, m, n).
@@ -205,7 +203,7 @@ class HierarchicalTransformerBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.norm1(self.correlation(x))
-        return by_bands(lambda x: self.norm2(self.mlp(x)), x, halo=2, residual=x)
+        return fast.in_bands([self.mlp, self.norm2], x, residual=x)
 
 
 @register_arch

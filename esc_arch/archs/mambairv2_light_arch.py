@@ -18,17 +18,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from esc_arch import fast
 from esc_arch.layers.argument_checks import check_attn_type, check_least, check_only
-from esc_arch.layers.norm import ChannelLayerNorm
+from esc_arch.layers.channels_last import ChannelLayerNorm, gelu, like_input
 from esc_arch.layers.residual_group import ResidualGroup
 from esc_arch.layers.restoration_frame import RestorationFrame, check_frame
-from esc_arch.ops.activation import gelu
-from esc_arch.ops.bands import by_bands, runs_in_bands
-from esc_arch.ops.memory_format import like_input
-from esc_arch.ops.padding import crop_bottom_right, symmetric_pad_bottom_right
+from esc_arch.ops.attention import (
+    attend_tokens,
+    goes_by_blocks,
+    relative_position_bias,
+    window_merge,
+    window_partition,
+)
+from esc_arch.ops.padding import crop, pad_to_windows
 from esc_arch.ops.selective_scan import selective_scan
-from esc_arch.ops.window_attention import choose_attention, window_merge, window_partition
-from esc_arch.ops.window_attention.bias import relative_position_bias
 from esc_arch.registration import register_arch
 
 __all__ = ["MambaIRv2Light"]
@@ -39,7 +42,7 @@ MASKED = -100.0
 # flex has no mask; the windows are too small to need it.
 ATTENTION_TYPES = ("auto", "naive", "sdpa")
 
-# Pixels that attend in one pass on a CPU, for each core; see esc_arch.ops.bands.
+# Pixels that attend in one pass on a CPU, for each core; see esc_arch.fast.executor.
 PIXELS_PER_PASS_AND_CORE = 8192
 
 # Layer scale of the two skips around a layer at the start of training.
@@ -49,6 +52,7 @@ INITIAL_SCALE = 1e-4
 DELTA_RANGE = (0.001, 0.1)
 
 
+@fast.known
 class SpatialGate(nn.Module):
     """The first half of the channels, multiplied by a 5x5 convolution of the second.
 
@@ -68,6 +72,7 @@ class SpatialGate(nn.Module):
         return value * self.conv(self.norm(gate))
 
 
+@fast.known
 class GatedFFN(nn.Module):
     """Widen, gate each pixel by its neighbours, narrow.
 
@@ -120,36 +125,31 @@ class ShiftedWindowAttention(nn.Module):
 
     def forward(self, x: Tensor, to_qkv: nn.Linear) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W), H and W multiples of w."""
-        in_bands = runs_in_bands(x)
-        backend = choose_attention(self.attn_type, x.device.type, torch.is_grad_enabled(), in_bands)
+        attend = attend_tokens(self.attn_type, x)
         # The public table is by query minus key, pixels first.
         table = self.relative_position_bias_table.t().flip(1)
         bias = relative_position_bias(table, self.window_size).unsqueeze(0)
-        x = x.permute(0, 2, 3, 1)
         if self.shift:
-            x = x.roll((-self.shift, -self.shift), (1, 2))
+            x = x.roll((-self.shift, -self.shift), (2, 3))
+        qkv = to_qkv(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
         bands = []
-        for rows, at_bottom in self.parts(x.shape[1], self.rows_per_pass(x, in_bands)):
+        for rows, at_bottom in self.parts(x.shape[2], self.rows_per_pass(x)):
             band = []
-            for columns, at_right in self.parts(x.shape[2], None):
-                tile = x[:, rows, columns]
-                q, k, v = window_partition(to_qkv(tile), self.window_size, self.num_heads)
-                masked = self.mask(bias, at_bottom, at_right)
-                tokens = backend.attend_tokens(q, k, v, masked, self.window_size)
-                tile = window_merge(tokens, self.window_size, tile.shape[1:3])
-                band.append(self.proj(tile))
-            bands.append(torch.cat(band, dim=2))
-        x = torch.cat(bands, dim=1)
-        if self.shift:
-            x = x.roll((self.shift, self.shift), (1, 2))
-        return x.permute(0, 3, 1, 2)
+            for columns, at_right in self.parts(x.shape[3], None):
+                tile = qkv[:, :, rows, columns]
+                q, k, v = window_partition(tile, self.window_size, self.num_heads)
+                tokens = attend(q, k, v, self.mask(bias, at_bottom, at_right))
+                band.append(window_merge(tokens, self.window_size, tile.shape[2:]))
+            bands.append(torch.cat(band, dim=3))
+        x = self.proj(torch.cat(bands, dim=2).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return x.roll((self.shift, self.shift), (2, 3)) if self.shift else x
 
-    def rows_per_pass(self, x: Tensor, in_bands: bool) -> int | None:
-        """Rows of (B, H, W, C) that attend in one pass; None for all."""
-        if not in_bands:
+    def rows_per_pass(self, x: Tensor) -> int | None:
+        """Rows of (B, C, H, W) that attend in one pass; None for all."""
+        if not goes_by_blocks(x):
             return None
         pixels = PIXELS_PER_PASS_AND_CORE * torch.get_num_threads()
-        return max(pixels // (x.shape[0] * x.shape[2] * self.window_size), 1) * self.window_size
+        return max(pixels // (x.shape[0] * x.shape[3] * self.window_size), 1) * self.window_size
 
     def parts(self, size: int, step: int | None) -> Iterator[tuple[slice, bool]]:
         """A side in parts of at most ``step``, the windows across the edge by themselves."""
@@ -258,9 +258,10 @@ class AttentiveStateSpace(nn.Module):
     def forward(self, x: Tensor, prompt_table: Tensor) -> Tensor:
         """``prompt_table`` is the second of the two tables, (inner_rank, N)."""
         height, width = x.shape[2:]
-        prompts = self.embeddingB.weight @ prompt_table
+        prompts = _table(self.embeddingB) @ prompt_table
         prompt, order = self.classify(x.permute(0, 2, 3, 1).flatten(1, 2), prompts)
-        tokens = by_bands(self.expand, x, halo=1).permute(0, 2, 3, 1).flatten(1, 2)
+        widened = fast.in_bands([self.in_proj, self.CPE], x, function=self.expand)
+        tokens = widened.permute(0, 2, 3, 1).flatten(1, 2)
         # The prompts stay in the order of the image while the tokens are sorted: so the
         # public networks were trained.
         y = self.selectiveScan(_take(tokens, order), prompt)
@@ -338,10 +339,10 @@ class AttentiveLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.win_mhsa(self.norm1(x), self.wqkv) + x
-        y = by_bands(lambda y: self.convffn1(self.norm2(y)), y, halo=2, residual=y)
+        y = fast.in_bands([self.norm2, self.convffn1], y, residual=y)
         x = x * _per_channel(self.scale1) + y
-        y = self.assm(self.norm3(x), self.embeddingA.weight) + x
-        y = by_bands(lambda y: self.convffn2(self.norm4(y)), y, halo=2, residual=y)
+        y = self.assm(self.norm3(x), _table(self.embeddingA)) + x
+        y = fast.in_bands([self.norm4, self.convffn2], y, residual=y)
         return x * _per_channel(self.scale2) + y
 
 
@@ -463,14 +464,10 @@ class MambaIRv2Light(RestorationFrame):
         self.window_size = window_size
 
     def forward(self, x: Tensor) -> Tensor:
-        height, width, window = *x.shape[2:], self.window_size
-        # Written by the number of windows, the new sizes stay plain under torch.export.
-        bottom = (height + window - 1) // window * window - height
-        right = (width + window - 1) // window * window - width
-        image = symmetric_pad_bottom_right(x.permute(0, 2, 3, 1), bottom, right)
-        y = self.restore(image.contiguous().permute(0, 3, 1, 2))
-        y = crop_bottom_right(y.permute(0, 2, 3, 1), height * self.upscale, width * self.upscale)
-        return like_input(y.permute(0, 3, 1, 2), x)
+        height, width = (side * self.upscale for side in x.shape[2:])
+        image = pad_to_windows(x, (self.window_size,) * 2, mode="symmetric")
+        y = self.restore(image.contiguous(memory_format=torch.channels_last))
+        return like_input(crop(y, height, width), x)
 
     # Public checkpoints hold an index into the tables of biases, 512 KB that follow from
     # the window's size.  It is written with them and not kept.
@@ -529,6 +526,12 @@ def _inverse(order: Tensor) -> Tensor:
     """The order that undoes another, (B, L) -> (B, L)."""
     places = torch.arange(order.shape[1], device=order.device).expand(order.shape)
     return torch.empty_like(order).scatter_(1, order, places)
+
+
+def _table(embedding: nn.Embedding) -> Tensor:
+    """All of its vectors, (K, N)."""
+    number, device = embedding.num_embeddings, embedding.weight.device
+    return embedding(torch.arange(number, device=device))
 
 
 def _per_channel(scale: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from esc_arch.errors import UserError
-from esc_arch.ops.padding import reflect_pad_bottom_right
+from esc_arch.ops.padding import reflect_pad
 
 __all__ = ["INSTALL", "extend_small", "public_class"]
 
@@ -58,6 +58,5 @@ def extend_small(
     if min(height, width) >= minimum:
         return forward(x)
     bottom, right = max(minimum - height, 0), max(minimum - width, 0)
-    extended = reflect_pad_bottom_right(x.permute(0, 2, 3, 1), bottom, right)
-    y = forward(extended.permute(0, 3, 1, 2).contiguous())
+    y = forward(reflect_pad(x, 0, bottom, 0, right).contiguous())
     return y[:, :, : height * scale, : width * scale]

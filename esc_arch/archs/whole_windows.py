@@ -3,7 +3,7 @@
 from basicsr.archs.swinir_arch import SwinIR
 from torch import Tensor, nn
 
-from esc_arch.ops.padding import reflect_pad_bottom_right
+from esc_arch.ops.padding import pad_to_windows
 
 __all__ = ["WholeWindows"]
 
@@ -28,12 +28,11 @@ class WholeWindows(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[2:]
-        bottom, right = -height % self.window_size, -width % self.window_size
-        if bottom == right == 0:
+        if height % self.window_size == width % self.window_size == 0:
             return self.network(x)
-        extended = reflect_pad_bottom_right(x.permute(0, 2, 3, 1), bottom, right)
-        y = self.network(extended.permute(0, 3, 1, 2).contiguous())
-        scale = y.shape[2] // (height + bottom)
+        extended = pad_to_windows(x, (self.window_size,) * 2).contiguous()
+        y = self.network(extended)
+        scale = y.shape[2] // extended.shape[2]
         return y[:, :, : height * scale, : width * scale]
 
 

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from esc_arch.archs.esc_arch import WindowAttention
 from esc_arch.archs.hit_srf_arch import SpatialChannelCorrelation
 from esc_arch.archs.mambairv2_light_arch import AttentiveStateSpace, ShiftedWindowAttention
 from esc_arch.archs.whole_windows import WholeWindows
-from esc_arch.layers.conv_attention import ConvolutionalAttention
-from esc_arch.layers.window_attention import WindowAttention
+from esc_arch.layers.channels_last import GlobalMean
 from esc_arch.ops import selective_scan
 
 __all__ = ["multiply_adds", "parameters", "published_size"]
@@ -81,14 +81,14 @@ class _Counter(TorchDispatchMode):
 def _count_as_published(network: nn.Module, counter: _Counter) -> None:
     """Count layers of which ours give the same output by other operations as the public code.
 
-    ESC: for one image the dynamic kernel is added to the large one, where the public code has
-    a convolution of its own for it, and the attention's first 1x1 convolution runs before the
-    map is extended to whole windows.  HiT-SRF: the correlation maps are left out.  MambaIRv2: in
-    inference prompts are looked up, where the public code multiplies one-hot vectors by the table.
+    ESC: the attention's first 1x1 convolution runs before the map is extended to whole windows, and
+    the mean over a map is one where the public code pools.  HiT-SRF: the correlation maps are left
+    out.  MambaIRv2: in inference prompts are looked up, where the public code multiplies one-hot
+    vectors by the table.
     """
 
-    def add_dynamic_convolution(layer: nn.Module, args: tuple, result: Tensor) -> None:
-        counter.count += 3 * 3 * result.numel()
+    def pool(layer: nn.Module, args: tuple, result: Tensor) -> None:
+        counter.count += args[0].numel()
 
     def extend_before_projection(layer: WindowAttention, args: tuple, result: Tensor) -> None:
         height, width = result.shape[2:]
@@ -106,8 +106,8 @@ def _count_as_published(network: nn.Module, counter: _Counter) -> None:
             layer.attn_type = "naive"
         elif isinstance(layer, AttentiveStateSpace):
             layer.register_forward_hook(multiply_one_hot_by_prompts)
-        elif isinstance(layer, ConvolutionalAttention):
-            layer.register_forward_hook(add_dynamic_convolution)
+        elif isinstance(layer, GlobalMean):
+            layer.register_forward_hook(pool)
         elif isinstance(layer, WindowAttention):
             layer.attn_type = "naive"
             layer.register_forward_hook(extend_before_projection)

@@ -31,7 +31,7 @@ from esc_arch.compare.results import Row
 from esc_arch.data.bicubic import imresize
 from esc_arch.data.image_files import encode_png
 from esc_arch.errors import UserError
-from esc_arch.ops.padding import reflect_pad_bottom_right
+from esc_arch.ops.padding import pad_to_windows
 from esc_arch.options.constructors import registered
 from esc_arch.options.data_files import inspect_data
 from esc_arch.options.problems import Problems
@@ -198,10 +198,9 @@ def _enlarger(contender: Contender, device: str) -> Callable[[Tensor], np.ndarra
 
     def enlarge(lq: Tensor) -> np.ndarray:
         height, width = (side * contender.scale for side in lq.shape[1:])
-        bottom, right = (-side % contender.window for side in lq.shape[1:])
-        extended = reflect_pad_bottom_right(lq.permute(1, 2, 0)[None], bottom, right)
+        extended = pad_to_windows(lq[None], (contender.window,) * 2)
         with torch.inference_mode():
-            output = network(extended.permute(0, 3, 1, 2).contiguous().to(device))
+            output = network(extended.contiguous().to(device))
         return tensor2img(output[..., :height, :width])
 
     return enlarge

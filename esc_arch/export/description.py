@@ -9,7 +9,7 @@ from esc_arch.errors import UserError
 from esc_arch.weights.checksums import sha256_of
 from esc_arch.weights.detection import Detected, detect
 from esc_arch.weights.metadata import describe
-from esc_arch.weights.opening import Opened
+from esc_arch.weights.opened import Opened
 
 __all__ = ["EXPORTED", "describe_source", "refused", "window_of"]
 

@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from esc_arch.archs.esc_arch import ConvolutionalAttention, WindowAttention
+from esc_arch.archs.esc_fp_arch import FactorizedConvAttention
 from esc_arch.export.graph_ops import attention_of_blocks, depthwise_by_image, rows_of_block
-from esc_arch.layers.conv_attention import ConvolutionalAttention, FactorizedConvAttention
-from esc_arch.layers.window_attention import WindowAttention
-from esc_arch.ops.padding import crop_bottom_right, reflect_pad_bottom_right
+from esc_arch.ops.padding import crop, pad_to_windows
 
 __all__ = ["exportable", "portable"]
 
@@ -61,17 +61,11 @@ class _WindowAttention(nn.Module):
         self.to_qkv = layer.to_qkv
         self.to_out = layer.to_out
 
-    def goes_by_windows(self, x: Tensor) -> bool:
-        """The kernel that takes window by window is not for graphs."""
-        return False
-
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[2:]
         w = self.window
         rows, columns = (height + w - 1) // w, (width + w - 1) // w
-        x = x.permute(0, 2, 3, 1)
-        x = reflect_pad_bottom_right(x, rows * w - height, columns * w - width)
-        qkv = self.to_qkv(x.permute(0, 3, 1, 2))
+        qkv = self.to_qkv(pad_to_windows(x, (w, w)))
         # Scores of half-precision inputs may lie beyond what half precision holds.
         q, k, v = rearrange(
             qkv.float(),
@@ -91,8 +85,7 @@ class _WindowAttention(nn.Module):
             nx=columns,
             r=r,
         ).to(x.dtype)
-        y = crop_bottom_right(y.permute(0, 2, 3, 1), height, width)
-        return self.to_out(y.permute(0, 3, 1, 2))
+        return self.to_out(crop(y, height, width))
 
 
 class _ConvAttention(ConvolutionalAttention):
@@ -102,9 +95,9 @@ class _ConvAttention(ConvolutionalAttention):
         super().__init__(layer.pdim)
         self.dwc_proj = layer.dwc_proj
 
-    def convolve(self, x: Tensor, large_kernel: Tensor, dynamic_kernel: Tensor) -> Tensor:
+    def forward(self, x: Tensor, large_kernel: Tensor) -> Tensor:
         y = F.conv2d(x, large_kernel, padding=large_kernel.shape[-1] // 2)
-        return y + depthwise_by_image(x, dynamic_kernel)
+        return y + depthwise_by_image(x, self.dynamic_kernel(x))
 
 
 class _FactorizedConvAttention(FactorizedConvAttention):
@@ -114,10 +107,9 @@ class _FactorizedConvAttention(FactorizedConvAttention):
         super().__init__(layer.pdim)
         self.proj = layer.proj
 
-    def convolve(
-        self, x: Tensor, large_kernel: tuple[Tensor, Tensor], dynamic_kernel: Tensor
-    ) -> Tensor:
+    def forward(self, x: Tensor, large_kernel: tuple[Tensor, Tensor]) -> Tensor:
         channel_kernel, spatial_kernel = large_kernel
+        dynamic_kernel = self.dynamic_kernel(x)
         x = F.conv2d(x, channel_kernel)
         radius = spatial_kernel.shape[-1] // 2
         y = F.conv2d(x, spatial_kernel, padding=radius, groups=self.pdim)

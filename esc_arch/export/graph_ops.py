@@ -23,7 +23,7 @@ from onnx import GraphProto, TensorProto
 from onnxscript import ir, opset18
 from torch import Tensor
 
-from esc_arch.ops.window_attention.bias import relative_position_bias
+from esc_arch.ops.attention import relative_position_bias
 
 __all__ = ["attention_of_blocks", "depthwise_by_image", "onnx_translations", "rows_of_block"]
 

@@ -14,10 +14,10 @@ from esc_arch.export.checking import Agreement, compare, sizes
 from esc_arch.export.description import describe_source, refused, window_of
 from esc_arch.export.exportable import exportable
 from esc_arch.export.graph_ops import onnx_translations
-from esc_arch.export.onnx_network import OnnxNetwork
 from esc_arch.progress import progress
 from esc_arch.weights.detection import detect
-from esc_arch.weights.opening import Opened
+from esc_arch.weights.onnx_network import OnnxNetwork
+from esc_arch.weights.opened import Opened
 from esc_arch.weights.safetensors_files import write_atomically
 
 __all__ = ["OPSETS", "write_onnx"]

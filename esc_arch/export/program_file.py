@@ -13,7 +13,7 @@ from esc_arch.export.description import describe_source, refused, window_of
 from esc_arch.export.exportable import portable
 from esc_arch.progress import progress
 from esc_arch.weights.detection import detect
-from esc_arch.weights.opening import Opened
+from esc_arch.weights.opened import Opened
 from esc_arch.weights.safetensors_files import write_atomically
 
 __all__ = ["METADATA_FILE", "write_program"]

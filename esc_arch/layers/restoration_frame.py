@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from esc_arch.layers.argument_checks import check_least, check_positive
-from esc_arch.layers.norm import ChannelLayerNorm
+from esc_arch.layers.channels_last import ChannelLayerNorm
 from esc_arch.layers.rgb_mean import RGB_MEAN
 
 __all__ = ["RestorationFrame", "check_frame"]

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
+from esc_arch.archs.esc_arch import ESCFamily
 from esc_arch.errors import UserError
-from esc_arch.layers.activation_checkpointing import checkpoint_blocks
 from esc_arch.models.compiled import compiled
 from esc_arch.models.esr_model import ESRModel
 from esc_arch.models.nonfinite_steps import NonfiniteSteps
@@ -65,7 +65,7 @@ class ESCModel(ESRModel):
         if self.ema_decay > 0:
             self.net_g_ema.to(memory_format=self.memory_format)
         if train.get("checkpoint_activations"):
-            checkpoint_blocks(self.get_bare_model(self.net_g))
+            _checkpoint_blocks(self.get_bare_model(self.net_g))
         self.run_net_g: Callable[[Tensor], Tensor] = (
             compiled(self.net_g) if train.get("compile") else self.net_g
         )
@@ -196,3 +196,21 @@ def _precision(amp: str | None) -> torch.dtype:
             "these, or remove the key."
         )
     return PRECISIONS[amp]
+
+
+def _checkpoint_blocks(network: nn.Module) -> None:
+    """Let training compute the inner results of every block again instead of keeping them.
+
+    Backward needs them once; keeping only the input of each block takes a fraction of the memory
+    and one more forward pass of time.  Results and gradients stay as they are.
+
+    Raises:
+        UserError: for a network without such blocks.
+    """
+    if not isinstance(network, ESCFamily):
+        raise UserError(
+            "train.checkpoint_activations: expected a network of ESC blocks; found "
+            f"{type(network).__name__}. Remove the key."
+        )
+    for block in network.blocks:
+        block.checkpointed = True

@@ -2,7 +2,7 @@
 
 from basicsr.models.sr_model import SRModel
 
-from esc_arch.ops.padding import reflect_pad
+from esc_arch.ops.padding import pad_to_windows
 from esc_arch.registration import register_model
 
 __all__ = ["ESRModel"]
@@ -23,8 +23,8 @@ class ESRModel(SRModel):
         lq = self.lq
         height, width = lq.shape[-2:]
         window = self.opt["network_g"]["window_size"]
-        padded = reflect_pad(lq.permute(0, 2, 3, 1), 0, -height % window, 0, -width % window)
-        self.lq = padded.permute(0, 3, 1, 2).contiguous()
+        padded = pad_to_windows(lq, (window, window))
+        self.lq = padded.contiguous()
         try:
             super().test()
             scale = self.output.shape[-1] // self.lq.shape[-1]

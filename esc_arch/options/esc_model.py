@@ -8,8 +8,7 @@ from collections.abc import Mapping
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY
 
-from esc_arch.archs import ESCFP
-from esc_arch.layers.esc_body import ESCBody
+from esc_arch.archs.esc_arch import ESCFamily
 from esc_arch.models.esc_model import PRECISIONS
 from esc_arch.options.constructors import registered
 from esc_arch.options.kinds import BOOL, POSITIVE, SIZE, is_int, one_of, optional
@@ -81,7 +80,7 @@ def check_esc_model(problems: Problems, opt: Mapping[str, object]) -> None:
     _check_accumulate(problems, opt, train)
     if train.get("checkpoint_activations") is True and not problems.under("network_g"):
         network = registered(ARCH_REGISTRY, opt["network_g"]["type"])
-        if not (isinstance(network, type) and issubclass(network, (ESCBody, ESCFP))):
+        if not (isinstance(network, type) and issubclass(network, ESCFamily)):
             problems.add(
                 "train.checkpoint_activations",
                 "a network of ESC blocks",

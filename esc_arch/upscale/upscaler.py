@@ -22,8 +22,8 @@ from esc_arch.errors import UserError
 from esc_arch.upscale.transparency import fill_transparent
 
 if TYPE_CHECKING:
-    from esc_arch.upscale.tiling.regions import Region
-    from esc_arch.weights.opening import Opened
+    from esc_arch.fast.maps import Region
+    from esc_arch.weights.opened import Opened
 
 __all__ = ["DTYPES", "Upscaler"]
 

@@ -1,12 +1,11 @@
 """From a file, an address or a name to a network that enlarges images."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from basicsr.archs.swinir_arch import SwinIR
-from torch import Tensor, nn
+from torch import Tensor
 
 from esc_arch.archs.atd_arch import ATD
 from esc_arch.archs.srformer_arch import SRFormer
@@ -17,37 +16,14 @@ from esc_arch.weights.conversion import unknown
 from esc_arch.weights.detection import Detected, detect
 from esc_arch.weights.foreign import SpandrelNetwork, known_networks, load_by_spandrel
 from esc_arch.weights.metadata import agreed, agreed_by_name, metadata_of
+from esc_arch.weights.opened import Opened
 from esc_arch.weights.remote import cached, is_url
 from esc_arch.weights.shipped import names, shipped
 
-__all__ = ["Opened", "open_weights"]
+__all__ = ["open_weights"]
 
 # Whose values or buffers do not fit into float16.
 _NO_HALF = (ATD, SRFormer)
-
-
-@dataclass(frozen=True)
-class Opened:
-    """A trained network.
-
-    Attributes:
-        network: (B, C, H, W) in [0, 1], any H and W from 1 -> (B, C, rH, rW); a module is on
-            the CPU in float32, in evaluation mode, without gradients.
-        scale: r.
-        name: such as ``esc_light x2``, or spandrel's ``ESRGAN x4``.
-        channels: C: 3, or 1 for a network of grey images.
-        metadata: what the file says of itself, see :mod:`esc_arch.weights.metadata`.
-        path: of the file.
-        dtypes: in which it can compute.
-    """
-
-    network: nn.Module | Callable[[Tensor], Tensor]
-    scale: int
-    name: str
-    channels: int
-    metadata: Mapping[str, str]
-    path: Path
-    dtypes: frozenset[torch.dtype]
 
 
 def open_weights(source: str | Path | None) -> Opened:
@@ -65,7 +41,7 @@ def open_weights(source: str | Path | None) -> Opened:
     path = _locate(source)
     if path.suffix == ".onnx":
         # onnxruntime need not be installed for anything else.
-        from esc_arch.export.onnx_network import open_onnx
+        from esc_arch.weights.onnx_network import open_onnx
 
         return open_onnx(path)
     content = read_checkpoint(path)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from esc_arch import UserError, options
-from esc_arch.ops import bands
+from esc_arch.fast import executor
 from tests.options.option_cases import TRAIN
 from tests.reference_cases import REFERENCE, deviation
 
@@ -30,8 +30,8 @@ def check_sides(build: Callable[[int], nn.Module], size: tuple[int, int], scale:
 
 def cut_into_bands(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
     """Bands of a few rows, so that maps of the tests have several."""
-    monkeypatch.setattr(bands, "PIXELS_PER_BAND", 5 * width)
-    monkeypatch.setattr(bands, "HALOS_PER_BAND", 1)
+    monkeypatch.setattr(executor, "PIXELS_PER_BAND", 5 * width)
+    monkeypatch.setattr(executor, "HALOS_PER_BAND", 1)
 
 
 def check_layouts(network: nn.Module) -> None:

@@ -69,7 +69,7 @@ def test_in_bands_equals_the_whole_map(name, batch, monkeypatch):
     with torch.no_grad():
         whole = network(x)
         network_checks.cut_into_bands(monkeypatch, width=19)
-        monkeypatch.setattr("esc_arch.layers.window_attention.PIXELS_PER_PASS_AND_CORE", 1)
+        monkeypatch.setattr("esc_arch.fast.executor.ATTENDING_PIXELS_PER_CORE", 1)
         cut = network(x)
     assert deviation(cut, whole) < 1e-5
 

@@ -4,9 +4,8 @@ import pytest
 import torch
 
 from esc_arch import ESCReal, ESCRealM
-from esc_arch.layers.dysample import DySample
-from esc_arch.layers.uni_upsample import UPSAMPLERS
-from esc_arch.ops import bands
+from esc_arch.fast import executor
+from esc_arch.layers.upsamplers import UPSAMPLERS, DySample
 from tests.reference_cases import deviation, fill_parameters
 
 SMALL = {
@@ -36,8 +35,8 @@ def test_every_upsampler_at_every_scale(upsampler, scale, unshuffle_mod, monkeyp
         with torch.no_grad():
             whole = network(x)
             assert whole.shape == (2, 3, size[0] * scale, size[1] * scale)
-            monkeypatch.setattr(bands, "PIXELS_PER_BAND", 4)
-            monkeypatch.setattr(bands, "HALOS_PER_BAND", 1)
+            monkeypatch.setattr(executor, "PIXELS_PER_BAND", 4)
+            monkeypatch.setattr(executor, "HALOS_PER_BAND", 1)
             cut = network(x)
             monkeypatch.undo()
         assert deviation(cut, whole) < 1e-5

@@ -13,7 +13,7 @@ from esc_arch.archs.atd_arch import ATD
 from esc_arch.archs.omnisr_arch import OmniSR
 from esc_arch.archs.presets import outline, outline_of
 from esc_arch.archs.srformer_arch import SRFormer
-from esc_arch.layers.uni_upsample import UPSAMPLERS
+from esc_arch.layers.upsamplers import UPSAMPLERS
 from esc_arch.weights.checkpoint_files import parameters_of
 from tests.weights.foreign_networks import SHARED, found_by
 

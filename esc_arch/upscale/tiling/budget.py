@@ -126,6 +126,8 @@ def _peak(network: nn.Module, image: Tensor) -> int:
 class _LiveBytes(TorchDispatchMode):
     """Adds up the memory of the tensors that operations make, for as long as they live."""
 
+    ignores_kernels = True  # they hold a few tiles, and their results are tensors
+
     def __init__(self) -> None:
         super().__init__()
         self.live = self.peak = 0

@@ -6,11 +6,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from esc_arch.archs.esc_arch import ESC
-from esc_arch.archs.esc_fp_arch import ESCFP
-from esc_arch.archs.esc_real_arch import ESCReal, ESCRealM
 from esc_arch.deployment import Deployed
 from esc_arch.errors import UserError
+from esc_arch.fast.maps import FeatureMap, Region, TensorMap
 from esc_arch.upscale.tiling.budget import (
     AMPLE_BYTES_PER_PIXEL,
     available_memory,
@@ -18,12 +16,17 @@ from esc_arch.upscale.tiling.budget import (
     is_out_of_memory,
     release_memory,
 )
+from esc_arch.upscale.tiling.file_map import FileMap
 from esc_arch.upscale.tiling.overlapping import alignment, enlarge_overlapping, overlap
 from esc_arch.upscale.tiling.plan import side_of_tiles
-from esc_arch.upscale.tiling.regions import Region
 from esc_arch.upscale.tiling.sinks import Sink, TensorSink
-from esc_arch.upscale.tiling.stores import FileStore, MemoryStore, Store
-from esc_arch.upscale.tiling.synchronous import enlarge_synchronously, fold, map_size, window
+from esc_arch.upscale.tiling.synchronous import (
+    enlarge_synchronously,
+    fold,
+    goes_by_tiles,
+    map_size,
+    window,
+)
 
 __all__ = ["enlarge", "work"]
 
@@ -200,7 +203,7 @@ class _Enlarging:
         memory = self.memory
         if isinstance(self.sink, TensorSink) and self.image.device == self.device:
             memory -= self.pixels * self.scale**2 * 3 * self.image.element_size()
-        if isinstance(self.inner, ESC | ESCFP | ESCReal | ESCRealM):
+        if goes_by_tiles(self.inner, self.dtype):
             self.by_synchronous_tiles(max(memory, 0), shrink)
         else:
             self.by_overlapping_tiles(max(memory, 0), shrink)
@@ -223,16 +226,16 @@ class _Enlarging:
             pixels = min(int(left / of_tile), _LARGEST_TILE[kind])
             side = side_of_tiles(size, window(network), _HALO, pixels)
 
-        def make_store(channels: int, dtype: torch.dtype) -> Store:
+        def make_map(channels: int, dtype: torch.dtype) -> FeatureMap:
             if in_memory:
-                return MemoryStore(channels, size, dtype, self.device)
-            return FileStore(channels, size, dtype, self.device, self.scratch)
+                return TensorMap.empty((1, channels, *size), dtype, self.device)
+            return FileMap(channels, size, dtype, self.device, self.scratch)
 
         enlarge_synchronously(
             network,
             self.image.to(self.dtype),
             tuple(-(-s // shrink) for s in side),
-            make_store,
+            make_map,
             lambda region, part: self.sink(region, part.to(self.image.dtype)),
             self.progress,
         )

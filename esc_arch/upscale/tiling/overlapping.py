@@ -22,8 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from esc_arch.archs.elan_arch import ELAN
+from esc_arch.fast.maps import Region, tiles
 from esc_arch.upscale.tiling.pooling import means_over_image
-from esc_arch.upscale.tiling.regions import Region, tiles
 from esc_arch.upscale.tiling.sinks import Sink
 
 __all__ = ["OVERLAP", "alignment", "enlarge_overlapping", "overlap"]

@@ -2,7 +2,7 @@
 
 from math import inf
 
-from esc_arch.upscale.tiling.regions import cut
+from esc_arch.fast.maps import cut
 
 __all__ = ["side_of_tiles"]
 

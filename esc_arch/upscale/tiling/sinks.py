@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from esc_arch.upscale.tiling.regions import Region
+from esc_arch.fast.maps import Region
 
 __all__ = ["ArraySink", "Sink", "TensorSink"]
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from esc_arch.archs.esc_arch import ESC
 from esc_arch.archs.esc_fp_arch import ESCFP
 from esc_arch.archs.esc_real_arch import ESCReal, ESCRealM
-from esc_arch.layers.uni_upsample import UPSAMPLERS
+from esc_arch.layers.upsamplers import UPSAMPLERS
 from esc_arch.weights.detection.detected import Argument, Detected
 from esc_arch.weights.detection.shapes import count, expansion, whole_root
 

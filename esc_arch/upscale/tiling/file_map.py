@@ -1,0 +1,106 @@
+"""A feature map of a whole image in a file, read and written region by region.
+
+The file is read and written by calls, never mapped into memory: mapped pages count as memory of
+the process, pages that the system keeps of a file do not.
+"""
+
+import errno
+import os
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from esc_arch.errors import UserError
+from esc_arch.fast.maps import Region
+
+__all__ = ["FileMap"]
+
+
+class FileMap:
+    """A map in a file without a name, which is gone when the process is.
+
+    Args:
+        channels: C.
+        size: H and W.
+        dtype: of the numbers.
+        device: where the regions are wanted.
+        folder: for the file; None: the system's folder for temporary files.
+
+    Raises:
+        UserError: when the folder has no room for the map.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        size: tuple[int, int],
+        dtype: torch.dtype,
+        device: torch.device,
+        folder: Path | None,
+    ) -> None:
+        self.size = size
+        self._channels, self._width, self._dtype, self._device = channels, size[1], dtype, device
+        self._pixel = channels * dtype.itemsize  # bytes
+        length = size[0] * size[1] * self._pixel
+        self._file = None
+        try:
+            self._file = tempfile.TemporaryFile(dir=folder, prefix="esc_arch-")  # noqa: SIM115
+            # Now rather than in the middle of the work.
+            _reserve(self._file.fileno(), length)
+        except OSError as error:
+            self.close()
+            where = folder or tempfile.gettempdir()
+            raise UserError(
+                f"{where}: expected room for a temporary file of {length / 1e9:.1f} GB; found: "
+                f"{error.strerror}. Name another folder, or allow more memory."
+            ) from error
+
+    def view(self, region: Region) -> Tensor:
+        pixels = torch.empty(region.height, region.width, self._channels, dtype=self._dtype)
+        self._transfer(os.preadv, region, pixels)
+        return pixels.unsqueeze(0).permute(0, 3, 1, 2).to(self._device)
+
+    def space(self, region: Region) -> Tensor:
+        return torch.empty(
+            (1, self._channels, region.height, region.width),
+            dtype=self._dtype,
+            device=self._device,
+            memory_format=torch.channels_last,
+        )
+
+    def write(self, region: Region, x: Tensor) -> None:
+        pixels = x[0].permute(1, 2, 0).to("cpu", self._dtype).contiguous()
+        self._transfer(os.pwritev, region, pixels)
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def _transfer(self, call, region: Region, pixels: Tensor) -> None:
+        """Read or write the rows of a region, those of the whole width at once."""
+        memory = memoryview(pixels.view(torch.uint8).numpy()).cast("B")
+        rows = region.height if region.width == self._width else 1
+        length = rows * region.width * self._pixel
+        for row in range(0, region.height, rows):
+            place = ((region.top + row) * self._width + region.left) * self._pixel
+            done = 0
+            while done < length:  # one call moves 2 GB at most
+                start = row * region.width * self._pixel + done
+                part = memory[start : start + length - done]
+                step = call(self._file.fileno(), [part], place + done)
+                if step == 0:
+                    raise OSError(errno.EIO, "the temporary file ends early")
+                done += step
+
+
+def _reserve(file: int, length: int) -> None:
+    with suppress(OSError):  # not every file system can
+        os.posix_fallocate(file, 0, length)
+        return
+    room = os.fstatvfs(file)
+    if room.f_bavail * room.f_frsize < length:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    os.ftruncate(file, length)
