@@ -10,6 +10,8 @@ data=$(realpath "${1:-../shared/data}")
 bin=.venv/bin
 # Threads that spin while they wait take the cores from everybody else.
 export OMP_WAIT_POLICY=PASSIVE
+# Linux shares processors among sessions first: nice counts inside a session alone.
+if [ -w /proc/$$/autogroup ]; then nice=$(nice); echo "$nice" > /proc/$$/autogroup 2> /dev/null || true; fi
 
 clean=datasets/pretrained/clean
 if [ ! -f "$clean/.prepared" ]; then

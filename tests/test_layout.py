@@ -1,0 +1,89 @@
+"""The house: imports go one way, and ESC can be read from its network file."""
+
+import ast
+from collections import defaultdict
+from pathlib import Path
+
+import esc_arch
+
+ROOT = Path(esc_arch.__file__).parent
+# From the bottom to the top: a folder imports from those before it alone.
+ORDER = ("ops", "fast", "layers", "archs")
+
+
+def module_name(path: Path) -> str:
+    parts = ("esc_arch", *path.relative_to(ROOT).with_suffix("").parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(path): path for path in ROOT.rglob("*.py")}
+
+
+def imports(path: Path) -> set[str]:
+    """Modules of the package that a file imports, inside functions too, for typing alone not."""
+    tree, found = ast.parse(path.read_text(encoding="utf-8")), set()
+    for_typing = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for inner in ast.walk(node)
+    }
+    for node in set(ast.walk(tree)) - for_typing:
+        if isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                found.add(full if full in MODULES else node.module)
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return found & MODULES.keys()
+
+
+IMPORTS = {name: imports(path) for name, path in MODULES.items()}
+
+
+def reachable(graph: dict[str, set[str]], start: str) -> set[str]:
+    seen, todo = set(), list(graph.get(start, ()))
+    while todo:
+        name = todo.pop()
+        if name not in seen:
+            seen.add(name)
+            todo += graph.get(name, ())
+    return seen
+
+
+def package(module: str) -> str:
+    return ".".join(module.split(".")[:2])
+
+
+def test_no_circles_between_modules():
+    assert [name for name in IMPORTS if name in reachable(IMPORTS, name)] == []
+
+
+def test_no_circles_between_packages():
+    graph = defaultdict(set)
+    for name, found in IMPORTS.items():
+        graph[package(name)] |= {package(other) for other in found} - {package(name)}
+    assert [name for name in graph if name in reachable(graph, name)] == []
+
+
+def test_the_networks_stand_on_what_is_below_them():
+    for i, folder in enumerate(ORDER):
+        below = {f"esc_arch.{name}" for name in ORDER[: i + 1]}
+        for name, found in IMPORTS.items():
+            if package(name) == f"esc_arch.{folder}":
+                others = {package(other) for other in found} & {f"esc_arch.{o}" for o in ORDER}
+                assert others <= below, name
+
+
+def test_the_network_file_needs_few_others():
+    """Beside what only builds, registers and loads, for every line that runs in inference."""
+    start = "esc_arch.archs.esc_arch"
+    aside = {
+        "esc_arch.archs.config",
+        "esc_arch.layers.scale_transfer",
+        "esc_arch.registration",
+        "esc_arch.fast",  # names alone
+    }
+    others = {name for name in reachable(IMPORTS, start) if name.count(".") > 1} - aside
+    others -= {"esc_arch.archs", "esc_arch.ops", "esc_arch.layers"}
+    assert len(others) <= 8, sorted(others)
