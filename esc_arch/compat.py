@@ -238,7 +238,7 @@ def _imwrite(
     Raises:
         OSError: with the file's name, when the file system refuses.
     """
-    from esc_arch.training.durable_files import write_durably
+    from esc_arch.files import write_durably
 
     path = Path(file_path)
     if auto_mkdir:

@@ -24,6 +24,7 @@ import urllib3
 from rich.filesize import decimal
 
 from esc_arch.errors import UserError
+from esc_arch.files import put_in_place, whole_file
 from esc_arch.progress import progress
 from esc_arch.version import __version__
 
@@ -226,11 +227,8 @@ class _Transfer:
                 f"{wrong}. What came was deleted; run again to fetch it anew, and check the "
                 "address if that does not help."
             )
-        with open(self._part, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(self._part, self._path)
+        put_in_place(self._part, self._path)
         self._record.unlink(missing_ok=True)
-        flush_folder(self._path.parent)
 
     def _attempt(self, session: requests.Session) -> None:
         """Fetch what is missing; return when all is there."""
@@ -291,9 +289,8 @@ class _Transfer:
         # Emptied first: a record must never stand beside the bytes of another file.
         self._part.write_bytes(b"")
         record = {"url": self._url, "total": total, "validator": _validator(response)}
-        written = _beside(self._path, "part.json.new")
-        written.write_text(json.dumps(record))
-        os.replace(written, self._record)
+        with whole_file(self._record) as written:
+            written.write_text(json.dumps(record))
         return total
 
     def _continued(self, response: requests.Response, record: dict, offset: int) -> int | None:
@@ -380,15 +377,6 @@ class _Transfer:
 
     def _error(self, text: str) -> UserError:
         return UserError(f"{self._url}: {text}")
-
-
-def flush_folder(folder: Path) -> None:
-    """Make the names in a folder outlast a power cut."""
-    number = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
 
 
 def _validator(response: requests.Response) -> str | None:

@@ -139,6 +139,10 @@ class ConvolutionalAttention(nn.Module):
         nn.init.zeros_(self.dwc_proj[-1].weight)
         nn.init.zeros_(self.dwc_proj[-1].bias)
 
+    def kernel_shapes(self, k: int) -> list[tuple[int, ...]]:
+        """The shape of the large kernel of side k."""
+        return [(self.pdim, self.pdim, k, k)]
+
     def dynamic_kernel(self, x: Tensor) -> Tensor:
         """From a map or its mean, (B, p, H, W) or (B, p, 1, 1), to (B, p, 3, 3)."""
         return self.dwc_proj(x).reshape(-1, self.pdim, 3, 3)
@@ -271,7 +275,7 @@ class ESCBlock(nn.Module):
         self.blueprint = fast.Blueprint.of(self)
 
     def forward(self, x: Tensor, large_kernel: Tensor | tuple[Tensor, Tensor]) -> Tensor:
-        if fast.takes(self, x):
+        if fast.takes(self, x, large_kernel):
             return fast.run_block(self, x, large_kernel)
         skip = x
         x = self.proj(self.ln_proj(x))
@@ -284,7 +288,8 @@ class ESCBlock(nn.Module):
 class ESCFamily(nn.Module):
     """What ESC, ESC-FP and ESC-Real share: from the image to deep features.
 
-    A network adds its upsampler, and may have a stem, a large kernel and an end of its own.
+    A network adds its upsampler, then its blueprint; it may have a stem, a large kernel and an end
+    of its own.
 
     Args:
         config: of the network.
@@ -366,6 +371,7 @@ class ESCFamily(nn.Module):
 
 
 @register_arch
+@fast.known
 class ESC(ESCFamily):
     """The ESC network (also ESC-light and ESC-XL, by its arguments).
 
@@ -384,6 +390,7 @@ class ESC(ESCFamily):
     def __init__(self, config: ESCConfig, use_ln: bool = False) -> None:
         super().__init__(config, use_ln)
         self.to_img = nn.Conv2d(config.dim, 3 * config.upscaling_factor**2, 3, padding=1)
+        self.blueprint = fast.Blueprint.of(self)
 
     def upsample(self, feat: Tensor, x: Tensor) -> Tensor:
         skip = x.repeat_interleave(self.upscaling_factor**2, dim=1)

@@ -44,6 +44,10 @@ class FactorizedConvAttention(nn.Module):
         self.pdim = pdim
         self.proj = dynamic_kernel_branch(pdim, pdim // 4)
 
+    def kernel_shapes(self, k: int) -> list[tuple[int, ...]]:
+        """The shapes of the two kernels, that of space of side k."""
+        return [(self.pdim, self.pdim, 1, 1), (self.pdim, 1, k, k)]
+
     def dynamic_kernel(self, x: Tensor) -> Tensor:
         """From a map or its mean, (B, p, H, W) or (B, p, 1, 1), to (B, p, 3, 3)."""
         return self.proj(x).reshape(-1, self.pdim, 3, 3)
@@ -57,6 +61,7 @@ class FactorizedConvAttention(nn.Module):
 
 
 @register_arch
+@fast.known
 class ESCFP(ESCFamily):
     """The ESC-FP network.
 
@@ -76,6 +81,7 @@ class ESCFP(ESCFamily):
             raise ValueError(f"pdim {config.pdim} is less than 4")
         super().__init__(config, True, FactorizedConvAttention, first_exp_ratio=1.5)
         self.to_img = nn.Conv2d(config.dim, 3 * config.upscaling_factor**2, 3, padding=1)
+        self.blueprint = fast.Blueprint.of(self)
 
     def make_large_kernel(self, pdim: int, kernel_size: int) -> None:
         self.lk_channel = nn.Parameter(torch.randn(pdim, pdim, 1, 1))

@@ -52,6 +52,7 @@ def image_skip(channels: int, dim: int) -> list[nn.Module]:
 
 
 @register_arch
+@fast.known
 class ESCReal(ESCFamily):
     """The ESC-Real network, x4; with DySample any scale.
 
@@ -78,12 +79,14 @@ class ESCReal(ESCFamily):
         super().__init__(config, use_ln=True)
         self.to_img = DySample(dim, 3, scale) if use_dysample else nearest_conv(dim)
         self.skip = nn.Sequential(*image_skip(3, dim))
+        self.blueprint = fast.Blueprint.of(self)
 
     def upsample(self, feat: Tensor, x: Tensor) -> Tensor:
         return fast.in_bands([self.to_img], feat + self.skip(x))
 
 
 @register_arch
+@fast.known
 class ESCRealM(ESCFamily):
     """The ESC-Real-M network, x1 to x4, with a choice of upsamplers.
 
@@ -117,6 +120,7 @@ class ESCRealM(ESCFamily):
         self.unshuffle = 4 // scale if unshuffle_mod and scale < 3 else 1
         super().__init__(config, use_ln=True)
         self.to_img = UniUpsample(upsampler, scale * self.unshuffle, config.dim, mid_dim)
+        self.blueprint = fast.Blueprint.of(self)
 
     def make_stem(self, dim: int) -> None:
         if self.unshuffle == 1:

@@ -227,6 +227,7 @@ class SelectiveScan(nn.Module):
         )
 
 
+@fast.known(reach=None)
 class AttentiveStateSpace(nn.Module):
     """A selective scan over the tokens of each class in turn, prompted by class.
 

@@ -21,6 +21,7 @@ from pathlib import Path
 import torch
 
 from esc_arch.errors import UserError
+from esc_arch.files import whole_file
 from esc_arch.machine import processor, versions
 
 __all__ = [
@@ -142,19 +143,13 @@ def csv_text(results: Results) -> str:
 def write_file(path: Path, content: bytes) -> None:
     """Write a file beside its place, flush it, and rename it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with part.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
+        with whole_file(path) as part:
+            part.write_bytes(content)
     except OSError as error:
         raise UserError(
             f"{path}: expected to write it; found {error.strerror}. What was there stays."
         ) from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def describe_run() -> Row:

@@ -20,8 +20,8 @@ from typing import IO, BinaryIO, NoReturn
 
 from rich.filesize import decimal
 
-from esc_arch.download import flush_folder
 from esc_arch.errors import UserError
+from esc_arch.files import flush_folder
 from esc_arch.progress import progress
 
 MAX_MEMBERS = 100_000

@@ -29,6 +29,7 @@ from esc_arch.data import lmdb_pages
 from esc_arch.data.image_header import shape_of
 from esc_arch.data.lmdb_pages import PAGE_BYTES, PAGE_HEADER
 from esc_arch.errors import UserError
+from esc_arch.files import flush_folder, whole_file
 from esc_arch.progress import progress
 
 __all__ = ["Entry", "is_current", "write_lmdb"]
@@ -270,12 +271,8 @@ def _begin(final: Path, plan: _Plan) -> Path:
         (part / "data.mdb").touch()
         (part / "meta_info.txt").touch()
         # Last: a folder with a plan has the files.
-        with open(part / "plan.json", "w") as file:
-            json.dump(plan.record, file, indent=2)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        _flush_folder(part)
+        with whole_file(part / "plan.json") as written:
+            written.write_text(json.dumps(plan.record, indent=2) + "\n")
     return part
 
 
@@ -459,18 +456,10 @@ def _replace(final: Path, part: Path) -> None:
     """Put the new LMDB in its place; of the old one, open files stay readable."""
     with open(part / "data.mdb", "rb") as data:
         os.fsync(data.fileno())
-    _flush_folder(part)
+    flush_folder(part)
     old = _beside(final, "old")
     if final.exists():
         final.rename(old)
     part.rename(final)
-    _flush_folder(final.parent)
+    flush_folder(final.parent)
     _remove(old)
-
-
-def _flush_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -6,7 +6,7 @@ from pathlib import Path
 from torch import nn
 
 from esc_arch.errors import UserError
-from esc_arch.weights.checksums import sha256_of
+from esc_arch.files import sha256_of
 from esc_arch.weights.detection import Detected, detect
 from esc_arch.weights.metadata import describe
 from esc_arch.weights.opened import Opened

@@ -1,7 +1,7 @@
 """When the executor stands in for modules: only where it computes what they would.
 
 A module is taken when it and every module below it are as they were built: of a class that is
-known here, with that class's own forward, no hooks, no parametrisation, no wrapper, no other
+known here, with that class's own methods, no hooks, no parametrisation, no wrapper, no other
 settings and no parameters of another shape, type or device.  Everything else runs as modules.
 The question is asked at every call and takes some microseconds for a module.
 """
@@ -15,16 +15,47 @@ from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn.modules.module import _has_any_global_hook
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
-__all__ = ["Blueprint", "as_built", "known", "on_cpu_in_inference", "reach", "takes", "untouched"]
+__all__ = [
+    "Blueprint",
+    "as_built",
+    "is_plain",
+    "known",
+    "on_cpu_in_inference",
+    "reach",
+    "takes",
+    "untouched",
+]
 
 _Class = TypeVar("_Class", bound=type[nn.Module])
 
-# Classes whose forward the executor knows, with that forward: a patched one is another.
-_KNOWN: dict[type, Callable] = {
-    kind: kind.forward
+# Methods that compute, of modules and of networks; a class or an instance may have patched one.
+_COMPUTING = (
+    "__call__",
+    "_call_impl",
+    "_conv_forward",
+    "deep",
+    "dynamic_kernel",
+    "expand",
+    "features",
+    "forward",
+    "large_kernel",
+    "pad",
+    "shallow",
+    "upsample",
+)
+
+
+def _methods(kind: type) -> dict[str, Callable]:
+    return {name: getattr(kind, name) for name in _COMPUTING if hasattr(kind, name)}
+
+
+# Classes that the executor knows, with their methods as they were then.
+_KNOWN: dict[type, dict[str, Callable]] = {
+    kind: _methods(kind)
     for kind in (
         nn.Conv2d,
         nn.GELU,
@@ -42,7 +73,9 @@ _KNOWN: dict[type, Callable] = {
 # Pixels that a known class looks at beside those of its children.
 _OWN_REACH: dict[type, int | None] = {}
 
-_SETTINGS = ("stride", "padding", "dilation", "groups", "padding_mode")
+# Attributes of a module that say what it computes: all of these types but the following.
+_SETTINGS = (int, float, str, bool, tuple)
+_NOT_SETTINGS = ("training", "checkpointed")
 
 
 def known(cls: _Class | None = None, *, reach: int | None = 0):
@@ -54,16 +87,16 @@ def known(cls: _Class | None = None, *, reach: int | None = 0):
     """
     if cls is None:
         return lambda cls: known(cls, reach=reach)
-    _KNOWN[cls] = cls.forward
+    _KNOWN[cls] = _methods(cls)
     _OWN_REACH[cls] = reach
     return cls
 
 
 class Blueprint(NamedTuple):
-    """What a module was built as: class, settings of a convolution, parameters, children."""
+    """What a module was built as: class, settings, parameters, children."""
 
     kind: type
-    settings: tuple | None
+    settings: tuple[tuple[str, object], ...]
     parameters: tuple[tuple[str, torch.Size | None], ...]
     children: tuple[tuple[str, Blueprint], ...]
 
@@ -71,43 +104,64 @@ class Blueprint(NamedTuple):
     def of(cls, module: nn.Module) -> Blueprint:
         return cls(
             type(module),
-            _settings(module),
+            tuple(
+                (name, value)
+                for name, value in module.__dict__.items()
+                if type(value) in _SETTINGS and name not in _NOT_SETTINGS
+            ),
             tuple((name, p if p is None else p.shape) for name, p in module._parameters.items()),
             tuple((name, cls.of(child)) for name, child in module._modules.items()),
         )
 
 
-def takes(block: nn.Module, x: Tensor) -> bool:
+def takes(block: nn.Module, x: Tensor, large_kernel: Tensor | tuple[Tensor, Tensor]) -> bool:
     """Whether the executor computes this block of this map.
 
     Args:
         block: with its :class:`Blueprint` in ``blueprint``.
         x: (B, C, H, W).
+        large_kernel: what the block convolves with.
     """
     return (
         on_cpu_in_inference(x)
         and not torch.is_autocast_enabled("cpu")
+        and x.dim() == 4
+        and x.shape[0] > 0
+        and x.shape[1] == block.conv_out.in_channels
         and as_built(block, x.dtype, x.device)
+        and _fits(block, x, large_kernel)
     )
 
 
-def as_built(block: nn.Module, dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether calling a block's modules one by one is all that there is to it."""
-    return not _has_any_global_hook() and _matches(block, block.blueprint, dtype, device)
+def as_built(module: nn.Module, dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether calling its modules one by one is all that there is to a module with a blueprint."""
+    return not _has_any_global_hook() and _matches(module, module.blueprint, dtype, device)
+
+
+def _fits(block: nn.Module, x: Tensor, large_kernel: Tensor | tuple[Tensor, Tensor]) -> bool:
+    """Whether the large kernel is one that the block's modules take, as they take it."""
+    kernels = large_kernel if isinstance(large_kernel, tuple) else (large_kernel,)
+    if not all(_is_plain_tensor(kernel, x.dtype, x.device) for kernel in kernels):
+        return False
+    k = kernels[-1].shape[-1]
+    shapes = [tuple(kernel.shape) for kernel in kernels]
+    return k % 2 == 1 and k > 2 and all(p.plk.kernel_shapes(k) == shapes for p in block.pconvs)
 
 
 def on_cpu_in_inference(x: Tensor) -> bool:
     """Whether a map is one of eager inference on a CPU that nobody watches.
 
     Compiled, traced and exported graphs, function transforms, and whatever needs a gradient go by
-    modules.  So do dispatch modes, which do not see the kernels, but for those that say that they
-    do not mind (``ignores_kernels``).
+    modules.  So do modes for functions (a default device is one) and for dispatch, which do not see
+    the kernels, but for those that say that they do not mind (``ignores_kernels``).
     """
     return (
-        type(x) is Tensor
+        not torch.compiler.is_compiling()  # first: the rest is not for graphs
+        and _is_plain_tensor(x, x.dtype, x.device)
         and x.device.type == "cpu"
         and not torch.is_grad_enabled()
-        and not torch.compiler.is_compiling()
+        and forward_ad._current_level < 0
+        and not torch._C._len_torch_function_stack()
         and not torch.jit.is_tracing()
         and not torch._C._functorch.maybe_current_level()
         and all(
@@ -119,7 +173,7 @@ def on_cpu_in_inference(x: Tensor) -> bool:
 def untouched(modules: Iterable[nn.Module]) -> bool:
     """Whether modules and all below them are of known classes, and nobody listens to them."""
     return not _has_any_global_hook() and all(
-        _is_plain(part) for module in modules for part in module.modules()
+        is_plain(part) for module in modules for part in module.modules()
     )
 
 
@@ -127,11 +181,12 @@ def reach(modules: Iterable[nn.Module]) -> tuple[int, int] | None:
     """How far a chain of known modules looks, and by how much it enlarges.
 
     Returns:
-        Pixels of its input around a pixel, counted behind a PixelUnshuffle that it begins with, and
-        the scale; None where that is not known.
+        Pixels of its input around a pixel, and the scale; None where that is not known.
     """
     halo, scale = Fraction(0), 1
     for module in _in_order(modules):
+        if getattr(module, "inplace", False):  # bands overlap
+            return None
         if type(module) is nn.Conv2d:
             radius = _radius(module)
             if radius is None:
@@ -144,7 +199,10 @@ def reach(modules: Iterable[nn.Module]) -> tuple[int, int] | None:
             if module.mode != "nearest" or factor not in range(1, 65):
                 return None
             scale *= int(factor)
-        elif (own := _OWN_REACH.get(type(module), 0)) is None:
+        elif (
+            isinstance(module, nn.PixelUnshuffle)
+            or (own := _OWN_REACH.get(type(module), 0)) is None
+        ):
             return None
         else:
             halo += Fraction(own, scale)
@@ -155,8 +213,11 @@ def _radius(conv: nn.Conv2d) -> int | None:
     """Pixels that a convolution looks at on each side; None unless it keeps the map's size and puts
     zeros around it.
     """
-    reach = tuple(k // 2 * d for k, d in zip(conv.kernel_size, conv.dilation, strict=True))
-    is_centred = all(k % 2 for k in conv.kernel_size) and conv.padding in (reach, "same")
+    sides, dilation = conv.weight.shape[2:], conv.dilation
+    if not isinstance(dilation, tuple):
+        return None
+    reach = tuple(k // 2 * d for k, d in zip(sides, dilation, strict=True))
+    is_centred = all(k % 2 for k in sides) and conv.padding in (reach, "same")
     if not is_centred or conv.stride != (1, 1) or conv.padding_mode != "zeros":
         return None
     return max(reach)
@@ -169,23 +230,22 @@ def _in_order(modules: Iterable[nn.Module]) -> Iterable[nn.Module]:
 
 
 def _matches(module: nn.Module, built: Blueprint, dtype: torch.dtype, device: torch.device) -> bool:
-    if type(module) is not built.kind or not _is_plain(module):
+    if type(module) is not built.kind or not is_plain(module):
         return False
-    if built.settings is not None and _settings(module) != built.settings:
+    own, parameters, children = module.__dict__, module._parameters, module._modules
+    if any(own.get(name) != value for name, value in built.settings):
         return False
-    parameters, children = module._parameters, module._modules
     if len(parameters) != len(built.parameters) or len(children) != len(built.children):
         return False
     for name, shape in built.parameters:
         parameter = parameters.get(name)
-        if parameter is None:
-            if shape is not None:
+        if parameter is None or shape is None:
+            if parameter is not shape:
                 return False
         elif (
             parameter.shape != shape
-            or parameter.dtype != dtype
-            or parameter.device != device
-            or type(parameter) not in (nn.Parameter, Tensor)
+            or name in own
+            or not _is_plain_tensor(parameter, dtype, device)
         ):
             return False
     return all(
@@ -194,18 +254,26 @@ def _matches(module: nn.Module, built: Blueprint, dtype: torch.dtype, device: to
     )
 
 
-def _is_plain(module: nn.Module) -> bool:
-    kind = type(module)
+def is_plain(module: nn.Module) -> bool:
+    """Whether a module is of a known class, with its methods, and nobody listens to it."""
+    kind, own = type(module), module.__dict__
+    methods = _KNOWN.get(kind)
     return (
-        _KNOWN.get(kind) is kind.forward
-        and "forward" not in module.__dict__
+        methods is not None
+        and all(
+            getattr(kind, name) is method and name not in own for name, method in methods.items()
+        )
         and module._compiled_call_impl is None
         and not module._forward_hooks
         and not module._forward_pre_hooks
     )
 
 
-def _settings(module: nn.Module) -> tuple | None:
-    if not isinstance(module, nn.Conv2d):
-        return None
-    return tuple(getattr(module, name) for name in _SETTINGS)
+def _is_plain_tensor(x: Tensor, dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether the numbers of a tensor lie in its memory as they are."""
+    return (
+        type(x) in (Tensor, nn.Parameter)
+        and x.dtype == dtype
+        and x.device == device
+        and not x.is_neg()
+    )

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from esc_arch.fast import kernels
-from esc_arch.fast.dispatch import on_cpu_in_inference, reach, untouched
+from esc_arch.fast.dispatch import is_plain, on_cpu_in_inference, reach, untouched
 from esc_arch.fast.maps import FeatureMap, Region, TensorMap, cut
 from esc_arch.ops import attention
 
@@ -287,7 +287,9 @@ def in_bands(
     Returns:
         (B, C', scale*H, scale*W).
     """
-    if _is_cut(modules, x) and reach(modules):
+    owner = getattr(function, "__self__", None)  # whose subclass may have another method
+    is_known = not isinstance(owner, nn.Module) or is_plain(owner)
+    if is_known and _is_cut(modules, x) and reach(modules):
         whole = Region(0, x.shape[2], 0, x.shape[3])
         return _by_modules(modules, x, whole, None, residual, function)
     x = (function or _chain(modules))(x)
@@ -304,8 +306,11 @@ def _chain(modules: Sequence[nn.Module]) -> Callable[[Tensor], Tensor]:
 
 
 def rows_of_bands(module: nn.Module, x: Tensor, scale: int) -> int | None:
-    """For a module that cuts a map (B, C, H, W) by itself: rows of a band, None for no bands."""
-    if not _is_cut([module], x):
+    """Rows of a band for a module that cuts a map (B, C, H, W) by itself; None for no bands.
+
+    Its children are to look at single pixels.
+    """
+    if not _is_cut([module], x) or reach(module.children()) != (0, 1):
         return None
     return max(PIXELS_PER_BAND // (x.shape[3] * scale**2), 1)
 

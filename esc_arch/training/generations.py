@@ -15,8 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from esc_arch.download import flush_folder
-from esc_arch.training.durable_files import Digest, digest_of, write_durably
+from esc_arch.files import Digest, digest_of, flush_folder, write_durably
 from esc_arch.version import __version__
 from esc_arch.weights.checkpoint_files import read_file
 

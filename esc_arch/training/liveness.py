@@ -22,7 +22,7 @@ import torch
 from torch import distributed
 
 from esc_arch.errors import UserError
-from esc_arch.training.durable_files import write_durably
+from esc_arch.files import write_durably
 
 __all__ = ["Job", "joined"]
 

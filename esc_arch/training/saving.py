@@ -16,8 +16,8 @@ from rich.filesize import decimal
 from torch import Tensor, nn
 
 from esc_arch.errors import UserError
+from esc_arch.files import Digest, remove_parts, write_durably
 from esc_arch.training import generations, random_states
-from esc_arch.training.durable_files import Digest, remove_parts, write_durably
 
 __all__ = ["BEST", "POOL", "Best", "Position", "Saver"]
 

@@ -19,7 +19,6 @@ none; what is not kept is said.
 """
 
 import io
-import itertools
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -31,6 +30,7 @@ from PIL import Image
 
 from esc_arch.data.image_files import PNG_OPTIONS
 from esc_arch.errors import UserError
+from esc_arch.files import whole_file
 from esc_arch.upscale.metadata import Metadata, resized_exif, resized_xmp
 from esc_arch.upscale.png_chunks import with_chunks
 from esc_arch.upscale.reading import Picture
@@ -52,7 +52,6 @@ _SEGMENT = 65000  # bytes of metadata in a segment of a JPEG
 _AS_BGR = {3: cv2.COLOR_RGB2BGR, 4: cv2.COLOR_RGBA2BGRA}
 _ICC_SPACES = {1: b"GRAY", 3: b"RGB ", 4: b"RGB "}
 _TIFF_OPTIONS = (cv2.IMWRITE_TIFF_COMPRESSION, 8)  # Deflate of Adobe, which all programs read
-_counter = itertools.count()
 
 
 @dataclass(frozen=True)
@@ -125,22 +124,15 @@ def write_picture(
     """
     pieces, notes = encode(path, picture, encoding)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Of few characters: the name with an addition may be longer than a name can be.
-    temporary = path.with_name(f".{os.getpid()}-{next(_counter)}.part")
-    try:
+    with whole_file(path) as temporary:
         with open(temporary, "xb") as file:
             for piece in pieces:
                 file.write(piece)
-            file.flush()
-            os.fsync(file.fileno())
         if not overwrite and os.path.lexists(path):
             raise UserError(
                 f"{path}: expected no such file; it was made meanwhile. Take --overwrite to "
                 "replace it."
             )
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return notes
 
 

@@ -1,7 +1,5 @@
 """Writing checkpoints such that a killed process leaves the old file or the new one."""
 
-import os
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -9,8 +7,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from esc_arch.download import flush_folder
 from esc_arch.errors import UserError
+from esc_arch.files import whole_file
 from esc_arch.weights.detection import detect
 from esc_arch.weights.metadata import describe
 
@@ -69,31 +67,14 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        number, name = tempfile.mkstemp(".tmp", f".{path.name}.", path.parent)
-        os.close(number)
-        temporary = Path(name)
-        try:
+        with whole_file(path) as temporary:
             write(temporary)
-            with open(temporary, "rb") as file:
-                os.fsync(file.fileno())
-            temporary.chmod(_permissions())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-        flush_folder(path.parent)
     # safetensors and torch.save have errors of their own.
     except Exception as error:
         raise UserError(
             f"{path}: expected to write it; found {getattr(error, 'strerror', None) or error}. "
             "Make room or name another folder."
         ) from error
-
-
-def _permissions() -> int:
-    """Of a file that is made in the usual way; a temporary one is its owner's alone."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return 0o666 & ~mask
 
 
 def halved(state: Mapping[str, Tensor], path: str | Path) -> dict[str, Tensor]:

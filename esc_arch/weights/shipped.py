@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 
 from esc_arch.errors import UserError, listed
-from esc_arch.weights.checksums import sha256_of
+from esc_arch.files import sha256_of
 
 __all__ = ["LIST", "folder", "names", "shipped"]
 

@@ -11,8 +11,8 @@ import torch
 import yaml
 
 from esc_arch.cli.main import main
+from esc_arch.files import write_durably
 from esc_arch.training import experiments, generations
-from esc_arch.training.durable_files import write_durably
 from esc_arch.training.locking import ExperimentLock
 
 STAMP = "2026-01-02 03:04:05,678 INFO: "

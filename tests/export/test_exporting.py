@@ -14,7 +14,7 @@ from esc_arch.archs.presets import build
 from esc_arch.cli.main import main
 from esc_arch.errors import UserError
 from esc_arch.export import checking
-from esc_arch.weights.checksums import sha256_of
+from esc_arch.files import sha256_of
 from esc_arch.weights.onnx_network import open_onnx
 from esc_arch.weights.safetensors_files import write_safetensors
 from tests.reference_cases import deviation, fill_parameters

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from esc_arch.files import write_durably
 from esc_arch.training import generations
-from esc_arch.training.durable_files import write_durably
 
 
 def save(path: Path, content: dict):

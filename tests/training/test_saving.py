@@ -10,7 +10,8 @@ import pytest
 import torch
 from tiny_run import PAIR, assert_equal, iterations, models, options, train, validated
 
-from esc_arch.training import durable_files, generations
+from esc_arch import files
+from esc_arch.training import generations
 
 SAVED = Path("experiments/tiny")
 
@@ -32,13 +33,13 @@ class Full:
 
 def refuse_writes(monkeypatch, code: int, name: str) -> None:
     """Let the file system refuse to write files of which the name begins so."""
-    content = durable_files._Content.__init__
+    content = files._Content.__init__
 
     def opened(self, file) -> None:
-        refused = file is not None and Path(file.name).name.startswith(f".{name}")
+        refused = file is not None and Path(file.name).name.split("-", 2)[2].startswith(name)
         content(self, Full(file, code) if refused else file)
 
-    monkeypatch.setattr(durable_files._Content, "__init__", opened)
+    monkeypatch.setattr(files._Content, "__init__", opened)
 
 
 def leftovers() -> list[str]:
@@ -218,7 +219,7 @@ def test_the_best_value_is_resumed(folder, log):
     content = torch.load(state, weights_only=False)
     for group in content["optimizers"][0]["param_groups"]:
         group["lr"] = 100.0
-    digest = durable_files.write_durably(state, lambda file: torch.save(content, file))
+    digest = files.write_durably(state, lambda file: torch.save(content, file))
     record = json.loads((SAVED / "training_states" / "4.json").read_text())
     record["files"]["training_states/4.state"] = digest._asdict()
     (SAVED / "training_states" / "4.json").write_text(json.dumps(record))

@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 import esc_arch
 from esc_arch import UserError, create, weights
 from esc_arch.cli.main import main
+from esc_arch.files import sha256_of
 from esc_arch.weights import safetensors_files
 from esc_arch.weights.checkpoint_files import read_file
-from esc_arch.weights.checksums import sha256_of
 from esc_arch.weights.metadata import read_metadata
 from tests.reference_cases import fill_parameters
 

@@ -2,7 +2,7 @@
 
 import argparse
 
-from esc_arch.weights.checksums import sha256_of
+from esc_arch.files import sha256_of
 from esc_arch.weights.conversion import Inspected, inspect
 
 

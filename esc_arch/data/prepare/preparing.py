@@ -35,6 +35,7 @@ from esc_arch.data.prepare.settings import Folder, Settings
 from esc_arch.data.prepare.worker import Skipped, Task, make
 from esc_arch.data.processes import Processes, ProcessKilled, default_jobs
 from esc_arch.errors import UserError
+from esc_arch.files import whole_file
 from esc_arch.progress import progress
 
 __all__ = ["Prepared", "prepare"]
@@ -225,10 +226,6 @@ def _finish(dest: Path, text: str) -> None:
     final, work = dest / FINAL, dest / WORK
     if not final.exists() or final.read_text("ascii") != text:
         work.mkdir(exist_ok=True)
-        temporary = work / FINAL
-        with open(temporary, "w", encoding="ascii") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, final)
+        with whole_file(final, work) as written:
+            written.write_text(text, encoding="ascii")
     shutil.rmtree(work, ignore_errors=True)

@@ -13,6 +13,7 @@ from esc_arch.data.prepare.records import WORK
 from esc_arch.data.prepare.settings import Folder, Settings
 from esc_arch.data.sub_images import windows
 from esc_arch.errors import UserError
+from esc_arch.files import whole_file
 
 __all__ = ["Made", "Skipped", "Task", "make"]
 
@@ -104,18 +105,17 @@ def _sub_images(
 
 def _write(files: Iterator[bytes], folder: Folder, task: Task, dest: Path) -> list[int]:
     """Write files under their final names, each of them whole or not at all."""
-    temporary = dest / WORK / f"{os.getpid()}.png"
     sizes = []
     for index, content in enumerate(files):
         path = dest / folder.path / folder.file_names(task.name, index + 1)[index]
         try:
-            temporary.write_bytes(content)
-            # The source's time, as a copy keeps it: an LMDB of these files, which records
-            # their times, is then the same after a kill, and made again when a source changes.
-            os.utime(temporary, ns=(task.mtime_ns, task.mtime_ns))
-            os.replace(temporary, path)
+            # Thousands of files: what a power cut leaves empty is found and made again.
+            with whole_file(path, dest / WORK, flush=False) as written:
+                written.write_bytes(content)
+                # The source's time, as a copy keeps it: an LMDB of these files, which records
+                # their times, is then the same after a kill, and made again when a source changes.
+                os.utime(written, ns=(task.mtime_ns, task.mtime_ns))
         except OSError as error:
-            temporary.unlink(missing_ok=True)
             raise UserError(
                 f"{path}: could not write it: {error.strerror}. Mend that, by freeing disk space "
                 "if there is none left, and run again; the finished images are kept."

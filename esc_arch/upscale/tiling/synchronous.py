@@ -32,14 +32,10 @@ _BICUBIC_REACH = 2
 
 
 def goes_by_tiles(network: object, dtype: torch.dtype) -> bool:
-    """Whether a network is one of ours and nobody has changed its modules or listens to them."""
-    return (
-        type(network) in (ESC, ESCFP, ESCReal, ESCRealM)
-        and fast.untouched(network.children())
-        and all(
-            fast.as_built(block, dtype, block.conv_out.weight.device) for block in network.blocks
-        )
-    )
+    """Whether a network is one of ours, as it was built, and nobody listens to its modules."""
+    if type(network) not in (ESC, ESCFP, ESCReal, ESCRealM):
+        return False
+    return fast.as_built(network, dtype, network.last.weight.device)
 
 
 def window(network: ESCFamily) -> int:
@@ -172,9 +168,15 @@ class _Run:
 def _halo(network: ESCFamily) -> int:
     """Pixels of a map around a tile that what follows the blocks needs, DySample left out."""
     _, before = _sampler(network)
-    skip, _ = fast.reach([network.skip]) if hasattr(network, "skip") else (0, 1)
-    deep, _ = fast.reach([network.proj, network.last])
+    skip, _ = fast.reach(_of_maps(network.skip)) if hasattr(network, "skip") else (0, 1)
+    deep, _ = fast.reach([*_of_maps(network.proj), network.last])
     return max(fast.reach([before])[0], _BICUBIC_REACH) + max(skip, deep)
+
+
+def _of_maps(module: nn.Module) -> list[nn.Module]:
+    """What reads the image, without the folding of its pixels: in pixels of the maps."""
+    layers = module if isinstance(module, nn.Sequential) else [module]
+    return [layer for layer in layers if not isinstance(layer, nn.PixelUnshuffle)]
 
 
 def _sampler(network: ESCFamily) -> tuple[DySample | None, Callable[[Tensor], Tensor]]:

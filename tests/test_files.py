@@ -7,7 +7,7 @@ import resource
 import pytest
 import torch
 
-from esc_arch.training.durable_files import digest_of, remove_parts, write_durably
+from esc_arch.files import digest_of, remove_parts, whole_file, write_durably
 
 TENSORS = {"a": torch.arange(100_000), "b": torch.ones(3, 3)}
 
@@ -60,3 +60,45 @@ def test_parts_of_killed_writers_are_removed(tmp_path):
     remove_parts(tmp_path)
     remove_parts(tmp_path / "absent")
     assert [path.name for path in tmp_path.iterdir()] == ["net_g_5.pth"]
+
+
+@pytest.mark.parametrize("flush", [True, False])
+def test_a_file_has_its_name_when_the_block_has_ended(tmp_path, flush):
+    path, work = tmp_path / "a.txt", tmp_path / "work"
+    path.write_text("before")
+    work.mkdir()
+    with whole_file(path, work, flush) as part:
+        part.write_text("after")
+        assert part.parent == work and path.read_text() == "before"
+    assert path.read_text() == "after" and list(work.iterdir()) == []
+
+
+def test_a_block_that_fails_leaves_what_was_there(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("before")
+    with pytest.raises(KeyError), whole_file(path) as part:
+        part.write_text("half")
+        raise KeyError
+    assert path.read_text() == "before" and list(tmp_path.iterdir()) == [path]
+
+
+def test_an_error_names_the_file_and_not_its_temporary_name(tmp_path):
+    path = tmp_path / "absent" / "a.txt"
+    with pytest.raises(FileNotFoundError) as error, whole_file(path) as part:
+        part.write_text("x")
+    assert error.value.filename == str(path)
+
+
+def test_the_longest_name(tmp_path):
+    """255 bytes, as file systems have it; of characters that take four each, too."""
+    for name in ("a" * 251 + ".png", "\N{GRINNING FACE}" * 62 + ".png"):
+        with whole_file(tmp_path / name) as part:
+            part.write_bytes(b"x")
+        assert (tmp_path / name).read_bytes() == b"x"
+
+
+def test_permissions_are_those_of_a_plain_file(tmp_path):
+    (tmp_path / "plain").touch()
+    with whole_file(tmp_path / "whole") as part:
+        part.touch()
+    assert (tmp_path / "whole").stat().st_mode == (tmp_path / "plain").stat().st_mode

@@ -1,0 +1,172 @@
+"""Files that are whole or not there, their digests, and folders whose names are on disk."""
+
+import hashlib
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+__all__ = [
+    "Digest",
+    "digest_of",
+    "flush_folder",
+    "put_in_place",
+    "remove_parts",
+    "sha256_of",
+    "whole_file",
+    "write_durably",
+]
+
+# Ends the hidden name of a file that is being written.
+_PART = ".part"
+_CHUNK = 1 << 20
+_counter = itertools.count()
+
+
+class Digest(NamedTuple):
+    """What tells a whole file from a damaged one; size in bytes."""
+
+    size: int
+    sha256: str
+
+
+@contextmanager
+def whole_file(path: Path, work: Path | None = None, flush: bool = True) -> Iterator[Path]:
+    """A temporary name for a file, which gets its own name when the block ends without an error.
+
+    Args:
+        path: of the file, which is replaced; its folder is there.
+        work: folder for the temporary file, on the same file system; the file's own when None.
+        flush: whether the content is on disk before the name is, and the name when the block has
+            ended.  Without, a power cut may leave an empty file.
+
+    Raises:
+        OSError: when the file system refuses; it has the file's name.  Nothing is left behind
+            then, and a file that was there before is unchanged.
+    """
+    # Of the name's end alone: with all of it this one might be longer than a name can be.
+    name = f".{os.getpid()}-{next(_counter)}-{path.name[-40:]}{_PART}"
+    part = (work or path.parent) / name
+    try:
+        yield part
+        if flush:
+            put_in_place(part, path)
+        else:
+            os.replace(part, path)
+    except OSError as error:
+        # A write or a flush does not know its file, and the temporary name says nothing.
+        if error.filename in (None, str(part)):
+            error.filename = str(path)
+        raise
+    finally:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+def put_in_place(part: Path, path: Path) -> None:
+    """Flush a complete file to disk and give it its name, which outlasts a power cut.
+
+    Raises:
+        OSError: when the file system refuses.
+    """
+    with open(part, "rb+") as file:
+        os.fsync(file.fileno())
+    os.replace(part, path)
+    flush_folder(path.parent)
+
+
+def write_durably(path: Path, write: Callable[[BinaryIO], object]) -> Digest:
+    """Write a file by :func:`whole_file`, and digest what is written.
+
+    Args:
+        path: of the file.
+        write: writes the content, from beginning to end, to what it is given.
+
+    Raises:
+        OSError: as :func:`whole_file`.
+    """
+    with whole_file(path) as part, part.open("wb") as file:
+        content = _Content(file)
+        try:
+            write(content)
+        except Exception:
+            # torch.save hides what the file system said behind an error of its own.
+            if content.error is not None:
+                raise content.error from None
+            raise
+        file.flush()
+        digest = content.digest()
+    return digest
+
+
+def flush_folder(folder: Path) -> None:
+    """Make the names in a folder outlast a power cut; Windows has no such call."""
+    if os.name == "nt":
+        return
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove what killed processes were writing into a folder; it need not be there."""
+    for part in folder.glob(f".*{_PART}"):
+        with suppress(OSError):
+            part.unlink()
+
+
+def digest_of(path: Path) -> Digest:
+    """
+    Raises:
+        OSError: when the file cannot be read.
+    """
+    with open(path, "rb") as file:
+        content = _Content(None)
+        while chunk := file.read(_CHUNK):
+            content.add(chunk)
+    return content.digest()
+
+
+def sha256_of(path: str | Path) -> str:
+    """The checksum of a file, in hex.
+
+    Raises:
+        OSError: when it cannot be read.
+    """
+    return digest_of(Path(path)).sha256
+
+
+class _Content:
+    """A file to write to that measures what is written and keeps its first error."""
+
+    def __init__(self, file: BinaryIO | None) -> None:
+        self.error: OSError | None = None
+        self._file = file
+        self._size = 0
+        self._hash = hashlib.sha256()
+
+    def write(self, data: bytes | memoryview) -> int:
+        if self.error is not None:
+            raise self.error
+        try:
+            self._file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+        return self.add(data)
+
+    def flush(self) -> None:
+        """Nothing: the file is flushed when all is written."""
+
+    def add(self, data: bytes | memoryview) -> int:
+        self._hash.update(data)
+        length = memoryview(data).nbytes
+        self._size += length
+        return length
+
+    def digest(self) -> Digest:
+        return Digest(self._size, self._hash.hexdigest())
