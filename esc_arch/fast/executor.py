@@ -236,7 +236,7 @@ def _conv_attention(
     diagonals = torch.diag_embed(dynamic_kernel.permute(0, 2, 3, 1)).permute(0, 3, 4, 1, 2)
     kernels_by_image = large_kernel + F.pad(diagonals, (margin,) * 4)
     images = zip(x.split(1), kernels_by_image, strict=True)
-    return torch.cat([F.conv2d(image, kernel) for image, kernel in images])
+    return _joined([F.conv2d(image, kernel) for image, kernel in images])
 
 
 def _factorized_conv_attention(
@@ -251,7 +251,11 @@ def _factorized_conv_attention(
     x = _with_zeros(F.conv2d(x, channel_kernel), inner, margin + 1)
     kernels_by_image = spatial_kernel + F.pad(dynamic_kernel, (margin,) * 4).unsqueeze(2)
     images = zip(x.split(1), kernels_by_image, strict=True)
-    return torch.cat([F.conv2d(image, kernel, groups=len(kernel)) for image, kernel in images])
+    return _joined([F.conv2d(image, kernel, groups=len(kernel)) for image, kernel in images])
+
+
+def _joined(images: list[Tensor]) -> Tensor:
+    return images[0] if len(images) == 1 else torch.cat(images)
 
 
 def _aggregate(layer: nn.Conv2d, first: Tensor, rest: Tensor, residual: Tensor) -> None:
