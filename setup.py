@@ -79,9 +79,11 @@ setup(
         "torchvision",  # basicsr's degradations and VGG
         "basicsr==1.4.2",  # the training, testing and data pipeline
         "einops",  # window partition, scale transfer
+        "filelock>=4",  # one process at a time in a folder, on every system
         "lmdb",  # BasicSR's LMDB back-end
         "numpy",
         "opencv-python",  # image files, as BasicSR reads them
+        "pydantic>=2.9,<3",  # models of the option file's sections
         "pillow",  # sizes from file headers, bicubic LR images
         "pyyaml",  # option files
         "requests",  # downloads
@@ -107,9 +109,13 @@ setup(
             "esc-arch[compare,export]",
             "fvcore",  # its count of multiply-adds, which ours must equal
             "hypothesis",
+            "jsonschema",  # reads the schema of option files as editors do
+            "mypy",
             "pytest",
             "pytest-xdist",  # two tests at a time
             "ruff",
+            "types-PyYAML",
+            "types-requests",
         ],
     },
     entry_points={"console_scripts": ["basicsr=esc_arch.cli.main:main"]},

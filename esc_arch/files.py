@@ -1,17 +1,27 @@
-"""Files that are whole or not there, their digests, and folders whose names are on disk."""
+"""Files that are complete or absent, their digests, the room for them, and locks on them."""
 
+import errno
 import hashlib
 import itertools
+import json
 import os
+import shutil
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from filelock import FileLock, Timeout
+
 __all__ = [
     "Digest",
+    "Held",
     "digest_of",
     "flush_folder",
+    "free_bytes",
+    "is_locked",
+    "locked",
     "put_in_place",
     "remove_parts",
     "sha256_of",
@@ -138,6 +148,100 @@ def sha256_of(path: str | Path) -> str:
         OSError: when it cannot be read.
     """
     return digest_of(Path(path)).sha256
+
+
+def free_bytes(folder: Path) -> int:
+    """What this user may still write on the folder's file system.
+
+    Raises:
+        OSError: when the folder cannot be asked.
+    """
+    return shutil.disk_usage(folder).free
+
+
+class Held(Exception):
+    """Another process or thread holds a lock.
+
+    Attributes:
+        holder: " (process 12 on machine)", or empty when that is not known.
+    """
+
+    def __init__(self, holder: str) -> None:
+        super().__init__(holder)
+        self.holder = holder
+
+
+@contextmanager
+def locked(
+    path: Path, wait_s: float = 1.0, waiting: Callable[[str], object] | None = None
+) -> Iterator[None]:
+    """Hold a lock inside the block; it ends with the process, however that ends.
+
+    Children made by ``fork`` do not hold it.  On a file system without locks nothing is locked.
+
+    Args:
+        path: the lock's file, which is made with its folder and stays.  It says in JSON who
+            holds the lock.
+        wait_s: how long to wait for another holder.  A killed run's processes hold it for a
+            moment, and so does :func:`is_locked`.
+        waiting: when given, is called with the holder once ``wait_s`` is over, and the wait goes on
+            without end.
+
+    Raises:
+        Held: when another holds it after that time.
+        OSError: when the file cannot be made.
+    """
+    lock = FileLock(path, fallback_to_soft=False, thread_local=False, on_acquired=_sign)
+    try:
+        lock.acquire(timeout=wait_s)
+    except Timeout:
+        if waiting is None:
+            raise Held(_holder(path)) from None
+        waiting(_holder(path))
+        lock.acquire()
+    except (OSError, NotImplementedError) as error:
+        if not _has_no_locks(error):
+            raise
+    try:
+        yield
+    finally:
+        lock.release()  # nothing where it was not acquired
+
+
+def is_locked(path: Path) -> bool | None:
+    """Whether someone holds the lock of a file; None when it is not there or cannot be asked."""
+    if not path.exists():
+        return None
+    try:
+        with FileLock(path, timeout=0, fallback_to_soft=False):
+            return False
+    except Timeout:
+        return True
+    except (OSError, NotImplementedError):
+        return None
+
+
+def _has_no_locks(error: Exception) -> bool:
+    """Whether a file system says that it cannot lock (some network file systems)."""
+    unable = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
+    return isinstance(error, NotImplementedError) or getattr(error, "errno", None) in unable
+
+
+def _sign(file: int) -> None:
+    text = json.dumps({"host": socket.gethostname(), "pid": os.getpid()})
+    # A full disk; who holds the lock is a comfort only.
+    with suppress(OSError):
+        os.ftruncate(file, 0)
+        os.lseek(file, 0, os.SEEK_SET)
+        os.write(file, text.encode())
+
+
+def _holder(path: Path) -> str:
+    try:
+        holder = json.loads(path.read_text(encoding="utf-8"))
+        return f" (process {holder['pid']} on {holder['host']})"
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
 
 
 class _Content:

@@ -1,13 +1,28 @@
 """A file is whole under its name, or it is not there."""
 
 import errno
+import fcntl
 import hashlib
+import json
+import os
 import resource
+import signal
+import subprocess
+import sys
 
 import pytest
 import torch
 
-from esc_arch.files import digest_of, remove_parts, whole_file, write_durably
+from esc_arch.files import (
+    Held,
+    digest_of,
+    free_bytes,
+    is_locked,
+    locked,
+    remove_parts,
+    whole_file,
+    write_durably,
+)
 
 TENSORS = {"a": torch.arange(100_000), "b": torch.ones(3, 3)}
 
@@ -102,3 +117,72 @@ def test_permissions_are_those_of_a_plain_file(tmp_path):
     with whole_file(tmp_path / "whole") as part:
         part.touch()
     assert (tmp_path / "whole").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_a_lock_says_who_holds_it(tmp_path):
+    path = tmp_path / "a.lock"
+    assert is_locked(path) is None
+    with locked(path):
+        assert is_locked(path) is True
+        with pytest.raises(Held, match=rf"process {os.getpid()} on "), locked(path, wait_s=0.05):
+            pass
+        assert json.loads(path.read_text())["pid"] == os.getpid()
+    assert is_locked(path) is False
+    with locked(path):
+        pass
+
+
+HOLDER = """
+import os, sys, time
+from pathlib import Path
+from esc_arch.files import locked
+
+with locked(Path(sys.argv[1])):
+    if os.fork() == 0:
+        os.close(1)
+        time.sleep(60)
+    print("child", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_killed_process_frees_its_lock_though_its_children_live(tmp_path):
+    path = tmp_path / "a.lock"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(path)], stdout=subprocess.PIPE, start_new_session=True
+    )
+    try:
+        assert holder.stdout.readline() == b"child\n"
+        assert is_locked(path) is True
+        waited_for = []
+
+        def stop(who: str) -> None:
+            waited_for.append(who)
+            holder.kill()
+            holder.wait()
+
+        with locked(path, wait_s=0.05, waiting=stop):
+            os.killpg(holder.pid, 0)  # the child lives
+        assert str(holder.pid) in waited_for[0]
+    finally:
+        os.killpg(holder.pid, signal.SIGKILL)
+
+
+def test_no_lock_where_the_file_system_has_none(tmp_path, monkeypatch):
+    def refused(file, kind):
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr(fcntl, "flock", refused)
+    with locked(tmp_path / "a.lock"):
+        assert is_locked(tmp_path / "a.lock") is None
+
+
+def test_a_lock_file_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(OSError), locked(tmp_path / "file" / "a.lock"):
+        pass
+
+
+def test_free_bytes_are_those_of_the_file_system(tmp_path):
+    status = os.statvfs(tmp_path)
+    assert abs(free_bytes(tmp_path) - status.f_bavail * status.f_frsize) < 1 << 30
