@@ -1,4 +1,4 @@
-"""The one exception for what a user can cause and mend, and how its text names many things."""
+"""The one exception for mistakes of a user, and how its text lists many names."""
 
 from collections.abc import Iterable
 
@@ -13,6 +13,6 @@ class UserError(Exception):
 
 def listed(names: Iterable[object], limit: int = 40) -> str:
     """Names separated by commas, the first ``limit`` of them."""
-    names = [str(name) for name in names]
-    rest = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + rest
+    texts = [str(name) for name in names]
+    rest = f" and {len(texts) - limit} more" if len(texts) > limit else ""
+    return ", ".join(texts[:limit]) + rest

@@ -10,7 +10,7 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import IO, NamedTuple, cast
 
 from filelock import FileLock, Timeout
 
@@ -87,7 +87,7 @@ def put_in_place(part: Path, path: Path) -> None:
     flush_folder(path.parent)
 
 
-def write_durably(path: Path, write: Callable[[BinaryIO], object]) -> Digest:
+def write_durably(path: Path, write: Callable[[IO[bytes]], object]) -> Digest:
     """Write a file by :func:`whole_file`, and digest what is written.
 
     Args:
@@ -100,7 +100,7 @@ def write_durably(path: Path, write: Callable[[BinaryIO], object]) -> Digest:
     with whole_file(path) as part, part.open("wb") as file:
         content = _Content(file)
         try:
-            write(content)
+            write(cast(IO[bytes], content))  # it has all that a writer calls
         except Exception:
             # torch.save hides what the file system said behind an error of its own.
             if content.error is not None:
@@ -247,7 +247,7 @@ def _holder(path: Path) -> str:
 class _Content:
     """A file to write to that measures what is written and keeps its first error."""
 
-    def __init__(self, file: BinaryIO | None) -> None:
+    def __init__(self, file: IO[bytes] | None) -> None:
         self.error: OSError | None = None
         self._file = file
         self._size = 0
@@ -257,7 +257,8 @@ class _Content:
         if self.error is not None:
             raise self.error
         try:
-            self._file.write(data)
+            if self._file is not None:
+                self._file.write(data)
         except OSError as error:
             self.error = error
             raise

@@ -17,7 +17,7 @@ __all__ = ["ATD"]
 
 
 @register_arch
-class ATD(public_class("spandrel.architectures.ATD", "ATD")):
+class ATD(public_class("spandrel.architectures.ATD", "ATD")):  # type: ignore[misc]
     """The ATD network (also ATD-light, by its arguments).
 
     Args:

@@ -11,6 +11,7 @@ Shapes: B images, H x W pixels, C channels, r = scale.
 
 from collections.abc import Sequence
 from math import lcm
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -38,9 +39,8 @@ class MeanShift(nn.Conv2d):
 
     def __init__(self, shift: Sequence[float]) -> None:
         super().__init__(3, 3, 1)
-        with torch.no_grad():
-            self.weight.copy_(torch.eye(3).view(3, 3, 1, 1))
-            self.bias.copy_(torch.tensor(shift))
+        values = {"weight": torch.eye(3).view(3, 3, 1, 1), "bias": torch.tensor(shift)}
+        self.load_state_dict(values)
         self.requires_grad_(False)
 
 
@@ -124,7 +124,7 @@ class GroupwiseAttention(nn.Module):
 
     def forward(self, x: Tensor, maps: list[Tensor] | None) -> tuple[Tensor, list[Tensor]]:
         groups = self.project_inp(x).chunk(3, dim=1)
-        if self.own_maps:
+        if self.own_maps or maps is None:
             maps = []
         results = []
         for i, (group, window) in enumerate(zip(groups, self.windows, strict=True)):
@@ -135,7 +135,7 @@ class GroupwiseAttention(nn.Module):
             if self.own_maps:
                 q, v = v.chunk(2, dim=-1)
                 maps.append(attention_map(q))
-            attended = from_tokens(maps[i] @ v, (window, window), x.shape[2:])
+            attended = from_tokens(maps[i] @ v, (window, window), (x.shape[2], x.shape[3]))
             if self.shifted:
                 attended = attended.roll((window // 2,) * 2, dims=(2, 3))
             results.append(attended)
@@ -252,7 +252,7 @@ class ELAN(nn.Module):
         y = self.add_mean(self.tail(self.body(shallow) + shallow)) / self.rgb_range
         return like_input(crop(y, height, width), x)
 
-    def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         # A checkpoint of another range would load, and give another image.
         bias = state_dict.get(prefix + "sub_mean.bias")
         if torch.is_tensor(bias) and bias.shape == (3,) and not bias.is_meta:

@@ -22,6 +22,7 @@ Shapes: B images, H x W pixels, C = dim channels, p = pdim of them, r = upscalin
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -136,8 +137,8 @@ class ConvolutionalAttention(nn.Module):
         self.pdim = pdim
         self.dwc_proj = dynamic_kernel_branch(pdim, pdim // 2)
         # The dynamic kernel starts at zero: training begins with the shared kernel alone.
-        nn.init.zeros_(self.dwc_proj[-1].weight)
-        nn.init.zeros_(self.dwc_proj[-1].bias)
+        for parameter in self.dwc_proj[-1].parameters():
+            nn.init.zeros_(parameter)
 
     def kernel_shapes(self, k: int) -> list[tuple[int, ...]]:
         """The shape of the large kernel of side k."""
@@ -320,7 +321,7 @@ class ESCFamily(nn.Module):
 
     def make_stem(self, dim: int) -> None:
         """Build what reads the image."""
-        self.proj = nn.Conv2d(3, dim, 3, padding=1)
+        self.proj: nn.Module = nn.Conv2d(3, dim, 3, padding=1)
 
     def make_end(self, dim: int) -> None:
         """Build what follows the blocks."""
@@ -337,8 +338,9 @@ class ESCFamily(nn.Module):
         for block in self.blocks:
             if block.checkpointed and torch.is_grad_enabled():
                 # A block has no randomness that its repetition would have to repeat.
-                again = {"use_reentrant": False, "preserve_rng_state": False}
-                feat = checkpoint(block, feat, large_kernel, **again)
+                feat = checkpoint(
+                    block, feat, large_kernel, use_reentrant=False, preserve_rng_state=False
+                )
             else:
                 feat = block(feat, large_kernel)
         return self.deep(feat, shallow)
@@ -396,6 +398,6 @@ class ESC(ESCFamily):
         skip = x.repeat_interleave(self.upscaling_factor**2, dim=1)
         return F.pixel_shuffle(self.to_img(feat) + skip, self.upscaling_factor)
 
-    def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         transfer_scale(state_dict, prefix + "to_img.", self.upscaling_factor)
         super()._load_from_state_dict(state_dict, prefix, *args)

@@ -10,6 +10,8 @@ before every layer, ``ln_last`` before ``last``; the image is added by bicubic i
 Shapes: B images, H x W pixels, p = pdim channels, r = upscaling factor.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -106,6 +108,6 @@ class ESCFP(ESCFamily):
     def convert(self) -> None:
         """Nothing to fold: the kernels have no symmetry."""
 
-    def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         transfer_scale(state_dict, prefix + "to_img.", self.upscaling_factor)
         super()._load_from_state_dict(state_dict, prefix, *args)

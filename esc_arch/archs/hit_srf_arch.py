@@ -147,7 +147,7 @@ class SpatialChannelCorrelation(nn.Module):
         tokens = to_tokens(qv, self.window, self.block)
         q, v = tokens.chunk(2, dim=-1)
         tokens = correlate(q, v, self.to_base(v), self.position_bias(), self.attn_type)
-        x = from_tokens(self.proj(tokens), self.window, qv.shape[2:], self.block)
+        x = from_tokens(self.proj(tokens), self.window, (qv.shape[2], qv.shape[3]), self.block)
         return crop(x, height, width)
 
     def to_base(self, v: Tensor) -> Tensor:

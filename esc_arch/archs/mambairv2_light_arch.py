@@ -13,6 +13,7 @@ classes of tokens, h heads, w = side of a window, r = upscaling factor.
 
 from collections.abc import Iterator, Sequence
 from math import ceil, log
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -473,11 +474,13 @@ class MambaIRv2Light(RestorationFrame):
     # Public checkpoints hold an index into the tables of biases, 512 KB that follow from
     # the window's size.  It is written with them and not kept.
 
-    def _save_to_state_dict(self, destination, prefix, keep_vars) -> None:
+    def _save_to_state_dict(
+        self, destination: dict[str, Any], prefix: str, keep_vars: bool
+    ) -> None:
         destination[prefix + "relative_position_index_SA"] = position_index(self.window_size)
         super()._save_to_state_dict(destination, prefix, keep_vars)
 
-    def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         state_dict.pop(prefix + "relative_position_index_SA", None)
         super()._load_from_state_dict(state_dict, prefix, *args)
 

@@ -18,7 +18,7 @@ _LEAST_SIDE = 15
 
 
 @register_arch
-class OmniSR(public_class("spandrel.architectures.OmniSR", "OmniSR")):
+class OmniSR(public_class("spandrel.architectures.OmniSR", "OmniSR")):  # type: ignore[misc]
     """The OmniSR network.
 
     Args:

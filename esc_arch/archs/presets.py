@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from basicsr.archs.rcan_arch import RCAN
@@ -35,7 +36,7 @@ class Preset:
     """
 
     network: type[nn.Module]
-    arguments: Mapping[str, int | float | bool | str | tuple[float, ...]]
+    arguments: Mapping[str, Any]
     scales: tuple[int, ...]
     scale_argument: str = "upscaling_factor"
 

@@ -17,7 +17,7 @@ __all__ = ["SRFormer"]
 
 
 @register_arch
-class SRFormer(public_class("spandrel_extra_arches.architectures.SRFormer", "SRFormer")):
+class SRFormer(public_class("spandrel_extra_arches.architectures.SRFormer", "SRFormer")):  # type: ignore[misc]
     """The SRFormer network (also SRFormer-light, by its arguments).
 
     Args:

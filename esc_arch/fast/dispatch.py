@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from fractions import Fraction
 from math import ceil
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -30,8 +30,6 @@ __all__ = [
     "untouched",
 ]
 
-_Class = TypeVar("_Class", bound=type[nn.Module])
-
 # Methods that compute, of modules and of networks; a class or an instance may have patched one.
 _COMPUTING = (
     "__call__",
@@ -49,12 +47,12 @@ _COMPUTING = (
 )
 
 
-def _methods(kind: type) -> dict[str, Callable]:
+def _methods(kind: type) -> dict[str, Callable[..., object]]:
     return {name: getattr(kind, name) for name in _COMPUTING if hasattr(kind, name)}
 
 
 # Classes that the executor knows, with their methods as they were then.
-_KNOWN: dict[type, dict[str, Callable]] = {
+_KNOWN: dict[type, dict[str, Callable[..., object]]] = {
     kind: _methods(kind)
     for kind in (
         nn.Conv2d,
@@ -78,7 +76,7 @@ _SETTINGS = (int, float, str, bool, tuple)
 _NOT_SETTINGS = ("training", "checkpointed")
 
 
-def known(cls: _Class | None = None, *, reach: int | None = 0):
+def known(cls: Any = None, *, reach: int | None = 0) -> Any:
     """Class decorator: the executor knows the forward of these modules.
 
     Args:
@@ -110,11 +108,15 @@ class Blueprint(NamedTuple):
                 if type(value) in _SETTINGS and name not in _NOT_SETTINGS
             ),
             tuple((name, p if p is None else p.shape) for name, p in module._parameters.items()),
-            tuple((name, cls.of(child)) for name, child in module._modules.items()),
+            tuple(
+                (name, cls.of(child))
+                for name, child in module._modules.items()
+                if child is not None
+            ),
         )
 
 
-def takes(block: nn.Module, x: Tensor, large_kernel: Tensor | tuple[Tensor, Tensor]) -> bool:
+def takes(block: Any, x: Tensor, large_kernel: Tensor | tuple[Tensor, Tensor]) -> bool:
     """Whether the executor computes this block of this map.
 
     Args:
@@ -133,12 +135,12 @@ def takes(block: nn.Module, x: Tensor, large_kernel: Tensor | tuple[Tensor, Tens
     )
 
 
-def as_built(module: nn.Module, dtype: torch.dtype, device: torch.device) -> bool:
+def as_built(module: Any, dtype: torch.dtype, device: torch.device) -> bool:
     """Whether calling its modules one by one is all that there is to a module with a blueprint."""
     return not _has_any_global_hook() and _matches(module, module.blueprint, dtype, device)
 
 
-def _fits(block: nn.Module, x: Tensor, large_kernel: Tensor | tuple[Tensor, Tensor]) -> bool:
+def _fits(block: Any, x: Tensor, large_kernel: Tensor | tuple[Tensor, Tensor]) -> bool:
     """Whether the large kernel is one that the block's modules take, as they take it."""
     kernels = large_kernel if isinstance(large_kernel, tuple) else (large_kernel,)
     if not all(_is_plain_tensor(kernel, x.dtype, x.device) for kernel in kernels):
@@ -162,7 +164,7 @@ def on_cpu_in_inference(x: Tensor) -> bool:
         and not torch.is_grad_enabled()
         and forward_ad._current_level < 0
         and not torch._C._len_torch_function_stack()
-        and not torch.jit.is_tracing()
+        and not torch._C._is_tracing()
         and not torch._C._functorch.maybe_current_level()
         and all(
             getattr(mode, "ignores_kernels", False) for mode in _get_current_dispatch_mode_stack()
@@ -198,6 +200,7 @@ def reach(modules: Iterable[nn.Module]) -> tuple[int, int] | None:
             factor = module.scale_factor
             if module.mode != "nearest" or factor not in range(1, 65):
                 return None
+            assert isinstance(factor, (int, float))  # as it is in that range
             scale *= int(factor)
         elif (
             isinstance(module, nn.PixelUnshuffle)
@@ -240,7 +243,7 @@ def _matches(module: nn.Module, built: Blueprint, dtype: torch.dtype, device: to
     for name, shape in built.parameters:
         parameter = parameters.get(name)
         if parameter is None or shape is None:
-            if parameter is not shape:
+            if parameter is not None or shape is not None:
                 return False
         elif (
             parameter.shape != shape
@@ -249,7 +252,7 @@ def _matches(module: nn.Module, built: Blueprint, dtype: torch.dtype, device: to
         ):
             return False
     return all(
-        children.get(name) is not None and _matches(children[name], part, dtype, device)
+        (child := children.get(name)) is not None and _matches(child, part, dtype, device)
         for name, part in built.children
     )
 

@@ -14,7 +14,7 @@ Shapes: B images, C channels, of which ConvAttn convolves p, H x W pixels.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -44,15 +44,15 @@ WINDOWS_PER_CORE = 4
 class Block(Protocol):
     """The children of a block, by the names that the checkpoints have for them."""
 
-    ln_proj: nn.Module
-    proj: nn.Module  # ConvFFN: proj, dwc, aggr
-    ln_attn: nn.Module
-    attn: nn.Module  # WindowAttention: to_qkv, to_out, relative_position_bias, window_size
-    lns: nn.ModuleList
-    convffns: nn.ModuleList  # of ConvFFN
-    pconvs: nn.ModuleList  # of ConvAttnWrapper: plk, aggr
-    ln_out: nn.Module
-    conv_out: nn.Conv2d
+    ln_proj: Any
+    proj: Any  # ConvFFN: proj, dwc, aggr
+    ln_attn: Any
+    attn: Any  # WindowAttention: to_qkv, to_out, relative_position_bias, window_size
+    lns: Any
+    convffns: Any  # of ConvFFN
+    pconvs: Any  # of ConvAttnWrapper: plk, aggr
+    ln_out: Any
+    conv_out: Any
 
 
 # (p, p, k, k), or for ESC-FP (p, p, 1, 1) and (p, 1, k, k).
@@ -126,11 +126,10 @@ def _attend(block: Block, maps: Maps, tiles: Iterable[Region]) -> None:
         maps.x.write(tile, out)
 
 
-def _feed_forward(
-    ffn: nn.Module, norm: nn.Module, plk: nn.Module, maps: Maps, tiles: Iterable[Region]
-) -> Tensor:
+def _feed_forward(ffn: Any, norm: Any, plk: Any, maps: Maps, tiles: Iterable[Region]) -> Tensor:
     """y = feed-forward network of x; returns the dynamic kernels of all of y, (B, p, 3, 3)."""
-    total, pixels = 0.0, maps.y.size[0] * maps.y.size[1]
+    total = torch.zeros((), dtype=torch.float64)
+    pixels = maps.y.size[0] * maps.y.size[1]
     for tile in tiles:
         out = maps.y.space(tile)
         _conv_ffn(ffn, norm, maps.x, tile, out)
@@ -140,7 +139,7 @@ def _feed_forward(
 
 
 def _convolve(
-    pconv: nn.Module,
+    pconv: Any,
     large_kernel: LargeKernel,
     dynamic_kernel: Tensor,
     symmetric: bool,
@@ -182,7 +181,7 @@ def _finish(block: Block, maps: Maps, tiles: Iterable[Region]) -> None:
 # ---- parts of the layers, of a tile ----------------------------------------------------------
 
 
-def _conv_ffn(ffn: nn.Module, norm: nn.Module, of: FeatureMap, tile: Region, out: Tensor) -> None:
+def _conv_ffn(ffn: Any, norm: Any, of: FeatureMap, tile: Region, out: Tensor) -> None:
     """out = ffn(norm(x)) of a tile."""
     outer = tile.grown(ffn.dwc.kernel_size[0] // 2, of.size)
     x, inner = of.view(outer), tile.inside(outer)
@@ -193,7 +192,7 @@ def _conv_ffn(ffn: nn.Module, norm: nn.Module, of: FeatureMap, tile: Region, out
     kernels.conv_ffn(x, norm, ffn.proj, ffn.dwc, ffn.aggr, out, _margins(inner, x))
 
 
-def _self_attention(attn: nn.Module, norm: nn.Module, x: Tensor, out: Tensor) -> None:
+def _self_attention(attn: Any, norm: Any, x: Tensor, out: Tensor) -> None:
     """out = x + attn(norm(x)) of whole windows."""
     window, size = attn.window_size, x.shape[2:]
     windows = x.shape[0] * -(-size[0] // window) * -(-size[1] // window)
@@ -339,9 +338,11 @@ def _by_modules(
 
     Zeros stand in for rows beyond x, as with zero-padded convolutions.
     """
-    halo, scale = reach(modules)
+    local = reach(modules)
+    assert local is not None, "callers ask before"
+    halo, scale = local
     function = function or _chain(modules)
-    size = tuple(x.shape[2:])
+    size = (x.shape[2], x.shape[3])
     finer = inner.scaled(scale)
     for band in _bands(inner, x, halo, scale):
         outer = band.grown(halo, size)
@@ -357,6 +358,7 @@ def _by_modules(
                 place.of(out[image]).copy_(y)
             else:
                 torch.add(place.of(residual[image]), y, out=place.of(out[image]))
+    assert out is not None, "a region has a band"
     return out
 
 

@@ -130,7 +130,7 @@ class TensorMap:
 
     def __init__(self, x: Tensor, device: torch.device) -> None:
         self.tensor = x
-        self.size = tuple(x.shape[2:])
+        self.size = (x.shape[2], x.shape[3])
         self._device = device
 
     @classmethod

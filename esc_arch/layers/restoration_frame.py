@@ -47,6 +47,7 @@ class RestorationFrame(nn.Module):
         self.img_range = img_range
         # Taken off an RGB image before the first convolution.
         mean = RGB_MEAN if in_chans == 3 else (0.0,)
+        self.mean: Tensor
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.conv_first = nn.Conv2d(in_chans, embed_dim, 3, padding=1)
         norm = {"norm": ChannelLayerNorm(embed_dim, eps=1e-5)} if patch_norm else {}

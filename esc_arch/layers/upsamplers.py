@@ -8,6 +8,7 @@ Shapes: B images, C channels in G groups, H x W pixels, r = scale.
 """
 
 from math import log2
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -129,12 +130,13 @@ class UniUpsample(nn.Sequential):
         super().__init__(*_layers(upsampler, scale, dim, mid_dim))
         # Version of the layout, then what was built; checkpoints carry it.
         meta = [2, UPSAMPLERS.index(upsampler), scale, dim, 3, mid_dim, GROUPS]
+        self.MetaUpsample: Tensor
         self.register_buffer("MetaUpsample", torch.tensor(meta, dtype=torch.uint8))
 
     def forward(self, x: Tensor) -> Tensor:
         return fast.in_bands(list(self), x)
 
-    def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         # It says how a network was built, and this one is built already.  Weights that do
         # not fit are refused by their own keys.
         state_dict[prefix + "MetaUpsample"] = self.MetaUpsample

@@ -70,6 +70,8 @@ class VGGFeatures(nn.Module):
             {k: v.float().clone() for k, v in fitting.items()}, assign=True
         )
         self.requires_grad_(False)
+        self.mean: Tensor
+        self.std: Tensor
         self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
 

@@ -1,6 +1,7 @@
 """BasicSR's perceptual loss with the file of VGG's weights as an option."""
 
 import os
+from collections.abc import Callable
 
 from basicsr.losses.basic_loss import PerceptualLoss
 from torch import nn
@@ -12,7 +13,11 @@ from esc_arch.weights.checkpoint_files import read_state_dict
 
 __all__ = ["VGGPerceptualLoss"]
 
-CRITERIA = {"l1": nn.L1Loss, "l2": nn.MSELoss, "fro": lambda: None}
+CRITERIA: dict[str, Callable[[], nn.Module | None]] = {
+    "l1": nn.L1Loss,
+    "l2": nn.MSELoss,
+    "fro": lambda: None,
+}
 
 
 @register_loss

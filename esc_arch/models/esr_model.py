@@ -1,6 +1,7 @@
 """SRModel with the validation of the published numbers: whole windows only."""
 
 from basicsr.models.sr_model import SRModel
+from torch import Tensor
 
 from esc_arch.ops.padding import pad_to_windows
 from esc_arch.registration import register_model
@@ -17,6 +18,9 @@ class ESRModel(SRModel):
     Source: ESC, arXiv 2503.06671, whose published PSNR is measured this way; the public
     option files name this model.
     """
+
+    lq: Tensor
+    output: Tensor
 
     def test(self) -> None:
         """Set ``output`` to the network's output for ``lq``, (1, C, rH, rW)."""

@@ -1,8 +1,9 @@
 """PyTorch's optimisers by name, for every model of BasicSR."""
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from basicsr.models.base_model import BaseModel
@@ -13,7 +14,7 @@ from torch.optim import Optimizer
 # models give neither.
 _UNUSABLE = ("LBFGS", "SparseAdam")
 
-OPTIMIZERS: Mapping[str, type[Optimizer]] = MappingProxyType(
+OPTIMIZERS: Mapping[str, Callable[..., Optimizer]] = MappingProxyType(
     {
         name: value
         for name, value in sorted(vars(torch.optim).items())
@@ -37,7 +38,7 @@ def optimizers_by_name() -> None:
 def _get_optimizer(
     self: BaseModel,
     optim_type: str,
-    params: Iterable[nn.Parameter] | Iterable[dict],
+    params: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
     lr: float,
     **kwargs: object,
 ) -> Optimizer:

@@ -172,7 +172,9 @@ def _sdpa_by_blocks(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
     return result
 
 
-def _with_whole_bias(attend: Callable, qkv: Tensor, table: Tensor, window: int) -> Tensor:
+def _with_whole_bias(
+    attend: Callable[..., Tensor], qkv: Tensor, table: Tensor, window: int
+) -> Tensor:
     """A back-end of a function that takes the biases of all pairs."""
     bias = relative_position_bias(table, window).unsqueeze(0)
     return _by_windows(lambda q, k, v: attend(q, k, v, bias), qkv, len(table), window)
@@ -211,12 +213,12 @@ def _compiled_flex() -> Callable[..., Tensor]:
 # ---- windows and biases ----------------------------------------------------------------------
 
 
-def _by_windows(attend: Callable, qkv: Tensor, heads: int, window: int) -> Tensor:
+def _by_windows(attend: Callable[..., Tensor], qkv: Tensor, heads: int, window: int) -> Tensor:
     """Attention of a map by a function of the q, k and v of all windows."""
     height, width = qkv.shape[2:]
     qkv = pad_to_windows(qkv, (window, window))
     tokens = attend(*window_partition(qkv, window, heads))
-    return crop(window_merge(tokens, window, qkv.shape[2:]), height, width)
+    return crop(window_merge(tokens, window, (qkv.shape[2], qkv.shape[3])), height, width)
 
 
 def window_partition(qkv: Tensor, window: int, heads: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -231,14 +233,15 @@ def window_partition(qkv: Tensor, window: int, heads: int) -> tuple[Tensor, Tens
     Returns:
         q, k, v: each (B * windows, h, n, d).
     """
-    return rearrange(
+    q, k, v = rearrange(
         qkv,
         "b (t h d) (ny wy) (nx wx) -> t (b ny nx) h (wy wx) d",
         wy=window,
         wx=window,
         t=3,
         h=heads,
-    ).unbind(0)
+    )
+    return q, k, v
 
 
 def window_merge(x: Tensor, window: int, map_size: tuple[int, int]) -> Tensor:

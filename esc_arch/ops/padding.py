@@ -3,6 +3,8 @@
 Shapes: B images, C channels, H x W pixels.  Results are channels_last, as the networks' maps are.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -88,7 +90,7 @@ def _mirrored(size: int, end: int, before: int, device: torch.device) -> Tensor:
     return torch.minimum(phase, 2 * size - 1 - phase)
 
 
-def _extend(x: Tensor, dim: int, before: int, after: int, places) -> Tensor:
+def _extend(x: Tensor, dim: int, before: int, after: int, places: Callable[..., Tensor]) -> Tensor:
     # A symbolic size (torch.export, torch.compile with dynamic shapes) is not an int:
     # then pad in any case, so that the graph holds for every size.
     if isinstance(after, int) and before == after == 0:

@@ -16,6 +16,7 @@ Algorithms", 1986.
 import functools
 from collections.abc import Callable, Sequence
 from math import prod
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -262,12 +263,12 @@ def _mamba_ssm_scan() -> Callable[..., Tensor] | None:
     return selective_scan_fn
 
 
-def _count_linear_scan(inputs: Sequence, outputs: Sequence) -> int:
+def _count_linear_scan(inputs: Sequence[Any], outputs: Sequence[Any]) -> int:
     batch, length, channels = inputs[0].type().sizes()
     return multiply_adds(batch, length, channels, inputs[2].type().sizes()[1])
 
 
-def _count_mamba_ssm(inputs: Sequence, outputs: Sequence) -> int:
+def _count_mamba_ssm(inputs: Sequence[Any], outputs: Sequence[Any]) -> int:
     batch, channels, length = inputs[0].type().sizes()
     return multiply_adds(batch, length, channels, inputs[2].type().sizes()[1])
 

@@ -21,12 +21,12 @@ Source: ESC, arXiv 2503.06671; the softmax goes by tiles of keys, as in FlashAtt
 
 import functools
 import math
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from esc_arch.fast.kernels import abi
@@ -80,6 +80,19 @@ class Margins(NamedTuple):
 NO_MARGINS = Margins(0, 0, 0, 0)
 
 
+class Layer(Protocol):
+    """A convolution, or any other module with its parameters."""
+
+    weight: Tensor
+    bias: Tensor
+
+
+class Norm(Layer, Protocol):
+    """A layer norm, or any other module with its parameters."""
+
+    eps: float
+
+
 def takes_result(x: Tensor) -> bool:
     """Whether the kernels can write to a map (B, C, H, W): its rows may lie anywhere, the pixels
     of a row side by side.
@@ -90,11 +103,12 @@ def takes_result(x: Tensor) -> bool:
 def _named_in_profiles(kernel: Callable[..., None]) -> Callable[..., None]:
     # PyTorch names its own operations; a custom one takes 40 us to call, these 10.
     @functools.wraps(kernel)
-    def named(*args, **kwargs) -> None:
-        if not torch.autograd._profiler_enabled():
-            return kernel(*args, **kwargs)
+    def named(*args: Any, **kwargs: Any) -> None:
+        if not torch._C._autograd._profiler_enabled():
+            kernel(*args, **kwargs)
+            return
         with torch.profiler.record_function(f"esc_arch::{kernel.__name__}"):
-            return kernel(*args, **kwargs)
+            kernel(*args, **kwargs)
 
     return named
 
@@ -102,10 +116,10 @@ def _named_in_profiles(kernel: Callable[..., None]) -> Callable[..., None]:
 @_named_in_profiles
 def conv_ffn(
     x: Tensor,
-    norm: nn.Module | None,
-    widen: nn.Module,
-    depthwise: nn.Module,
-    narrow: nn.Module,
+    norm: Norm | None,
+    widen: Layer,
+    depthwise: Layer,
+    narrow: Layer,
     out: Tensor,
     margins: Margins = NO_MARGINS,
 ) -> None:
@@ -140,11 +154,11 @@ def conv_ffn(
 @_named_in_profiles
 def attention_layer(
     x: Tensor,
-    norm: nn.Module,
-    to_qkv: nn.Module,
+    norm: Norm,
+    to_qkv: Layer,
     bias: Tensor,
     window: int,
-    to_out: nn.Module,
+    to_out: Layer,
     out: Tensor,
 ) -> None:
     """``out = x + to_out(attention(to_qkv(layer_norm(x))))``, window by window.
@@ -208,7 +222,7 @@ def symmetric_conv(
 
 
 @_named_in_profiles
-def aggregate(first: Tensor, rest: Tensor, layer: nn.Module, residual: Tensor) -> None:
+def aggregate(first: Tensor, rest: Tensor, layer: Layer, residual: Tensor) -> None:
     """``residual += layer(cat([first, rest[:, p:]]))``.
 
     Args:
@@ -241,10 +255,10 @@ class _Parameters:
     def __init__(self) -> None:
         self.kept: list[Tensor] = []
 
-    def layer(self, layer: nn.Module) -> abi.Layer:
+    def layer(self, layer: Layer) -> abi.Layer:
         return abi.Layer(self._pointer(layer.weight), self._pointer(layer.bias))
 
-    def norm(self, norm: nn.Module | None) -> abi.Norm:
+    def norm(self, norm: Norm | None) -> abi.Norm:
         if norm is None:
             return abi.Norm()
         return abi.Norm(self._pointer(norm.weight), self._pointer(norm.bias), norm.eps)
@@ -348,8 +362,9 @@ def _empty_results(qkv: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _empty_map(like: Tensor, shape: tuple[int, ...]) -> Tensor:
-    place = {"dtype": like.dtype, "device": like.device}
-    return torch.empty(shape, memory_format=torch.channels_last, **place)
+    return torch.empty(
+        shape, memory_format=torch.channels_last, dtype=like.dtype, device=like.device
+    )
 
 
 class _Places:
@@ -412,18 +427,20 @@ def _window_attention_backward(
 
 
 @_window_attention_backward.register_fake
-def _(upstream, qkv, result, lse, bias, window):
+def _(
+    upstream: Tensor, qkv: Tensor, result: Tensor, lse: Tensor, bias: Tensor, window: int
+) -> tuple[Tensor, Tensor]:
     return _empty_map(qkv, qkv.shape), torch.empty_like(bias)
 
 
-def _keep_for_backward(ctx, inputs, output) -> None:
+def _keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
     qkv, bias, ctx.window = inputs
     result, lse = output
     ctx.mark_non_differentiable(lse)
     ctx.save_for_backward(qkv, result, lse, bias)
 
 
-def _backward(ctx, upstream: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None]:
+def _backward(ctx: Any, upstream: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None]:
     return *_window_attention_backward(upstream, *ctx.saved_tensors, ctx.window), None
 
 
@@ -431,14 +448,16 @@ window_attention.register_autograd(_backward, setup_context=_keep_for_backward)
 
 
 @register_flop_formula(torch.ops.esc_arch.window_attention)
-def _attention_flops(qkv_shape, bias_shape, window, *args, out_shape=None, **kwargs) -> int:
+def _attention_flops(
+    qkv_shape: Sequence[int], bias_shape: Sequence[int], window: int, *args: Any, **kwargs: Any
+) -> int:
     batch, channels, height, width = qkv_shape
     tokens = -(-height // window) * -(-width // window) * window**2
     return 2 * batch * tokens * window**2 * (channels // 3) * 2
 
 
 @register_flop_formula(torch.ops.esc_arch.window_attention_backward)
-def _attention_backward_flops(upstream_shape, *args, **kwargs) -> int:
-    """Four products; the scores are computed anew, which is not counted."""
+def _attention_backward_flops(upstream_shape: Sequence[int], *args: Any, **kwargs: Any) -> int:
+    """Four products; the scores are computed a second time, which is not counted."""
     window = args[-1]
     return 2 * math.prod(upstream_shape) * window**2 * 4

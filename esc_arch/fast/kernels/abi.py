@@ -221,7 +221,7 @@ def usable_in_training(x: Tensor) -> bool:
         x.device.type == "cpu"
         and x.dtype == torch.float32
         and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
+        and not torch._C._is_tracing()
         and not torch.is_autocast_enabled("cpu")
         and not torch._C._functorch.maybe_current_level()
         and available()
