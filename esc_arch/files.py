@@ -36,7 +36,7 @@ _counter = itertools.count()
 
 
 class Digest(NamedTuple):
-    """What tells a whole file from a damaged one; size in bytes."""
+    """Size in bytes and SHA-256 of a file."""
 
     size: int
     sha256: str
@@ -151,7 +151,7 @@ def sha256_of(path: str | Path) -> str:
 
 
 def free_bytes(folder: Path) -> int:
-    """What this user may still write on the folder's file system.
+    """Free space, in bytes, on the folder's file system for this user.
 
     Raises:
         OSError: when the folder cannot be asked.

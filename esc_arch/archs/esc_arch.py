@@ -287,7 +287,7 @@ class ESCBlock(nn.Module):
 
 
 class ESCFamily(nn.Module):
-    """What ESC, ESC-FP and ESC-Real share: from the image to deep features.
+    """The common part of ESC, ESC-FP and ESC-Real: from the image to deep features.
 
     A network adds its upsampler, then its blueprint; it may have a stem, a large kernel and an end
     of its own.
@@ -346,12 +346,12 @@ class ESCFamily(nn.Module):
         return self.deep(feat, shallow)
 
     def large_kernel(self) -> Tensor | tuple[Tensor, Tensor]:
-        """What all blocks convolve with: (pdim, pdim, kernel_size, kernel_size)."""
+        """The kernel that all blocks share: (pdim, pdim, kernel_size, kernel_size)."""
         # Stored as the maps are, the kernel need not be rearranged by every convolution.
         return geometric_mean_kernel(self.plk_filter).contiguous(memory_format=torch.channels_last)
 
     def shallow(self, x: Tensor) -> Tensor:
-        """What the first block takes, of an image or a part of it."""
+        """The input of the first block, for an image or a part of it."""
         return self.proj(x.contiguous(memory_format=torch.channels_last))
 
     def deep(self, feat: Tensor, shallow: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 Paper: ICCV 2025, arXiv 2503.06671.  Public code: github.com/dslisleedh/ESC (its names of
 arguments and parameters are kept, so its option files and checkpoints work).
 
-What differs from ESC: the blocks share ``lk_channel`` and ``lk_spatial`` in place of
+Differences from ESC: the blocks share ``lk_channel`` and ``lk_spatial`` in place of
 ``plk_filter``, which have no symmetry; the first feed-forward network is narrower; a norm stands
 before every layer, ``ln_last`` before ``last``; the image is added by bicubic interpolation.
 

@@ -1,4 +1,4 @@
-"""When the executor stands in for modules: only where it computes what they would.
+"""When the executor replaces the modules of a block: only where it computes the same.
 
 A module is taken when it and every module below it are as they were built: of a class that is
 known here, with that class's own methods, no hooks, no parametrisation, no wrapper, no other
@@ -91,7 +91,7 @@ def known(cls: Any = None, *, reach: int | None = 0) -> Any:
 
 
 class Blueprint(NamedTuple):
-    """What a module was built as: class, settings, parameters, children."""
+    """The structure of a module when it was built: class, settings, parameters, children."""
 
     kind: type
     settings: tuple[tuple[str, object], ...]
@@ -151,7 +151,7 @@ def _fits(block: Any, x: Tensor, large_kernel: Tensor | tuple[Tensor, Tensor]) -
 
 
 def on_cpu_in_inference(x: Tensor) -> bool:
-    """Whether a map is one of eager inference on a CPU that nobody watches.
+    """Whether a map belongs to eager inference on a CPU, without hooks or modes that observe it.
 
     Compiled, traced and exported graphs, function transforms, and whatever needs a gradient go by
     modules.  So do modes for functions (a default device is one) and for dispatch, which do not see
@@ -173,7 +173,7 @@ def on_cpu_in_inference(x: Tensor) -> bool:
 
 
 def untouched(modules: Iterable[nn.Module]) -> bool:
-    """Whether modules and all below them are of known classes, and nobody listens to them."""
+    """Whether modules and all below them are of known classes and without hooks."""
     return not _has_any_global_hook() and all(
         is_plain(part) for module in modules for part in module.modules()
     )
@@ -258,7 +258,7 @@ def _matches(module: nn.Module, built: Blueprint, dtype: torch.dtype, device: to
 
 
 def is_plain(module: nn.Module) -> bool:
-    """Whether a module is of a known class, with its methods, and nobody listens to it."""
+    """Whether a module is of a known class, with its own methods and without hooks."""
     kind, own = type(module), module.__dict__
     methods = _KNOWN.get(kind)
     return (

@@ -1,13 +1,13 @@
 """The block of the ESC networks for inference, region by region of its feature maps.
 
-A whole image is one tile; a photo too large for that is many.  What makes the result of tiles that
-of the whole image: a layer reads as many pixels around its tile as its kernel reaches (the halo),
+A whole image is one tile, a large photo is many.  Tiles give the result of the whole image because
+a layer reads as many pixels around its tile as its kernel reaches (the halo),
 tiles are cut between attention windows, and all tiles go through a layer before any goes on to the
 next one, so that the mean that a dynamic kernel follows from is that of the whole map.
 
-On a CPU in float32 the kernels of :mod:`esc_arch.fast.kernels` compute the layers.  What has no
-kernel is done by the modules, in bands of rows: a map of a whole photo leaves the cache between
-any two layers, and its memory is given back to the system and fetched anew, page by page, for
+On a CPU in float32 the kernels of :mod:`esc_arch.fast.kernels` compute the layers.  Layers without
+a kernel are run as modules, in bands of rows: a map of a whole photo leaves the cache between
+any two layers, and its memory is returned to the system and allocated again, page by page, for
 every result; both cost more than the arithmetic of a 1x1 convolution.
 
 Shapes: B images, C channels, of which ConvAttn convolves p, H x W pixels.
@@ -277,7 +277,7 @@ def in_bands(
     residual: Tensor | None = None,
     function: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """``residual + modules(x)``, in bands of rows where that is faster and nobody can tell.
+    """``residual + modules(x)``, in bands of rows where that is faster and changes nothing.
 
     Args:
         modules: called one after the other, each of a map alone.  They are called of the whole map
@@ -377,7 +377,7 @@ def _batches(x: Tensor) -> list[slice]:
 
 
 def _with_zeros(x: Tensor, inner: Region, halo: int) -> Tensor:
-    """What a convolution without padding takes to give the inner part: zeros beyond the image."""
+    """The input of a convolution without padding for the inner part: zeros beyond the image."""
     left, right, top, bottom = (
         halo - inner.left,
         halo - (x.shape[3] - inner.right),
@@ -388,7 +388,7 @@ def _with_zeros(x: Tensor, inner: Region, halo: int) -> Tensor:
 
 
 def _margins(inner: Region, x: Tensor) -> kernels.Margins:
-    """What x has around a part of it."""
+    """Rows and columns of x around a part of it."""
     height, width = x.shape[2:]
     return kernels.Margins(inner.top, height - inner.bottom, inner.left, width - inner.right)
 

@@ -52,7 +52,7 @@ class Region:
         return Region(*(scale * side for side in (self.top, self.bottom, self.left, self.right)))
 
     def clipped(self, size: tuple[int, int]) -> Region:
-        """What an image of this height and width has of it."""
+        """The part of it inside an image of this height and width."""
         height, width = size
         return Region(self.top, min(self.bottom, height), self.left, min(self.right, width))
 
@@ -75,7 +75,7 @@ class Region:
 def cut(size: int, side: int, multiple: int) -> list[tuple[int, int]]:
     """Cut a side of an image at multiples of ``multiple``.
 
-    What is left at the end and is no whole multiple stays with the part before it, into which
+    A remainder at the end, less than a multiple, stays with the part before it, into which
     its reflection reaches.
 
     Args:

@@ -1,4 +1,4 @@
-"""What constructors ask of their arguments, each question in one place.
+"""Checks of constructor arguments, each in one place.
 
 Every check raises ValueError with the name, what was given and what there is.
 """

@@ -17,7 +17,7 @@ class ResidualGroup(nn.Module):
         name: what the public code, and so the checkpoints, call the blocks.
         blocks: of C channels, (B, C, H, W) -> (B, C, H, W).  Each is made when its turn
             comes, all before the convolution: the order decides the initial values.
-        use_checkpoint: keep only the blocks' inputs in training and compute the rest anew.
+        use_checkpoint: keep only the blocks' inputs in training and recompute the rest.
 
     Shape: (B, C, H, W) -> (B, C, H, W).
 

@@ -81,7 +81,7 @@ def check_frame(
     upscale: int,
     img_range: float,
 ) -> None:
-    """What every network in the frame asks of its arguments.
+    """Check the arguments that every network of this frame has.
 
     Raises:
         ValueError: when one is out of range or does not fit another.

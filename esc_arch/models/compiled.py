@@ -35,7 +35,7 @@ def compiled(network: nn.Module) -> Callable[[Tensor], Tensor]:
         try:
             return fast(lq)
         except TorchDynamoException as error:
-            # What follows the first blank line is advice for developers of PyTorch.
+            # The text after the first blank line is advice for developers of PyTorch.
             reason = textwrap.shorten(str(error).strip().partition("\n\n")[0], 300)
             raise UserError(
                 "train.compile: expected a network and a machine that torch.compile can work "

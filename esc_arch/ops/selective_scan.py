@@ -98,7 +98,7 @@ def linear_scan(x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Te
     x, delta, B, C = (_whole_segments(tensor) for tensor in (x, delta, B, C))
     y = torch.empty_like(x)
     state = x.new_zeros(x.shape[0], *A.shape)
-    # Memory fetched anew for every pass costs more than the arithmetic.
+    # Memory allocated for every pass costs more than the arithmetic.
     decay_memory, state_memory = (x.new_empty(0) for _ in range(2))
     for part in _passes(x):
         delta_part = _segments(delta[:, part])
@@ -123,7 +123,7 @@ def _linear_scan_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients for x, delta, A, B and C.
 
-    The states are computed anew, pass by pass, so that training keeps nothing of the size
+    The states are recomputed, pass by pass, so that training keeps nothing of the size
     of (B, L, N, D).  Their own gradients, ``g_t = y'_t C_t + exp(delta_{t+1} A) g_{t+1}``,
     are the same recurrence from the end.
     """

@@ -8,8 +8,8 @@ The attention has a gradient, too.  Nothing but the keys and values of one head 
 tile of its scores, is held for each core: the map is read where it lies, extended by reflection on
 the way, and the biases are read from their table.
 
-A caller asks :func:`usable` first, and answers for the shapes: they are not checked, and the
-kernels read and write where they say.  Layers are ``nn.Conv2d``, or whatever has their weight
+A caller asks :func:`usable` first and is responsible for the shapes: they are not checked, and
+wrong ones read and write outside the maps.  Layers are ``nn.Conv2d``, or whatever has their weight
 and bias, and norms what has a weight, a bias and eps.  A map whose channels do not lie side by
 side is copied; one that takes a result has to be as :func:`takes_result` allows.
 
@@ -377,7 +377,7 @@ class _Places:
 
 
 def _attention_of(bias: Tensor, window: int, channels: int, places: _Places) -> abi.Attention:
-    """What the kernels need to know of an attention; it points to ``bias`` and ``places``.
+    """The kernels' structure of an attention; it points to ``bias`` and ``places``.
 
     Args:
         bias: from :func:`prepare_bias`.
