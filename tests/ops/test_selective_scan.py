@@ -151,7 +151,7 @@ def test_mamba_ssm_is_called_with_its_own_layout(monkeypatch):
     values = arguments(2, 70, 3, 2)
     values[0] = values[0].bfloat16()
     expected = step_by_step(*values)
-    monkeypatch.setattr(scan, "_mamba_ssm_scan", lambda: selective_scan_fn)
+    monkeypatch.setattr(scan, "mamba_ssm_scan", lambda: selective_scan_fn)
     monkeypatch.setattr(torch.Tensor, "is_cuda", True)
     y = selective_scan(*values)
     assert y.dtype == torch.bfloat16
