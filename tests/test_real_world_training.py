@@ -15,22 +15,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import yaml
 from PIL import Image
 from torchvision.models import vgg11
 
 from esc_arch import UserError, options
+from tests import tiny
 
 COMMITTED = Path(__file__).parents[1] / "options"
-SMALL = {
-    "dim": 16,
-    "pdim": 4,
-    "kernel_size": 5,
-    "n_blocks": 1,
-    "conv_blocks": 1,
-    "window_size": 8,
-    "num_heads": 2,
-}
+SMALL = {**tiny.SIZES, "dim": 16}
 TOTAL = 4
 
 
@@ -94,8 +86,7 @@ def folder(tmp_path_factory) -> Path:
 
 
 def basicsr(folder: Path, command: str, opt: dict, *more: str) -> subprocess.CompletedProcess:
-    file = folder / f"{opt['name']}.yml"
-    file.write_text(yaml.safe_dump(opt, sort_keys=False))
+    file = tiny.write(folder / f"{opt['name']}.yml", opt)
     return subprocess.run(
         [sys.executable, "-m", "esc_arch", command, "-opt", file.name, *more],
         cwd=folder,

@@ -17,17 +17,10 @@ from esc_arch.export import checking
 from esc_arch.files import sha256_of
 from esc_arch.weights.onnx_network import open_onnx
 from esc_arch.weights.safetensors_files import write_safetensors
+from tests import tiny
 from tests.reference_cases import deviation, fill_parameters
 
-SMALL = {
-    "dim": 16,
-    "pdim": 4,
-    "kernel_size": 5,
-    "n_blocks": 1,
-    "conv_blocks": 1,
-    "window_size": 8,
-    "num_heads": 2,
-}
+SMALL = {**tiny.SIZES, "dim": 16}
 SHAPES = [(1, 3, 1, 1), (1, 3, 1, 21), (3, 3, 8, 8), (2, 3, 17, 6), (1, 3, 40, 33)]
 
 
