@@ -412,26 +412,29 @@ def test_basicsr_writes_images_whole_or_not_at_all(tmp_path, monkeypatch):
     assert [file.name for file in path.parent.iterdir()] == ["image.png"]
 
 
-def test_vgg_is_read_from_torchvisions_cache(vgg_folder, recwarn):
-    network = models.vgg11()
-    torch.save(network.state_dict(), vgg_folder / "vgg11-8a719046.pth")
+@pytest.fixture(scope="module")
+def vgg11():
+    return models.vgg11(init_weights=False)
+
+
+def test_vgg_is_read_from_torchvisions_cache(vgg_folder, vgg11, recwarn):
+    torch.save(vgg11.state_dict(), vgg_folder / "vgg11-8a719046.pth")
     extractor = vgg_arch.VGGFeatureExtractor(["conv1_1"], "vgg11", use_input_norm=False)
     image = torch.rand(1, 3, 8, 8)
-    torch.testing.assert_close(extractor(image)["conv1_1"], network.features[0](image))
+    torch.testing.assert_close(extractor(image)["conv1_1"], vgg11.features[0](image))
     assert not [w for w in recwarn if "pretrained" in str(w.message)]
 
 
-def test_vgg_is_fetched_by_torchvision_with_a_warning(vgg_folder, monkeypatch, said):
-    network = models.vgg11()
+def test_vgg_is_fetched_by_torchvision_with_a_warning(vgg_folder, vgg11, monkeypatch, said):
 
     def fetch(url: str, path: str, *args: object, **kwargs: object) -> None:
         assert url.endswith("/vgg11-8a719046.pth")
-        torch.save(network.state_dict(), path)
+        torch.save(vgg11.state_dict(), path)
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", fetch)
     extractor = vgg_arch.VGGFeatureExtractor(["conv1_1"], "vgg11", use_input_norm=False)
     image = torch.rand(1, 3, 8, 8)
-    torch.testing.assert_close(extractor(image)["conv1_1"], network.features[0](image))
+    torch.testing.assert_close(extractor(image)["conv1_1"], vgg11.features[0](image))
     assert [level for level, message in said if "vgg11-8a719046.pth" in message] == ["WARNING"]
 
 

@@ -123,6 +123,7 @@ def readable(state: Path) -> bool:
     return True
 
 
+@pytest.mark.slow
 def test_train_killed_and_resumed(folder, killed_and_resumed):
     start = re.search(r"Resuming training from epoch: \d+, iter: (\d+)", killed_and_resumed)
     assert int(start[1]) >= 10
@@ -133,6 +134,7 @@ def test_train_killed_and_resumed(folder, killed_and_resumed):
     assert all(tensor.isfinite().all() for tensor in trained.values())
 
 
+@pytest.mark.slow
 def test_test_prints_the_psnr_of_the_images_it_writes(folder, killed_and_resumed):
     options = train_options("small_test", "disk")
     del options["train"], options["logger"]
@@ -178,6 +180,7 @@ def test_train_from_lmdb_equals_train_from_disk(folder):
         torch.testing.assert_close(from_lmdb[key], tensor, rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_scale_transfer_through_pretrain_network_g(folder, killed_and_resumed):
     options = train_options("small_x4", "disk", scale=4)
     options["network_g"] = {**NETWORK, "upscaling_factor": 4}
@@ -198,6 +201,7 @@ def test_scale_transfer_through_pretrain_network_g(folder, killed_and_resumed):
     assert weights(folder, "small_x4")["to_img.weight"].shape[0] == 3 * 4**2
 
 
+@pytest.mark.slow
 def test_two_processes_train_together(folder):
     launch = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
     arguments = ("train", "-opt", "train.yml", "--launcher", "pytorch")

@@ -100,6 +100,7 @@ def test_scores_are_never_held_for_a_whole_image(esc):
     assert "Softmax" not in outside
 
 
+@pytest.mark.slow
 def test_half(tmp_path):
     network = small("esc_fp", 3)
     path = exported(network, tmp_path, ".onnx", "--half")
@@ -140,6 +141,7 @@ def test_hit_srf(tmp_path):
     assert_same(network, exported(network, tmp_path, ".onnx"), 1e-4, [(2, 3, 33, 20)])
 
 
+@pytest.mark.slow
 def test_program(tmp_path):
     network = small("esc_real_m", 2)
     path = exported(network, tmp_path, ".pt2")
@@ -235,6 +237,7 @@ def test_files_that_are_not_onnx_are_refused(tmp_path):
 MEANS = ("ReduceMean", "ReduceSum", "GlobalAveragePool", "AveragePool")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["esc", "esc_fp", "esc_real_m"])
 def test_means_of_half_files_are_float32(name, tmp_path):
     """Summed in float16, a channel overflows from about 400,000 pixels on some runtimes."""

@@ -74,6 +74,7 @@ def empty(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.slow
 @examples(60)
 @given(data=st.data())
 def test_values_are_changed(empty, data):

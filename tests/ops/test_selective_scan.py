@@ -130,6 +130,7 @@ LONG = """
 """
 
 
+@pytest.mark.slow
 def test_memory_of_a_long_sequence_is_that_of_a_few_copies_of_its_input():
     """All states at once would take eight copies each of decays, inputs and states."""
     done = subprocess.run(
