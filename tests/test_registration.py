@@ -9,19 +9,10 @@ from torch import nn
 
 import esc_arch
 from esc_arch.registration import register_arch, register_dataset, register_model
+from tests import tiny
 from tests.run_python import output_of, start_python
 
-SMALL = {
-    "type": "ESC",
-    "dim": 4,
-    "pdim": 2,
-    "kernel_size": 3,
-    "n_blocks": 1,
-    "conv_blocks": 1,
-    "window_size": 2,
-    "num_heads": 1,
-    "upscaling_factor": 2,
-}
+SMALL = tiny.network(dim=4, pdim=2, kernel_size=3, window_size=2, num_heads=1)
 
 # Imports of esc_arch in one process: the first one; again; reloaded; and anew, after
 # BasicSR and after a plug-in that has an ESC of its own.
