@@ -1,4 +1,4 @@
-# Two commands: make demo, make test.  Each sets itself up on a fresh machine.
+# make demo, make test, make test-slow, make lint: each sets itself up on a fresh machine.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -19,12 +19,13 @@ DEMO_REPORT := experiments/demo/results.json
 DEMO_TRAIN_OPT := options/demo/train_ESC_x2.yml
 DEMO_TEST_OPT := options/demo/test_ESC_x2.yml
 
-.PHONY: help install demo test lint clean clean-demo
+.PHONY: help install demo test test-slow lint clean clean-demo
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo   install into $(VENV), train and test a small ESC on real photographs"
-	@echo "make test   install into $(VENV), run the tests"
+	@echo "make test   install into $(VENV), run the tests but the slow ones: 8 minutes on 2 cores"
+	@echo "make test-slow   run the slow tests: trainings, jobs of processes, compilers, exports"
 	@echo "make lint   check style and format"
 	@echo "make clean  remove $(VENV) and what the demo wrote (make clean-demo: only that)"
 
@@ -71,7 +72,10 @@ $(DEMO_REPORT): $(DEMO_TESTED) demo/report.py | $(INSTALLED)
 	$(BIN)/python demo/report.py
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+test-slow: $(INSTALLED)
+	$(BIN)/python -m pytest -n 2 -m slow
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

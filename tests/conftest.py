@@ -1,7 +1,8 @@
-"""What every test needs: a mended basicsr, the same random numbers, esc_arch's log."""
+"""For every test: a repaired basicsr, the same random numbers, esc_arch's log."""
 
-# Before any import of basicsr, which needs its mends.
+# In this order, before any import of torchvision: esc_arch repairs both for basicsr.
 import esc_arch  # noqa: F401, I001
+import basicsr  # noqa: F401
 
 import logging
 

@@ -18,7 +18,8 @@ class File:
         length: replaces the right Content-Length; "" leaves it out and closes at the end.
         content_range: replaces the right Content-Range.
         chunked: send without a length, in chunks.
-        stall_s: silence after each break, before the connection is closed.
+        stall: after each break silence, until it is set, before the connection is closed.
+        gave_up: whether a silence lasted a minute, which no client should wait for.
         pace_s: pause before each piece of the body.
         asked: the headers of each question so far.
     """
@@ -33,7 +34,8 @@ class File:
     content_range: str | None = None
     chunked: bool = False
     redirect: str | None = None
-    stall_s: float = 0
+    stall: threading.Event | None = None
+    gave_up: bool = False
     pace_s: float = 0
     asked: list[dict[str, str]] = field(default_factory=list)
 
@@ -125,8 +127,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         cut = file.breaks.pop(0) if file.breaks else None
         self._body(body[:cut], file)
-        if cut is not None:
-            time.sleep(file.stall_s)
+        if cut is not None and file.stall is not None:
+            file.gave_up |= not file.stall.wait(60)
         elif file.chunked:
             self.wfile.write(b"0\r\n\r\n")
 

@@ -13,27 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import yaml
 from basicsr.utils.lmdb_util import make_lmdb_from_imgs
 from PIL import Image
 
-NETWORK = {
-    "type": "ESC",
-    "dim": 16,
-    "pdim": 4,
-    "kernel_size": 5,
-    "n_blocks": 1,
-    "conv_blocks": 1,
-    "window_size": 8,
-    "num_heads": 2,
-    "upscaling_factor": 2,
-    "exp_ratio": 1.25,
-}
+from tests import tiny
+
+NETWORK = tiny.network(dim=16, exp_ratio=1.25)
 COMMAND = (sys.executable, "-m", "esc_arch")
-METRICS = {
-    name: {"type": f"calculate_{name}", "crop_border": 2, "test_y_channel": True}
-    for name in ("psnr", "ssim")
-}
+METRICS = tiny.metrics("psnr", "ssim")
 
 
 @pytest.fixture(scope="module")
@@ -54,59 +41,33 @@ def folder(tmp_path_factory) -> Path:
         make_lmdb_from_imgs(
             str(images), f"{images}.lmdb", names, [Path(n).stem for n in names], map_size=2**24
         )
-    write(folder / "train.yml", train_options("small", "disk"))
-    write(folder / "train_lmdb.yml", train_options("small_lmdb", "lmdb"))
+    tiny.write(folder / "train.yml", train_options("small", "disk"))
+    tiny.write(folder / "train_lmdb.yml", train_options("small_lmdb", "lmdb"))
     return folder
 
 
 def pair(backend: str) -> dict:
-    ending = ".lmdb" if backend == "lmdb" else ""
-    return {
-        "type": "PairedImageDataset",
-        "dataroot_gt": f"data/HR{ending}",
-        "dataroot_lq": f"data/LR{ending}",
-        "io_backend": {"type": backend},
-    }
+    if backend == "disk":
+        return tiny.pair()
+    return tiny.pair(
+        dataroot_gt="data/HR.lmdb", dataroot_lq="data/LR.lmdb", io_backend={"type": "lmdb"}
+    )
 
 
 def train_options(name: str, backend: str, **changes: object) -> dict:
-    return {
-        "name": name,
-        "model_type": "SRModel",
-        "scale": 2,
-        "num_gpu": "auto",
-        "manual_seed": 0,
-        "datasets": {
-            "train": {
-                "name": "cats",
-                **pair(backend),
-                "gt_size": 32,
-                "use_hflip": True,
-                "use_rot": True,
-                "num_worker_per_gpu": 0,
-                "batch_size_per_gpu": 2,
-                "dataset_enlarge_ratio": 10,
-            },
-            "val": {"name": "cats_val", **pair("disk")},
-        },
-        "network_g": NETWORK,
-        "path": {"pretrain_network_g": None, "strict_load_g": True, "resume_state": None},
-        "train": {
-            "ema_decay": 0.9,
-            "optim_g": {"type": "Adam", "lr": 1e-3, "weight_decay": 0, "betas": [0.9, 0.9]},
-            "scheduler": {"type": "MultiStepLR", "milestones": [15], "gamma": 0.5},
-            "total_iter": 20,
-            "warmup_iter": -1,
-            "pixel_opt": {"type": "L1Loss", "loss_weight": 1.0, "reduction": "mean"},
-        },
-        "val": {"val_freq": 10, "save_img": False, "metrics": METRICS},
-        "logger": {"print_freq": 5, "save_checkpoint_freq": 10, "use_tb_logger": False},
-        **changes,
-    }
-
-
-def write(path: Path, options: dict) -> None:
-    path.write_text(yaml.safe_dump(options, sort_keys=False))
+    opt = tiny.options(
+        name=name,
+        num_gpu="auto",
+        network_g=NETWORK,
+        train__scheduler__milestones=[15],
+        train__total_iter=20,
+        val__val_freq=10,
+        val__metrics=METRICS,
+        logger__print_freq=5,
+        logger__save_checkpoint_freq=10,
+    )
+    opt["datasets"]["train"] |= {"name": "cats", **pair(backend), "gt_size": 32}
+    return opt | changes
 
 
 def basicsr(folder: Path, *arguments: str, launch: tuple[str, ...] = ()) -> str:
@@ -162,6 +123,7 @@ def readable(state: Path) -> bool:
     return True
 
 
+@pytest.mark.slow
 def test_train_killed_and_resumed(folder, killed_and_resumed):
     start = re.search(r"Resuming training from epoch: \d+, iter: (\d+)", killed_and_resumed)
     assert int(start[1]) >= 10
@@ -172,6 +134,7 @@ def test_train_killed_and_resumed(folder, killed_and_resumed):
     assert all(tensor.isfinite().all() for tensor in trained.values())
 
 
+@pytest.mark.slow
 def test_test_prints_the_psnr_of_the_images_it_writes(folder, killed_and_resumed):
     options = train_options("small_test", "disk")
     del options["train"], options["logger"]
@@ -182,7 +145,7 @@ def test_test_prints_the_psnr_of_the_images_it_writes(folder, killed_and_resumed
         "strict_load_g": True,
     }
     options["val"] = {"save_img": True, "suffix": None, "metrics": METRICS}
-    write(folder / "test.yml", options)
+    tiny.write(folder / "test.yml", options)
     printed = basicsr(folder, "test", "-opt", "test.yml")
     psnr = float(re.search(r"# psnr: ([\d.]+)", printed)[1])
     written = sorted((folder / "results" / "small_test" / "visualization").rglob("*.png"))
@@ -208,7 +171,7 @@ def test_train_from_lmdb_equals_train_from_disk(folder):
     options = train_options("small_disk", "disk")
     # Without it BasicSR takes the files in the order of the file system.
     options["datasets"]["train"]["meta_info_file"] = "data/HR.lmdb/meta_info.txt"
-    write(folder / "train_disk.yml", options)
+    tiny.write(folder / "train_disk.yml", options)
     few = ("--force_yml", "train:total_iter=3")
     basicsr(folder, "train", "-opt", "train_lmdb.yml", *few)
     basicsr(folder, "train", "-opt", "train_disk.yml", *few)
@@ -217,6 +180,7 @@ def test_train_from_lmdb_equals_train_from_disk(folder):
         torch.testing.assert_close(from_lmdb[key], tensor, rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_scale_transfer_through_pretrain_network_g(folder, killed_and_resumed):
     options = train_options("small_x4", "disk", scale=4)
     options["network_g"] = {**NETWORK, "upscaling_factor": 4}
@@ -231,12 +195,13 @@ def test_scale_transfer_through_pretrain_network_g(folder, killed_and_resumed):
     (folder / "data" / "LR4").mkdir()
     for path in (folder / "data" / "HR").glob("*.png"):
         Image.open(path).resize((12, 11)).save(folder / "data" / "LR4" / path.name)
-    write(folder / "train_x4.yml", options)
+    tiny.write(folder / "train_x4.yml", options)
     printed = basicsr(folder, "train", "-opt", "train_x4.yml", "--force_yml", "train:total_iter=1")
     assert "a x2 network is resampled for x4" in printed
     assert weights(folder, "small_x4")["to_img.weight"].shape[0] == 3 * 4**2
 
 
+@pytest.mark.slow
 def test_two_processes_train_together(folder):
     launch = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
     arguments = ("train", "-opt", "train.yml", "--launcher", "pytorch")
@@ -251,7 +216,7 @@ def test_two_processes_train_together(folder):
 def test_a_wrong_option_file_exits_with_2_before_anything_is_written(folder, command):
     options = train_options("small_wrong", "disk")
     options["network_g"] = {**NETWORK, "dimm": 16}
-    write(folder / "wrong.yml", options)
+    tiny.write(folder / "wrong.yml", options)
     before = set(os.listdir(folder))
     done = subprocess.run(
         [*COMMAND, command, "-opt", "wrong.yml"],

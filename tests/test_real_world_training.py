@@ -15,22 +15,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import yaml
+from basicsr.archs import build_network
 from PIL import Image
 from torchvision.models import vgg11
 
 from esc_arch import UserError, options
+from tests import tiny
 
 COMMITTED = Path(__file__).parents[1] / "options"
-SMALL = {
-    "dim": 16,
-    "pdim": 4,
-    "kernel_size": 5,
-    "n_blocks": 1,
-    "conv_blocks": 1,
-    "window_size": 8,
-    "num_heads": 2,
-}
+SMALL = {**tiny.SIZES, "dim": 16}
 TOTAL = 4
 
 
@@ -94,8 +87,7 @@ def folder(tmp_path_factory) -> Path:
 
 
 def basicsr(folder: Path, command: str, opt: dict, *more: str) -> subprocess.CompletedProcess:
-    file = folder / f"{opt['name']}.yml"
-    file.write_text(yaml.safe_dump(opt, sort_keys=False))
+    file = tiny.write(folder / f"{opt['name']}.yml", opt)
     return subprocess.run(
         [sys.executable, "-m", "esc_arch", command, "-opt", file.name, *more],
         cwd=folder,
@@ -132,11 +124,22 @@ def mse(folder) -> str:
 
 
 @pytest.fixture(scope="module")
+def first_stage(folder) -> None:
+    """A checkpoint where the first stage leaves its own, untrained unless that is there."""
+    file = folder / "experiments" / "mse" / "models" / "net_g_latest.pth"
+    if not file.exists():
+        file.parent.mkdir(parents=True)
+        state = build_network(mse_options()["network_g"]).state_dict()
+        torch.save({"params": state, "params_ema": state}, file)
+
+
+@pytest.fixture(scope="module")
 def gan(folder, mse) -> str:
     """The second stage, from the first one's averaged weights; returns what it printed."""
     return succeeded(basicsr(folder, "train", gan_options()))
 
 
+@pytest.mark.slow
 def test_first_stage(folder, mse):
     losses = logged(mse, "l_pix")
     assert len(losses) == TOTAL and all(0 < loss < 1 for loss in losses)
@@ -146,6 +149,7 @@ def test_first_stage(folder, mse):
     assert not torch.equal(saved["params"][weight], saved["params_ema"][weight])
 
 
+@pytest.mark.slow
 def test_second_stage(folder, gan):
     assert re.search(r"Loading ESCReal model from \S+, with param key: \[params_ema\]", gan)
     for name in ("l_g_pix", "l_g_percep", "l_g_gan", "l_d_real", "l_d_fake"):
@@ -174,6 +178,7 @@ def test_second_stage_resumes(folder, gan):
     assert len(logged(printed, "l_d_real")) == 1
 
 
+@pytest.mark.slow
 def test_enlarging_photos(folder, gan):
     opt = small("test_ESC_Real_x4.yml", "enlarged")
     opt["datasets"]["test_1"]["dataroot_lq"] = "lr"
@@ -186,7 +191,7 @@ def test_enlarging_photos(folder, gan):
         assert image.shape == (76, 100, 3) and image.std() > 0
 
 
-def test_without_vgg_weights_nothing_is_written(folder, mse):
+def test_without_vgg_weights_nothing_is_written(folder, first_stage):
     opt = gan_options("without_vgg")
     opt["train"]["perceptual_opt"] = {"type": "VGGPerceptualLoss", "layer_weights": {"conv5_4": 1}}
     (folder / "without_vgg.yml").touch()
@@ -206,7 +211,7 @@ def test_without_vgg_weights_nothing_is_written(folder, mse):
 
 
 @pytest.fixture
-def refused(folder, mse, monkeypatch):
+def refused(folder, first_stage, monkeypatch):
     """The problems that the check of a training file lists."""
     monkeypatch.chdir(folder)
     monkeypatch.setenv("TORCH_HOME", str(folder / "cache"))
@@ -227,7 +232,7 @@ def test_basicsrs_own_perceptual_loss_without_vgg_weights(refused):
     assert "`type: VGGPerceptualLoss` with `weights: PATH`" in text
 
 
-def test_vgg_weights_in_a_usual_place(folder, mse, monkeypatch, tmp_path):
+def test_vgg_weights_in_a_usual_place(folder, first_stage, monkeypatch, tmp_path):
     monkeypatch.chdir(folder)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     opt = gan_options()

@@ -25,7 +25,16 @@ from esc_arch.fast.dispatch import is_plain, on_cpu_in_inference, reach, untouch
 from esc_arch.fast.maps import FeatureMap, Region, TensorMap, cut
 from esc_arch.ops import attention
 
-__all__ = ["Maps", "in_bands", "layers", "rows_of_bands", "run_block", "run_tiles"]
+__all__ = [
+    "Maps",
+    "by_modules",
+    "in_bands",
+    "layers",
+    "rows_of_bands",
+    "run_block",
+    "run_tiles",
+    "self_attention",
+]
 
 # Pixels of a band; at 80 channels in float32 an intermediate result takes 6 MB.  On two
 # cores 20,000 took 0.9 of the time of 6,000 and of the whole 320 x 180 map.
@@ -122,7 +131,7 @@ def _attend(block: Block, maps: Maps, tiles: Iterable[Region]) -> None:
         part = maps.y.space(tile)
         _conv_ffn(block.proj, block.ln_proj, maps.skip, tile, part)
         out = maps.x.space(tile)
-        _self_attention(block.attn, block.ln_attn, part, out)
+        self_attention(block.attn, block.ln_attn, part, out)
         maps.x.write(tile, out)
 
 
@@ -174,7 +183,7 @@ def _finish(block: Block, maps: Maps, tiles: Iterable[Region]) -> None:
     for tile in tiles:
         outer = tile.grown(halo, maps.x.size)
         out = maps.y.space(tile)
-        _by_modules(modules, maps.x.view(outer), tile.inside(outer), out, maps.skip.view(tile))
+        by_modules(modules, maps.x.view(outer), tile.inside(outer), out, maps.skip.view(tile))
         maps.y.write(tile, out)
 
 
@@ -186,13 +195,13 @@ def _conv_ffn(ffn: Any, norm: Any, of: FeatureMap, tile: Region, out: Tensor) ->
     outer = tile.grown(ffn.dwc.kernel_size[0] // 2, of.size)
     x, inner = of.view(outer), tile.inside(outer)
     if not kernels.usable(x):
-        _by_modules((norm, ffn), x, inner, out)
+        by_modules((norm, ffn), x, inner, out)
         return
     norm = None if isinstance(norm, nn.Identity) else norm
     kernels.conv_ffn(x, norm, ffn.proj, ffn.dwc, ffn.aggr, out, _margins(inner, x))
 
 
-def _self_attention(attn: Any, norm: Any, x: Tensor, out: Tensor) -> None:
+def self_attention(attn: Any, norm: Any, x: Tensor, out: Tensor) -> None:
     """out = x + attn(norm(x)) of whole windows."""
     window, size = attn.window_size, x.shape[2:]
     windows = x.shape[0] * -(-size[0] // window) * -(-size[1] // window)
@@ -294,7 +303,7 @@ def in_bands(
     is_known = not isinstance(owner, nn.Module) or is_plain(owner)
     if is_known and _is_cut(modules, x) and reach(modules):
         whole = Region(0, x.shape[2], 0, x.shape[3])
-        return _by_modules(modules, x, whole, None, residual, function)
+        return by_modules(modules, x, whole, None, residual, function)
     x = (function or _chain(modules))(x)
     return x if residual is None else residual + x
 
@@ -326,7 +335,7 @@ def _is_cut(modules: Sequence[nn.Module], x: Tensor) -> bool:
     )
 
 
-def _by_modules(
+def by_modules(
     modules: Sequence[nn.Module],
     x: Tensor,
     inner: Region,

@@ -43,7 +43,7 @@ LARGE_MAP = 20_000
 QUERIES_PER_BLOCK = 256
 
 _logger = logging.getLogger("basicsr.esc_arch")
-_said: set[str] = set()
+announced: set[str] = set()
 
 
 def window_attention(qkv: Tensor, table: Tensor, window: int, attn_type: str = "auto") -> Tensor:
@@ -127,8 +127,8 @@ def goes_by_blocks(x: Tensor) -> bool:
 
 def _say_once(message: str) -> None:
     # A compiled graph cannot hold a log call.
-    if not torch.compiler.is_compiling() and message not in _said:
-        _said.add(message)
+    if not torch.compiler.is_compiling() and message not in announced:
+        announced.add(message)
         _logger.info(message)
 
 

@@ -55,7 +55,7 @@ def selective_scan(
     u_wide, delta, A, B, C, D, delta_bias = (
         tensor.to(wide) for tensor in (u, delta, A, B, C, D, delta_bias)
     )
-    compiled = _mamba_ssm_scan()
+    compiled = mamba_ssm_scan()
     if compiled and u.is_cuda and wide == torch.float32 and not torch.compiler.is_compiling():
         sequences = [t.transpose(1, 2).contiguous() for t in (u_wide, delta, B, C)]
         y = compiled(
@@ -255,7 +255,7 @@ def _segments(x: Tensor) -> Tensor:
 
 
 @functools.cache
-def _mamba_ssm_scan() -> Callable[..., Tensor] | None:
+def mamba_ssm_scan() -> Callable[..., Tensor] | None:
     try:
         from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
     except ImportError:

@@ -1,6 +1,5 @@
 """What every network is held to: the public cases, layouts, types, sizes, gradients, options."""
 
-import copy
 import json
 from collections.abc import Callable
 
@@ -10,7 +9,7 @@ from torch import Tensor, nn
 
 from esc_arch import UserError, options
 from esc_arch.fast import executor
-from tests.options.option_cases import TRAIN
+from tests import tiny
 from tests.reference_cases import REFERENCE, deviation
 
 
@@ -82,7 +81,7 @@ def check_traces_as_one_graph(network: nn.Module) -> None:
 
 def check_options(arch: str, arguments: dict[str, object], wrong: dict[str, object]) -> None:
     """The option checker takes the arguments, and tells each wrong one by its name."""
-    opt = copy.deepcopy(TRAIN)
+    opt = tiny.options()
     opt["network_g"] = {"type": arch, **arguments}
     options.check_structure(opt, "x.yml", is_train=True)
     for key, value in wrong.items():

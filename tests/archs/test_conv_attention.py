@@ -5,7 +5,6 @@ import copy
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from scipy.special import erf
 from torch import nn
 
@@ -18,7 +17,7 @@ from esc_arch.archs.esc_arch import (
     geometric_mean_kernel,
 )
 from esc_arch.archs.esc_fp_arch import FactorizedConvAttention
-from esc_arch.fast import executor, kernels
+from esc_arch.fast import kernels
 from tests.reference_cases import deviation, fill_parameters
 
 
@@ -142,21 +141,6 @@ def test_does_not_write_to_its_inputs(kind):
     assert all(torch.equal(x, y) for x, y in zip(tensors, before, strict=True))
 
 
-@pytest.mark.parametrize("k", [3, 5, 13])
-def test_kernel_with_the_diagonal_does_what_two_convolutions_do(k):
-    """The executor's form of a convolution by both kernels."""
-    x = torch.randn(2, 4, 6, 7, dtype=torch.float64)
-    large = torch.randn(4, 4, k, k, dtype=torch.float64)
-    dynamic = torch.randn(2, 4, 3, 3, dtype=torch.float64)
-    expected = F.conv2d(x, large, padding=k // 2)
-    for image, kernels_of_image in enumerate(dynamic):
-        depthwise = F.conv2d(x[image], kernels_of_image[:, None], padding=1, groups=4)
-        expected[image] += depthwise
-    for region in (fast.maps.Region(0, 6, 0, 7), fast.maps.Region(2, 5, 0, 4)):
-        result = executor._conv_attention(x, region, large, dynamic)
-        torch.testing.assert_close(result, region.of(expected))
-
-
 @KINDS
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_keeps_dtype(kind, dtype):
@@ -191,24 +175,47 @@ def test_the_other_channels_pass_by(kind, p, memory_format):
 # ---- in a block --------------------------------------------------------------------------------
 
 
-def test_symmetry_is_seen_to_the_bit():
-    kernel = geometric_mean_kernel(torch.randn(2, 2, 5, 5))
+@pytest.fixture
+def by_symmetry(monkeypatch):
+    """Whether a block runs a kernel (p, p, k, k) by the convolution for symmetric ones."""
+    if not kernels.available():
+        pytest.skip("was not compiled")
+    calls, symmetric_conv = [], kernels.symmetric_conv
+
+    def counted(*given):
+        calls.append(given)
+        return symmetric_conv(*given)
+
+    monkeypatch.setattr(kernels, "symmetric_conv", counted)
+
+    def check(kernel):
+        calls.clear()
+        block = make_block(16, 16, kernel.shape[-1])
+        with torch.no_grad():
+            fast.run_block(block, torch.randn(1, 16, 6, 7), kernel)
+        return bool(calls)
+
+    return check
+
+
+def test_symmetry_is_seen_to_the_bit(by_symmetry):
+    kernel = geometric_mean_kernel(torch.randn(16, 16, 5, 5))
     for memory_format in (torch.contiguous_format, torch.channels_last):
-        assert executor._is_symmetric(kernel.contiguous(memory_format=memory_format))
+        assert by_symmetry(kernel.contiguous(memory_format=memory_format))
     for place in np.ndindex(5, 5):
         if place == (2, 2):
             continue
         changed = kernel.clone()
         value = changed[(1, 0, *place)]
         value.copy_(torch.nextafter(value, torch.tensor(torch.inf)))
-        assert not executor._is_symmetric(changed)
-    for turned in (kernel.clone(), kernel.clone()):
-        turned[0, 1] = torch.arange(25).reshape(5, 5)
-        assert not executor._is_symmetric(turned)
-    rows_only = torch.randn(1, 1, 5, 1).expand(1, 1, 5, 5)
-    assert not executor._is_symmetric((rows_only + rows_only.flip(-2)).contiguous())
-    diagonal = torch.eye(5)[None, None]
-    assert not executor._is_symmetric(diagonal)
+        assert not by_symmetry(changed)
+    turned = kernel.clone()
+    turned[0, 1] = torch.arange(25).reshape(5, 5)
+    assert not by_symmetry(turned)
+    rows_only = torch.randn(16, 16, 5, 1).expand(16, 16, 5, 5)
+    assert not by_symmetry((rows_only + rows_only.flip(-2)).contiguous())
+    diagonal = torch.eye(5).expand(16, 16, 5, 5).contiguous()
+    assert not by_symmetry(diagonal)
 
 
 def make_block(dim, pdim, k, use_ln=False, kind=ConvolutionalAttention):
@@ -241,16 +248,26 @@ def test_a_kernel_without_symmetry(monkeypatch, k, batch, use_ln):
             kernels, "symmetric_conv", lambda *given: pytest.fail("is for symmetric kernels")
         )
     kernel = torch.randn(16, 16, k, k) / k / 4
-    assert not executor._is_symmetric(kernel)
     check_block(make_block(32, 16, k, use_ln), torch.randn(batch, 32, 29, 37), kernel)
 
 
-def test_a_kernel_that_is_symmetric_but_for_one_bit():
+def test_a_kernel_that_is_symmetric_but_for_one_bit(by_symmetry):
     """Which is enough to take the other way, and gives the same."""
     kernel = geometric_mean_kernel(torch.randn(16, 16, 13, 13) / 13 / 4)
     kernel[3, 5, 0, 1] += 1e-7
-    assert not executor._is_symmetric(kernel)
+    assert not by_symmetry(kernel)
     check_block(make_block(32, 16, 13), torch.randn(1, 32, 29, 37), kernel)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("k", [3, 5, 13])
+def test_one_convolution_by_both_kernels(k):
+    """The executor adds the dynamic kernel to the large one.  In float64."""
+    block, x = make_block(16, 4, k).double(), torch.randn(2, 16, 9, 20, dtype=torch.float64)
+    large = torch.randn(4, 4, k, k, dtype=torch.float64)
+    with torch.enable_grad():
+        expected = block(x, large).detach()
+    torch.testing.assert_close(fast.run_block(block, x, large), expected)
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
@@ -261,7 +278,6 @@ def test_a_kernel_that_is_symmetric_but_for_one_bit():
 def test_blocks_of_any_widths(dim, pdim, batch, height, width, symmetric):
     kernel = torch.randn(pdim, pdim, 5, 5) / 20
     kernel = geometric_mean_kernel(kernel) if symmetric else kernel
-    assert executor._is_symmetric(kernel) == symmetric
     check_block(make_block(dim, pdim, 5), torch.randn(batch, dim, height, width), kernel)
 
 

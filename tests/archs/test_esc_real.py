@@ -6,17 +6,10 @@ import torch
 from esc_arch import ESCReal, ESCRealM
 from esc_arch.fast import executor
 from esc_arch.layers.upsamplers import UPSAMPLERS, DySample
+from tests import tiny
 from tests.reference_cases import deviation, fill_parameters
 
-SMALL = {
-    "dim": 16,
-    "pdim": 4,
-    "kernel_size": 7,
-    "n_blocks": 1,
-    "conv_blocks": 1,
-    "window_size": 8,
-    "num_heads": 2,
-}
+SMALL = {**tiny.SIZES, "dim": 16, "kernel_size": 7}
 
 
 @pytest.mark.parametrize("unshuffle_mod", [True, False])

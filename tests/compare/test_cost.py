@@ -10,6 +10,7 @@ from esc_arch.compare.measuring import Request, measure
 from esc_arch.errors import UserError
 
 
+@pytest.mark.slow
 def test_costs_are_measured_and_reported(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     arguments = ["--networks", "esc_light", "rcan", "--scales", "4", "--output-size", "64x48"]

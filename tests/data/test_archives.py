@@ -214,11 +214,13 @@ def test_a_bomb_of_members_that_share_their_bytes(tmp_path):
 
 @pytest.mark.parametrize("wanted", ["set", "other"])
 def test_a_tar_bomb(tmp_path, wanted):
-    """Also in a member that is not wanted, as it has to be unpacked to get past it."""
+    """Also in a member that is not wanted, as it has to be unpacked to get past it.
+
+    Of the member there is the header alone: to unpack more would be another error.
+    """
     path = make_tar(tmp_path / "a.tar.gz", {"set/HR/x.png": bytes(30 << 20)} | REST, "w:gz")
-    began = time.process_time()
+    path.write_bytes(path.read_bytes()[:2000])
     refused(path, "31457280 bytes", wanted)
-    assert time.process_time() - began < 1
 
 
 def test_a_tar_with_a_name_of_a_gigabyte(tmp_path):

@@ -17,17 +17,10 @@ from esc_arch.export import checking
 from esc_arch.files import sha256_of
 from esc_arch.weights.onnx_network import open_onnx
 from esc_arch.weights.safetensors_files import write_safetensors
+from tests import tiny
 from tests.reference_cases import deviation, fill_parameters
 
-SMALL = {
-    "dim": 16,
-    "pdim": 4,
-    "kernel_size": 5,
-    "n_blocks": 1,
-    "conv_blocks": 1,
-    "window_size": 8,
-    "num_heads": 2,
-}
+SMALL = {**tiny.SIZES, "dim": 16}
 SHAPES = [(1, 3, 1, 1), (1, 3, 1, 21), (3, 3, 8, 8), (2, 3, 17, 6), (1, 3, 40, 33)]
 
 
@@ -107,6 +100,7 @@ def test_scores_are_never_held_for_a_whole_image(esc):
     assert "Softmax" not in outside
 
 
+@pytest.mark.slow
 def test_half(tmp_path):
     network = small("esc_fp", 3)
     path = exported(network, tmp_path, ".onnx", "--half")
@@ -147,6 +141,7 @@ def test_hit_srf(tmp_path):
     assert_same(network, exported(network, tmp_path, ".onnx"), 1e-4, [(2, 3, 33, 20)])
 
 
+@pytest.mark.slow
 def test_program(tmp_path):
     network = small("esc_real_m", 2)
     path = exported(network, tmp_path, ".pt2")
@@ -242,6 +237,7 @@ def test_files_that_are_not_onnx_are_refused(tmp_path):
 MEANS = ("ReduceMean", "ReduceSum", "GlobalAveragePool", "AveragePool")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["esc", "esc_fp", "esc_real_m"])
 def test_means_of_half_files_are_float32(name, tmp_path):
     """Summed in float16, a channel overflows from about 400,000 pixels on some runtimes."""

@@ -140,7 +140,7 @@ def test_is_the_modules_of_a_part_of_the_map(data):
     outside = other.clone()
     with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
         bands_of(pixels, patch)
-        result = executor._by_modules(modules, x, inner, out, given_residual)
+        result = executor.by_modules(modules, x, inner, out, given_residual)
     np.testing.assert_allclose(result.numpy(), expected, atol=1e-12)
     assert torch.equal(x, before)
     assert out is None or result is out
@@ -159,7 +159,6 @@ def test_really_cuts(small_bands):
 def test_a_small_map_stays_whole(small_bands, shape):
     modules = [column(np.ones(3), 1, torch.float32)]
     with torch.no_grad():
-        assert not executor._is_cut(modules, torch.rand(shape))
         assert calls_of(modules, torch.rand(shape)) == 1
 
 
@@ -275,7 +274,7 @@ def test_a_pointwise_module_may_write_over_its_own_input(small_bands):
     conv = nn.Conv2d(3, 3, 1)
     x = torch.randn(2, 3, 9, 7)
     expected = conv(x)
-    result = executor._by_modules([conv], x, Region(0, 9, 0, 7), out=x)
+    result = executor.by_modules([conv], x, Region(0, 9, 0, 7), out=x)
     assert result is x
     torch.testing.assert_close(result, expected)
 

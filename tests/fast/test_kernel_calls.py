@@ -83,7 +83,7 @@ def test_a_kernel_without_memory_says_so(monkeypatch):
     class Library:
         esc_conv_ffn = staticmethod(lambda call: abi.Status.NO_MEMORY)
 
-    monkeypatch.setattr(abi, "_library", Library)
+    monkeypatch.setattr(abi, "library", Library)
     with pytest.raises(MemoryError, match="conv_ffn"):
         abi.run("conv_ffn", abi.ConvFfnCall())
 

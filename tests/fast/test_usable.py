@@ -28,12 +28,12 @@ def test_float32_in_inference_alone():
 @torch.inference_mode()
 def test_a_package_without_kernels(monkeypatch, tmp_path):
     monkeypatch.setattr(abi, "__file__", str(tmp_path / "__init__.py"))
-    abi._library.cache_clear()
+    abi.library.cache_clear()
     try:
         assert not kernels.available() and not kernels.usable(IMAGE)
     finally:
         monkeypatch.undo()
-        abi._library.cache_clear()
+        abi.library.cache_clear()
     assert kernels.available()
 
 
@@ -42,12 +42,12 @@ def test_kernels_that_cannot_be_loaded_are_named(monkeypatch, tmp_path, said):
     path = tmp_path / f"_kernels{abi.EXTENSION_SUFFIXES[0]}"
     path.write_bytes(b"not a library")
     monkeypatch.setattr(abi, "__file__", str(tmp_path / "__init__.py"))
-    abi._library.cache_clear()
+    abi.library.cache_clear()
     try:
         assert not kernels.usable(IMAGE)
     finally:
         monkeypatch.undo()
-        abi._library.cache_clear()
+        abi.library.cache_clear()
     assert len(said) == 1 and said[0][0] == "WARNING" and str(path) in said[0][1]
 
 

@@ -1,7 +1,9 @@
 """How hard hypothesis tries: the same few examples in each run, many with ``FAULTS_DEEP=N``."""
 
 import os
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from hypothesis import HealthCheck, settings
 
@@ -18,3 +20,19 @@ def examples(count: int) -> Callable:
         database=None,
         suppress_health_check=list(HealthCheck),
     )
+
+
+@contextmanager
+def ends(seconds: float = 60) -> Iterator[None]:
+    """Stops what hangs, after so many seconds of the processor."""
+
+    def stop(*_: object) -> None:
+        raise TimeoutError(f"still at work after {seconds} s of the processor")
+
+    before = signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)

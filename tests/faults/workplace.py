@@ -1,22 +1,17 @@
 """A folder to run commands in: images and their LR ones, an LMDB, weights, option files."""
 
-import copy
-import importlib.util
 from pathlib import Path
 
 import torch
-import yaml
 from safetensors.torch import save_file
 
 from esc_arch.archs import ESC
 from esc_arch.data.lmdb_writer import write_lmdb
 from esc_arch.data.packing import folder_entries
+from tests import tiny
 
-_FILE = Path(__file__).parents[1] / "options" / "option_cases.py"
-_SPEC = importlib.util.spec_from_file_location("option_cases", _FILE)
-option_cases = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(option_cases)
-TRAIN, TEST = option_cases.TRAIN, option_cases.TEST
+TRAIN = tiny.options(datasets__train__filename_tmpl="{}x2", datasets__val__filename_tmpl="{}x2")
+TEST = tiny.evaluation(TRAIN)
 
 NAMES = ("a", "b")
 SIDE = 32
@@ -30,15 +25,7 @@ def network() -> ESC:
 def furnish(folder: Path) -> None:
     """Make ``data/HR``, ``data/LR``, ``hr.lmdb``, ``net.pth``, ``net.safetensors``, ``1.state``,
     ``train.yml`` and ``test.yml``."""
-    import cv2
-    import numpy as np
-
-    rng = np.random.default_rng(0)
-    for below, side, ending in (("HR", SIDE, ""), ("LR", SIDE // 2, "x2")):
-        (folder / "data" / below).mkdir(parents=True)
-        for name in NAMES:
-            image = rng.integers(0, 256, (side, side, 3), np.uint8)
-            assert cv2.imwrite(str(folder / "data" / below / f"{name}{ending}.png"), image)
+    tiny.write_pairs(folder, NAMES, SIDE, "x2")
     write_lmdb(folder / "hr.lmdb", folder_entries(folder / "data/HR")[0])
     state = network().state_dict()
     torch.save({"params": state, "params_ema": state}, folder / "net.pth")
@@ -51,10 +38,4 @@ def furnish(folder: Path) -> None:
 
 def write_options(file: Path, options: dict, **changes: object) -> None:
     """Write an option file; changes are given by dotted keys with ``__`` for the dot."""
-    options = copy.deepcopy(options)
-    for key, value in changes.items():
-        section, *parts = options, *key.split("__")
-        for part in parts[:-1]:
-            section = section[part]
-        section[parts[-1]] = value
-    file.write_text(yaml.safe_dump(options, allow_unicode=True), encoding="utf-8")
+    tiny.write(file, tiny.changed(options, **changes))

@@ -316,6 +316,7 @@ def eager_backend(monkeypatch) -> list[int]:
     return graphs
 
 
+@pytest.mark.slow
 def test_compiled_training_is_the_same_and_saves_the_same_names(reference, eager_backend, tmp_path):
     model = train(build(compile=True, **SGD))
     assert eager_backend, "nothing was compiled"
@@ -331,6 +332,7 @@ def test_compiled_training_is_the_same_and_saves_the_same_names(reference, eager
     assert len(eager_backend) == traced, "validation has to run the network as it is"
 
 
+@pytest.mark.slow
 def test_compiled_with_all_other_keys(eager_backend):
     keys = {"amp": "bf16", "channels_last": True, "accumulate": 2, "grad_clip": 0.1}
     keys |= {"checkpoint_activations": True, "ema_decay": 0}

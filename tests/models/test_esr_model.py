@@ -7,37 +7,25 @@ from basicsr.models import build_model
 from basicsr.utils.registry import MODEL_REGISTRY
 
 from esc_arch.models import ESRModel
+from tests import tiny
 
-WINDOW = 8
+WINDOW = tiny.SIZES["window_size"]
 
 
 def options(scale: int = 2, is_train: bool = False, **train: object) -> dict:
     return {
-        "name": "tiny",
-        "model_type": "ESRModel",
-        "scale": scale,
-        "num_gpu": 0,
+        **tiny.options(
+            model_type="ESRModel",
+            scale=scale,
+            network_g__upscaling_factor=scale,
+            datasets=tiny.DELETE,
+            path={},
+            train__optim_g={"type": "AdamW", "lr": 1e-2},
+            **{f"train__{key}": value for key, value in {"ema_decay": 0, **train}.items()},
+        ),
         "is_train": is_train,
         "dist": False,
         "rank": 0,
-        "network_g": {
-            "type": "ESC",
-            "dim": 8,
-            "pdim": 4,
-            "kernel_size": 5,
-            "n_blocks": 1,
-            "conv_blocks": 1,
-            "window_size": WINDOW,
-            "num_heads": 2,
-            "upscaling_factor": scale,
-        },
-        "path": {},
-        "train": {
-            "optim_g": {"type": "AdamW", "lr": 1e-2},
-            "scheduler": {"type": "MultiStepLR", "milestones": [5]},
-            "pixel_opt": {"type": "L1Loss"},
-            **train,
-        },
     }
 
 

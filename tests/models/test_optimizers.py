@@ -68,5 +68,5 @@ def test_the_mend_may_run_again_and_leaves_other_models_alone(model):
 
     optimizers_by_name()
     optimizers_by_name()
-    assert BaseModel.get_optimizer is optimizers._get_optimizer
+    assert BaseModel.get_optimizer.__module__ == optimizers.__name__
     assert Own({"num_gpu": 0, "is_train": True}).get_optimizer("X", [], 1) == "X"

@@ -11,7 +11,10 @@ import esc_arch  # noqa: F401
 from basicsr.models import build_model
 from basicsr.utils.dist_util import get_dist_info
 
+from tests import tiny
+
 SCALE = 2
+ADAMW = {"type": "AdamW", "lr": 1e-3}
 
 # Adam would make a step of full size from a gradient that is zero but for rounding, as that of
 # the keys' bias is, to which softmax is blind.
@@ -21,34 +24,20 @@ SGD = {"optim_g": {"type": "SGD", "lr": 0.1, "momentum": 0.9}}
 def options(model_type: str = "ESCModel", val: dict | None = None, **train: object) -> dict:
     rank, world_size = get_dist_info()
     return {
-        "name": "tiny",
-        "model_type": model_type,
-        "scale": SCALE,
-        "num_gpu": 0,
+        **tiny.options(
+            model_type=model_type,
+            network_g__n_blocks=2,
+            datasets=tiny.DELETE,
+            logger=tiny.DELETE,
+            path={},
+            val=val,
+            train__scheduler__milestones=[3],
+            **{f"train__{key}": value for key, value in {"optim_g": ADAMW, **train}.items()},
+        ),
         "is_train": True,
         "dist": world_size > 1,
         "rank": rank,
         "world_size": world_size,
-        "network_g": {
-            "type": "ESC",
-            "dim": 8,
-            "pdim": 4,
-            "kernel_size": 5,
-            "n_blocks": 2,
-            "conv_blocks": 1,
-            "window_size": 8,
-            "num_heads": 2,
-            "upscaling_factor": SCALE,
-        },
-        "path": {},
-        "val": val,
-        "train": {
-            "ema_decay": 0.9,
-            "optim_g": {"type": "AdamW", "lr": 1e-3},
-            "scheduler": {"type": "MultiStepLR", "milestones": [3], "gamma": 0.5},
-            "pixel_opt": {"type": "L1Loss"},
-            **train,
-        },
     }
 
 

@@ -12,6 +12,7 @@ from esc_arch.fast import kernels
 from esc_arch.ops import attention
 from esc_arch.ops.attention import (
     ATTENTION_TYPES,
+    attend_tokens,
     choose,
     relative_position_bias,
     window_attention,
@@ -21,7 +22,12 @@ from esc_arch.ops.attention import (
 from tests import brute_force
 
 # Of tokens and the biases of all pairs.
-BACKENDS = [attention._naive, attention._sdpa, attention._sdpa_by_blocks]
+with torch.no_grad():
+    NAIVE = attend_tokens("naive", torch.empty(1, 6, 1, 1))
+    SDPA = attend_tokens("sdpa", torch.empty(1, 6, 1, 1))
+    SDPA_BY_BLOCKS = attend_tokens("sdpa", torch.empty(1, 6, 1, attention.LARGE_MAP + 1))
+    FLEX = choose("flex", torch.empty(1, 6, 1, 1))
+BACKENDS = [NAIVE, SDPA, SDPA_BY_BLOCKS]
 # Of (q, k, v, table); the output is a mean of v, which is about 1.
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 6e-2}
 
@@ -111,7 +117,7 @@ def test_is_softmax_attention(backend, windows, heads, window, d, dtype):
 def test_blocks_of_any_size(monkeypatch, queries):
     monkeypatch.setattr(attention, "QUERIES_PER_BLOCK", queries)
     inputs = random_inputs(2, 2, 4, 8)
-    result = attend(attention._sdpa_by_blocks, inputs, 4)
+    result = attend(SDPA_BY_BLOCKS, inputs, 4)
     assert_near(result, brute_force.attention(*inputs, 4), torch.float64)
 
 
@@ -212,7 +218,7 @@ def test_flex_in_inference():
         qkv, table = map_and_table(1, 2, 4, 16, 4, 4 * windows)
         given = (torch.from_numpy(x).float() for x in (qkv, table))
         with torch.no_grad():
-            result = attention._flex_attention(*given, 4)
+            result = FLEX(*given, 4)
         assert_near(result, of_map(qkv, table, 4), torch.float32)
 
 
@@ -232,15 +238,18 @@ def chosen(attn_type, x, needs_grad):
         backend = choose(attn_type, x)
         if not isinstance(backend, functools.partial):
             return backend
-        assert backend.func is attention._with_whole_bias
-        assert backend.args == (attention.attend_tokens(attn_type, x),)
+        assert backend.args == (attend_tokens(attn_type, x),)
         return backend.args[0]
 
 
 @pytest.fixture
 def nothing_said(said, monkeypatch):
-    monkeypatch.setattr(attention, "_said", set())
+    monkeypatch.setattr(attention, "announced", set())
     return said
+
+
+def test_the_backends_are_four():
+    assert len({NAIVE, SDPA, SDPA_BY_BLOCKS, FLEX}) == 4
 
 
 @pytest.mark.parametrize("needs_grad", [True, False])
@@ -249,7 +258,7 @@ def nothing_said(said, monkeypatch):
 def test_auto_and_sdpa_go_by_blocks_of_large_maps(monkeypatch, attn_type, pixels, needs_grad):
     monkeypatch.setattr(attention, "LARGE_MAP", 12)
     by_blocks = pixels > 12 and not needs_grad
-    expected = attention._sdpa_by_blocks if by_blocks else attention._sdpa
+    expected = SDPA_BY_BLOCKS if by_blocks else SDPA
     assert chosen(attn_type, a_map(pixels=pixels), needs_grad) is expected
     with torch.set_grad_enabled(needs_grad):
         assert attention.goes_by_blocks(a_map(pixels=pixels)) == by_blocks
@@ -258,7 +267,7 @@ def test_auto_and_sdpa_go_by_blocks_of_large_maps(monkeypatch, attn_type, pixels
 def test_a_large_map_on_a_gpu_does_not_go_by_blocks():
     with torch.no_grad():
         assert not attention.goes_by_blocks(a_map("cuda", 10**6))
-    assert chosen("sdpa", a_map("cuda", 10**6), False) is attention._sdpa
+    assert chosen("sdpa", a_map("cuda", 10**6), False) is SDPA
 
 
 @pytest.mark.parametrize("needs_grad", [True, False])
@@ -275,21 +284,21 @@ def test_the_kernel_is_for_auto(attn_type, pixels, needs_grad):
 
 @pytest.mark.parametrize("pixels", [12, 10**5])
 def test_naive_is_naive_everywhere(pixels):
-    assert chosen("naive", a_map(pixels=pixels), False) is attention._naive
+    assert chosen("naive", a_map(pixels=pixels), False) is NAIVE
 
 
 @pytest.mark.parametrize(
     "device, needs_grad, expected",
     [
-        ("cpu", False, "_flex_attention"),
-        ("cpu", True, "_sdpa"),
-        ("cuda", False, "_flex_attention"),
-        ("cuda", True, "_flex_attention"),
-        ("mps", False, "_sdpa"),
+        ("cpu", False, FLEX),
+        ("cpu", True, SDPA),
+        ("cuda", False, FLEX),
+        ("cuda", True, FLEX),
+        ("mps", False, SDPA),
     ],
 )
 def test_flex_where_pytorch_has_it(device, needs_grad, expected):
-    assert chosen("flex", a_map(device), needs_grad) is getattr(attention, expected)
+    assert chosen("flex", a_map(device), needs_grad) is expected
 
 
 def test_auto_says_once_what_it_takes(nothing_said):

@@ -130,6 +130,7 @@ LONG = """
 """
 
 
+@pytest.mark.slow
 def test_memory_of_a_long_sequence_is_that_of_a_few_copies_of_its_input():
     """All states at once would take eight copies each of decays, inputs and states."""
     done = subprocess.run(
@@ -151,7 +152,7 @@ def test_mamba_ssm_is_called_with_its_own_layout(monkeypatch):
     values = arguments(2, 70, 3, 2)
     values[0] = values[0].bfloat16()
     expected = step_by_step(*values)
-    monkeypatch.setattr(scan, "_mamba_ssm_scan", lambda: selective_scan_fn)
+    monkeypatch.setattr(scan, "mamba_ssm_scan", lambda: selective_scan_fn)
     monkeypatch.setattr(torch.Tensor, "is_cuda", True)
     y = selective_scan(*values)
     assert y.dtype == torch.bfloat16

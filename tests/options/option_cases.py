@@ -1,12 +1,13 @@
 """A valid training file, a valid test file, and the mistakes that are made in them.
 
-``python tests/options/option_cases.py`` prints the message of each mistake.
+``python -m tests.options.option_cases`` prints the message of each mistake.
 """
 
 import copy
 from typing import NamedTuple
 
-DELETE = object()
+from tests import tiny
+from tests.tiny import DELETE
 
 
 class Case(NamedTuple):
@@ -17,73 +18,16 @@ class Case(NamedTuple):
     fragments: tuple[str, ...]
 
 
-TRAIN = {
-    "name": "tiny",
-    "model_type": "SRModel",
-    "scale": 2,
-    "num_gpu": "auto",
-    "manual_seed": 0,
-    "datasets": {
-        "train": {
-            "name": "tiny",
-            "type": "PairedImageDataset",
-            "dataroot_gt": "data/HR",
-            "dataroot_lq": "data/LR",
-            "filename_tmpl": "{}x2",
-            "io_backend": {"type": "disk"},
-            "gt_size": 16,
-            "use_hflip": True,
-            "use_rot": True,
-            "num_worker_per_gpu": 0,
-            "batch_size_per_gpu": 2,
-            "dataset_enlarge_ratio": 10,
-            "prefetch_mode": None,
-        },
-        "val": {
-            "name": "tiny",
-            "type": "PairedImageDataset",
-            "dataroot_gt": "data/HR",
-            "dataroot_lq": "data/LR",
-            "filename_tmpl": "{}x2",
-            "io_backend": {"type": "disk"},
-        },
-    },
-    "network_g": {
-        "type": "ESC",
-        "dim": 8,
-        "pdim": 4,
-        "kernel_size": 5,
-        "n_blocks": 1,
-        "conv_blocks": 1,
-        "window_size": 8,
-        "num_heads": 2,
-        "upscaling_factor": 2,
-        "exp_ratio": 1.25,
-    },
-    "path": {"pretrain_network_g": None, "strict_load_g": True, "resume_state": None},
-    "train": {
-        "ema_decay": 0.9,
-        "optim_g": {"type": "Adam", "lr": 1e-3, "weight_decay": 0, "betas": [0.9, 0.9]},
-        "scheduler": {"type": "MultiStepLR", "milestones": [5, 8], "gamma": 0.5},
-        "total_iter": 10,
-        "warmup_iter": 2,
-        "pixel_opt": {"type": "L1Loss", "loss_weight": 1.0, "reduction": "mean"},
-    },
-    "val": {
-        "val_freq": 5.0,
-        "save_img": False,
-        "metrics": {"psnr": {"type": "calculate_psnr", "crop_border": 2, "test_y_channel": True}},
-    },
-    "logger": {"print_freq": 1, "save_checkpoint_freq": 5, "use_tb_logger": False},
-}
-
-TEST = {
-    key: copy.deepcopy(TRAIN[key])
-    for key in ("name", "model_type", "scale", "num_gpu", "network_g", "path")
-} | {
-    "datasets": {"test_1": copy.deepcopy(TRAIN["datasets"]["val"])},
-    "val": {"save_img": True, "suffix": None, "metrics": copy.deepcopy(TRAIN["val"]["metrics"])},
-}
+TRAIN = tiny.options(
+    num_gpu="auto",
+    datasets__train__filename_tmpl="{}x2",
+    datasets__train__prefetch_mode=None,
+    datasets__val={"name": "tiny", **tiny.pair(filename_tmpl="{}x2")},
+    network_g__exp_ratio=1.25,
+    train__warmup_iter=2,
+    val__val_freq=5.0,
+)
+TEST = tiny.evaluation(TRAIN)
 
 COSINE = {"type": "CosineAnnealingRestartLR", "periods": [10], "restart_weights": [1]}
 SINGLE = {

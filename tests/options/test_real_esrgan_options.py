@@ -217,6 +217,7 @@ SCALARS = st.none() | st.booleans() | st.integers(-3, 40) | st.floats() | st.tex
 VALUES = SCALARS | st.lists(SCALARS, max_size=3) | st.dictionaries(st.just("type"), SCALARS)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_random_changes_raise_nothing_but_user_error(data):

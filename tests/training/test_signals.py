@@ -92,6 +92,7 @@ def test_a_second_ctrl_c_ends_at_once():
     assert "SIGTERM: ending this iteration" in output and "never" not in output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_to_the_whole_job_leaves_its_workers_until_the_checkpoint(folder, number):
     """As a terminal's Ctrl-C and a cluster's scancel send it."""

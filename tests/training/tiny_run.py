@@ -2,76 +2,36 @@
 
 from pathlib import Path
 
-import cv2
-import numpy as np
 import torch
-import yaml
 
 from esc_arch.cli.main import main
+from tests import tiny
 
-NETWORK = {
-    "type": "ESC",
-    "dim": 8,
-    "pdim": 4,
-    "kernel_size": 5,
-    "n_blocks": 1,
-    "conv_blocks": 1,
-    "window_size": 8,
-    "num_heads": 2,
-    "upscaling_factor": 2,
-}
-PAIR = {
-    "type": "PairedImageDataset",
-    "dataroot_gt": "data/HR",
-    "dataroot_lq": "data/LR",
-    "io_backend": {"type": "disk"},
-}
+NETWORK = tiny.network()
+PAIR = tiny.pair()
 
 
 def write_data(folder: Path, count: int = 5) -> None:
     """Pairs of random images, 20 and 10 pixels wide."""
-    rng = np.random.default_rng(0)
-    for sub in ("HR", "LR"):
-        (folder / "data" / sub).mkdir(parents=True)
-    for index in range(count):
-        hr = rng.integers(0, 256, (20, 20, 3), dtype=np.uint8)
-        cv2.imwrite(str(folder / "data" / "HR" / f"{index}.png"), hr)
-        cv2.imwrite(str(folder / "data" / "LR" / f"{index}.png"), hr[::2, ::2])
+    tiny.write_pairs(folder, range(count), 20)
 
 
 def options(name: str = "tiny", total: int = 8, **changes: object) -> dict:
     """Of a training that saves every 2 iterations, of which 5 make an epoch."""
-    opt = {
-        "name": name,
-        "model_type": "ESCModel",
-        "scale": 2,
-        "num_gpu": 0,
-        "manual_seed": 0,
-        "datasets": {
-            "train": {
-                "name": "tiny",
-                **PAIR,
-                "gt_size": 16,
-                "use_hflip": True,
-                "use_rot": True,
-                "num_worker_per_gpu": 0,
-                "batch_size_per_gpu": 2,
-                # 11 samples, so the last of an epoch is left out.
-                "dataset_enlarge_ratio": 2.2,
-            },
-        },
-        "network_g": NETWORK,
-        "path": {"pretrain_network_g": None, "strict_load_g": True, "resume_state": None},
-        "train": {
-            "ema_decay": 0.5,
-            "optim_g": {"type": "AdamW", "lr": 1e-3},
-            "scheduler": {"type": "MultiStepLR", "milestones": [3, 6], "gamma": 0.5},
-            "total_iter": total,
-            "warmup_iter": 2,
-            "pixel_opt": {"type": "L1Loss"},
-        },
-        "logger": {"print_freq": 1, "save_checkpoint_freq": 2, "use_tb_logger": False},
-    }
+    opt = tiny.options(
+        name=name,
+        model_type="ESCModel",
+        datasets__val=tiny.DELETE,
+        # 11 samples, so the last of an epoch is left out.
+        datasets__train__dataset_enlarge_ratio=2.2,
+        val=tiny.DELETE,
+        train__ema_decay=0.5,
+        train__optim_g={"type": "AdamW", "lr": 1e-3},
+        train__scheduler__milestones=[3, 6],
+        train__total_iter=total,
+        train__warmup_iter=2,
+        logger__save_checkpoint_freq=2,
+    )
     return opt | changes
 
 
@@ -85,7 +45,7 @@ def validated(opt: dict, **metric: object) -> dict:
 
 def train(opt: dict, *arguments: str) -> int:
     """Train; returns the exit code."""
-    Path("tiny.yml").write_text(yaml.safe_dump(opt, sort_keys=False))
+    tiny.write(Path("tiny.yml"), opt)
     return main(["train", "-opt", "tiny.yml", *arguments])
 
 

@@ -1,8 +1,8 @@
 """Plans of files, and many files through a network."""
 
+import itertools
 import os
 import threading
-import time
 from pathlib import Path
 
 import numpy as np
@@ -241,30 +241,27 @@ def test_ctrl_c_leaves_whole_files_alone(here, monkeypatch):
 
 
 def test_reading_computing_and_writing_overlap(here, monkeypatch):
-    """Each takes 0.05 s: one after the other they would take three times as long."""
-    seconds, count = 0.05, 12
+    """Image n is written while the network has n + 1 and n + 2 is being read."""
+    count = 8
+    together = threading.Barrier(3, timeout=60)
 
-    class Slow(Repeat):
-        def forward(self, x):
-            time.sleep(seconds)
-            return super().forward(x)
+    def meeting(function, first):
+        calls = itertools.count(-first)
 
-    def slowly(function):
-        def slow(*args, **kwargs):
-            time.sleep(seconds)
+        def wait_for_the_others(*args, **kwargs):
+            if 0 <= next(calls) < count - 2:
+                together.wait()
             return function(*args, **kwargs)
 
-        return slow
+        return wait_for_the_others
 
-    use(monkeypatch, Slow())
-    monkeypatch.setattr(pipeline, "read_picture", slowly(pipeline.read_picture))
-    monkeypatch.setattr(pipeline, "write_picture", slowly(pipeline.write_picture))
+    network = Repeat()
+    network.forward = meeting(network.forward, 1)
+    use(monkeypatch, network)
+    monkeypatch.setattr(pipeline, "read_picture", meeting(pipeline.read_picture, 2))
+    monkeypatch.setattr(pipeline, "write_picture", meeting(pipeline.write_picture, 0))
     Image.fromarray(photo(8, 8)).save("a.png")
     jobs = [Job(Path("a.png"), Path(f"o/{index}.png"), "png") for index in range(count)]
-    upscaler = esc_arch.Upscaler()
-    start = time.monotonic()
-    outcome, _, _ = run(jobs, upscaler)
-    took = time.monotonic() - start
+    outcome, _, _ = run(jobs, esc_arch.Upscaler())
     assert len(outcome.written) == count
-    assert took < 1.6 * count * seconds
-    assert count * seconds <= outcome.network_s < took
+    assert outcome.network_s > 0

@@ -215,6 +215,7 @@ def test_the_wheel_has_the_shipped_models_alone(tmp_path, body):
                 file = target / path.relative_to(source) if source.is_dir() else target
                 file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_bytes(path.read_bytes())
+    (copy / "esc_arch" / "py.typed").touch()
     setup = (copy / "setup.py").read_text()
     (copy / "setup.py").write_text(setup.replace("ext_modules=[", "ext_modules=[] and ["))
     place = copy / "experiments" / "pretrained_models"
@@ -230,6 +231,7 @@ def test_the_wheel_has_the_shipped_models_alone(tmp_path, body):
     (wheel,) = (tmp_path / "wheels").glob("*.whl")
     with zipfile.ZipFile(wheel) as opened:
         names = opened.namelist()
+        assert "esc_arch/py.typed" in names
         assert {n for n in names if "shipped_files" in n or "pretrained" in n} == {
             f"esc_arch/weights/shipped_files/{name}"
             for name in (shipped.LIST, "small_x2.safetensors", "small_x2.md")

@@ -203,7 +203,7 @@ _logger = logging.getLogger("basicsr.esc_arch")
 
 def available() -> bool:
     """Whether the kernels were compiled when the package was installed."""
-    return _library() is not None
+    return library() is not None
 
 
 def usable(x: Tensor) -> bool:
@@ -243,7 +243,7 @@ def run(name: str, call: ctypes.Structure) -> None:
     call.size = ctypes.sizeof(call)
     call.threads = torch.get_num_threads()
     call.lanes = lanes
-    kernel = getattr(_library(), f"esc_{name}", None)
+    kernel = getattr(library(), f"esc_{name}", None)
     status = Status.OTHER_VERSION if kernel is None else kernel(ctypes.byref(call))
     if status == Status.NO_MEMORY:
         raise MemoryError(f"the kernel {name} of esc_arch found no memory for its tiles")
@@ -267,7 +267,7 @@ def feature_map(x: Tensor, margins: Sequence[int] = (0, 0, 0, 0)) -> FeatureMap:
 
 
 @cache
-def _library() -> ctypes.CDLL | None:
+def library() -> ctypes.CDLL | None:
     folder = Path(__file__).parent
     for path in (folder / f"_kernels{suffix}" for suffix in EXTENSION_SUFFIXES):
         if path.exists():
