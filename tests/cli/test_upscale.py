@@ -87,6 +87,7 @@ def test_ctrl_c_gives_130(here, monkeypatch, capsys):
 RUN = "import sys; from esc_arch.cli.main import main; sys.exit(main(sys.argv[1:]))"
 
 
+@pytest.mark.slow
 def test_a_real_ctrl_c_leaves_whole_images_and_the_rest_can_be_done(tmp_path):
     (tmp_path / "in").mkdir()
     for number in range(60):
