@@ -5,11 +5,11 @@ from pathlib import Path
 
 from torch import nn
 
+from esc_arch.checkpoints.detection import Detected, detect
+from esc_arch.checkpoints.loading import LoadedModel
+from esc_arch.checkpoints.metadata import describe
 from esc_arch.errors import UserError
 from esc_arch.files import sha256_of
-from esc_arch.weights.detection import Detected, detect
-from esc_arch.weights.metadata import describe
-from esc_arch.weights.opened import Opened
 
 __all__ = ["EXPORTED", "describe_source", "refused", "window_of"]
 
@@ -17,7 +17,7 @@ __all__ = ["EXPORTED", "describe_source", "refused", "window_of"]
 EXPORTED = ("ESC", "ESCFP", "ESCReal", "ESCRealM", "HiT_SRF", "ELAN")
 
 
-def describe_source(opened: Opened, precision: str) -> dict[str, str]:
+def describe_source(opened: LoadedModel, precision: str) -> dict[str, str]:
     """The metadata of an exported file: that of ``.safetensors`` files and more.
 
     Args:
@@ -44,7 +44,7 @@ def window_of(arguments: Mapping[str, object]) -> int:
     return int(arguments.get("window_size", 32))
 
 
-def refused(opened: Opened, reason: str) -> UserError:
+def refused(opened: LoadedModel, reason: str) -> UserError:
     """The error for a network whose graph cannot be written."""
     return UserError(
         f"{opened.path}: expected a network that can be exported: {', '.join(EXPORTED)}; found "
@@ -52,7 +52,7 @@ def refused(opened: Opened, reason: str) -> UserError:
     )
 
 
-def _detected(opened: Opened) -> Detected:
+def _detected(opened: LoadedModel) -> Detected:
     if not isinstance(opened.network, nn.Module):
         raise refused(opened, "an exported file already")
     detected = detect(opened.network.state_dict())

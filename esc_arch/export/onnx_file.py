@@ -10,15 +10,15 @@ import torch
 from onnx import GraphProto, ModelProto
 from torch import Tensor, nn
 
+from esc_arch.checkpoints.detection import detect
+from esc_arch.checkpoints.loading import LoadedModel
+from esc_arch.checkpoints.onnx_network import OnnxNetwork
+from esc_arch.checkpoints.state_dicts import write_atomically
 from esc_arch.export.checking import Agreement, compare, sizes
 from esc_arch.export.description import describe_source, refused, window_of
 from esc_arch.export.exportable import exportable
 from esc_arch.export.graph_ops import onnx_translations
 from esc_arch.progress import progress
-from esc_arch.weights.detection import detect
-from esc_arch.weights.onnx_network import OnnxNetwork
-from esc_arch.weights.opened import Opened
-from esc_arch.weights.safetensors_files import write_atomically
 
 __all__ = ["OPSETS", "write_onnx"]
 
@@ -30,7 +30,7 @@ INPUT, OUTPUT = "image", "enlarged"
 
 
 def write_onnx(
-    opened: Opened, path: Path, *, half: bool = False, opset: int = DEFAULT_OPSET
+    opened: LoadedModel, path: Path, *, half: bool = False, opset: int = DEFAULT_OPSET
 ) -> list[Agreement]:
     """Export a network, compare it with PyTorch in onnxruntime, then write the file.
 
@@ -82,7 +82,7 @@ class _InHalf(nn.Module):
         return self.network(x.half()).float()
 
 
-def _translated(network: nn.Module, opened: Opened, window: int, opset: int) -> ModelProto:
+def _translated(network: nn.Module, opened: LoadedModel, window: int, opset: int) -> ModelProto:
     # More than one window along each side, in no whole number: nothing is taken for constant.
     example = torch.rand(2, opened.channels, window + 3, window + 5)
     dims = {0: "batch", 2: "height", 3: "width"}

@@ -8,13 +8,13 @@ import torch
 import torch.fx.experimental._config as fx_config
 from torch import nn
 
+from esc_arch.checkpoints.detection import detect
+from esc_arch.checkpoints.loading import LoadedModel
+from esc_arch.checkpoints.state_dicts import write_atomically
 from esc_arch.export.checking import Agreement, compare, sizes
 from esc_arch.export.description import describe_source, refused, window_of
 from esc_arch.export.exportable import portable
 from esc_arch.progress import progress
-from esc_arch.weights.detection import detect
-from esc_arch.weights.opened import Opened
-from esc_arch.weights.safetensors_files import write_atomically
 
 __all__ = ["METADATA_FILE", "write_program"]
 
@@ -22,7 +22,7 @@ __all__ = ["METADATA_FILE", "write_program"]
 METADATA_FILE = "esc_arch/"
 
 
-def write_program(opened: Opened, path: Path) -> list[Agreement]:
+def write_program(opened: LoadedModel, path: Path) -> list[Agreement]:
     """Export a network by ``torch.export``, compare it with PyTorch, then write the file.
 
     ``torch.export.load(path).module()`` takes (B, C, H, W) in float32, in [0, 1], on the CPU;
@@ -61,7 +61,7 @@ def write_program(opened: Opened, path: Path) -> list[Agreement]:
 
 
 def _exported(
-    network: nn.Module, opened: Opened, window: int, least: int
+    network: nn.Module, opened: LoadedModel, window: int, least: int
 ) -> torch.export.ExportedProgram:
     example = torch.rand(2, opened.channels, window + 3, window + 5)
     shapes = {

@@ -11,12 +11,12 @@ from torch import nn
 
 from esc_arch.archs import PRESETS
 from esc_arch.archs.presets import build
+from esc_arch.checkpoints import open_weights
+from esc_arch.checkpoints.conversion import write_safetensors
 from esc_arch.cli.main import main
 from esc_arch.errors import UserError
 from esc_arch.export import checking
 from esc_arch.files import sha256_of
-from esc_arch.weights.onnx_network import open_onnx
-from esc_arch.weights.safetensors_files import write_safetensors
 from tests.reference_cases import deviation, fill_parameters
 
 SMALL = {
@@ -92,7 +92,7 @@ def test_metadata(esc):
 
 
 def test_opened_again(esc):
-    opened = open_onnx(esc[1])
+    opened = open_weights(esc[1])
     assert (opened.scale, opened.channels) == (2, 3)
     x = torch.rand(2, 3, 9, 20)
     with torch.no_grad():
@@ -206,7 +206,7 @@ def test_a_foreign_file_has_its_scale_found(tmp_path):
             none = Constant <value = float[0] {}> ()
             y = Resize <mode="nearest"> (x, none, scales) }""",
     )
-    opened = open_onnx(path)
+    opened = open_weights(path)
     assert (opened.scale, opened.channels) == (3, 1)
     x = torch.rand(2, 1, 4, 5, dtype=torch.float64)  # one image at a time is all that it takes
     y = opened.network(x)
@@ -227,16 +227,16 @@ def test_a_foreign_file_has_its_scale_found(tmp_path):
 )
 def test_other_onnx_files_are_refused(text, message, tmp_path):
     with pytest.raises(UserError, match=message):
-        open_onnx(foreign(tmp_path / "f.onnx", HEADER + text))
+        open_weights(foreign(tmp_path / "f.onnx", HEADER + text))
 
 
 def test_files_that_are_not_onnx_are_refused(tmp_path):
     path = tmp_path / "f.onnx"
     with pytest.raises(UserError, match="expected an ONNX file"):
-        open_onnx(path)
+        open_weights(path)
     path.write_bytes(b"not a graph")
     with pytest.raises(UserError, match="expected an ONNX file"):
-        open_onnx(path)
+        open_weights(path)
 
 
 MEANS = ("ReduceMean", "ReduceSum", "GlobalAveragePool", "AveragePool")

@@ -1,7 +1,9 @@
-"""Checkpoints of other networks, known and loaded by spandrel where it is installed."""
+"""Checkpoints of the networks that spandrel knows, detected and loaded by it where installed."""
 
 from __future__ import annotations
 
+import re
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
@@ -16,16 +18,21 @@ from esc_arch.errors import UserError
 if TYPE_CHECKING:
     from spandrel import Architecture, ArchRegistry, ImageModelDescriptor
 
-__all__ = ["SpandrelNetwork", "known_networks", "load_by_spandrel", "name_by_spandrel"]
+__all__ = ["INSTALL_EXTRA", "SpandrelNetwork", "hyperparameters", "known_networks"]
+__all__ += ["load_by_spandrel", "name_by_spandrel"]
+
+INSTALL_EXTRA = f"Install the extra `compare`: {INSTALL}."
+
+_NUMBER = re.compile(r"\d+")
 
 
 class SpandrelNetwork(nn.Module):
     """A network of spandrel's as a module, with the padding that it needs.
 
     Args:
-        descriptor: what spandrel loaded.
+        descriptor: a network that spandrel loaded.
 
-    Shape: (B, C, H, W) in [0, 1] -> (B, C, rH, rW), cut off to [0, 1].
+    Shape: (B, C, H, W) in [0, 1] -> (B, C, rH, rW), clamped to [0, 1].
     """
 
     def __init__(self, descriptor: ImageModelDescriptor) -> None:
@@ -34,7 +41,7 @@ class SpandrelNetwork(nn.Module):
         self.descriptor = descriptor
 
     def forward(self, x: Tensor) -> Tensor:
-        # A tensor of inference mode could not be changed in place by those who get it.
+        # A tensor of inference mode cannot be changed in place outside of it.
         return self.descriptor(x).clone()
 
 
@@ -53,11 +60,45 @@ def known_networks() -> ArchRegistry | None:
     return registry
 
 
+def hyperparameters(name: str, state: Mapping[str, Tensor]) -> dict[str, object]:
+    """The constructor arguments that spandrel reads off a state dict, which has all the keys and
+    shapes of the network that they make.
+
+    Args:
+        name: spandrel's identifier of the architecture.
+        state: tensors by key.
+
+    Raises:
+        UserError: when spandrel is not installed or does not know the architecture.
+        Exception: of any kind, when the state dict is of another network.
+    """
+    registry = known_networks()
+    support = registry.get(name) if registry is not None else None
+    if support is None:
+        raise UserError(
+            f"network {name}: expected the packages spandrel 0.4 and spandrel_extra_arches 0.2, "
+            f"which implement it; found no such package or another version. {INSTALL_EXTRA}"
+        )
+    _require_plausible(state)
+    with warnings.catch_warnings():
+        # Parameters without values are not copied, which is intended.
+        warnings.simplefilter("ignore")
+        try:
+            with torch.device("meta"):
+                model = support.architecture.load(dict(state)).model
+        except RuntimeError:
+            # The constructor reads values back from a tensor.
+            model = support.architecture.load(dict(state)).model
+    if model.state_dict().keys() != state.keys():
+        raise ValueError(f"these are not the parameters of {name} alone")
+    return dict(model.hyperparameters)
+
+
 def name_by_spandrel(content: object) -> str | None:
     """What spandrel says that a checkpoint is of, such as "ESRGAN x4".
 
     Args:
-        content: of the file, see :func:`esc_arch.weights.checkpoint_files.read_checkpoint`.
+        content: of the file, see :func:`esc_arch.checkpoints.state_dicts.read_checkpoint`.
 
     Returns:
         None when spandrel is not installed or does not know it.
@@ -87,25 +128,25 @@ def load_by_spandrel(content: object, path: object) -> ImageModelDescriptor | No
     if known_networks() is None:
         raise UserError(
             f"{path}: expected a checkpoint of the ESC family or of a preset; found another "
-            f"network's, which spandrel may know. Install it: {INSTALL}."
+            f"network's, which spandrel may know. {INSTALL_EXTRA}"
         )
-    alike = []
+    similar = []
     for architecture, state in _candidates(content):
         try:
             descriptor = architecture.load(state)
         except Exception:  # as above
-            alike.append(architecture.name)
+            similar.append(architecture.name)
             continue
-        return _of_images(descriptor, path)
-    if alike:
+        return _image_model(descriptor, path)
+    if similar:
         raise UserError(
             f"{path}: expected a checkpoint that spandrel can load; found one with the keys of "
-            f"{' and '.join(alike)}, but of sizes that it does not build. Name another file."
+            f"{' and '.join(similar)}, but of sizes that it does not build. Name another file."
         )
     return None
 
 
-def _of_images(descriptor: object, path: object) -> ImageModelDescriptor:
+def _image_model(descriptor: object, path: object) -> ImageModelDescriptor:
     from spandrel import ImageModelDescriptor
 
     name = f"{descriptor.architecture.name} x{descriptor.scale}"
@@ -123,7 +164,7 @@ def _of_images(descriptor: object, path: object) -> ImageModelDescriptor:
     return descriptor.eval()
 
 
-def _candidates(content: object) -> Iterator[tuple[Architecture, dict]]:
+def _candidates(content: object) -> Iterator[tuple[Architecture, dict[str, Tensor]]]:
     """Architectures that may fit, each with a state dict of its own to change."""
     registry = known_networks()
     if registry is None or not isinstance(content, Mapping):
@@ -140,3 +181,14 @@ def _candidates(content: object) -> Iterator[tuple[Architecture, dict]]:
             continue
         if fits:
             yield support.architecture, dict(state)
+
+
+def _require_plausible(state: Mapping[str, Tensor]) -> None:
+    """Refuse forged keys, by whose numbers spandrel would build more blocks than fit in memory.
+
+    Raises:
+        ValueError: when a key has a larger number than there are keys.
+    """
+    for key in state:
+        if any(int(number) > len(state) for number in _NUMBER.findall(key)):
+            raise ValueError(f"the number in {key} is larger than the number of keys")
