@@ -49,4 +49,5 @@ class Deployed(nn.Module):
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
-        return self.network(x.to(self.dtype)).to(x.dtype)
+        y: Tensor = self.network(x.to(self.dtype))
+        return y.to(x.dtype)

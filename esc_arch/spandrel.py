@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from torch import nn
+from torch import Tensor, nn
 
 # It makes torchvision importable beside a PyTorch that it was not built for.
 from esc_arch.archs import ELAN, ESC, ESCFP, ESCReal, ESCRealM, HiT_SRF, MambaIRv2Light
@@ -82,7 +82,7 @@ class DetectedArchitecture(Architecture[nn.Module]):
         self._network = network
         self._tiling = tiling
 
-    def load(self, state_dict: Mapping[str, object]) -> ImageModelDescriptor[nn.Module]:
+    def load(self, state_dict: Mapping[str, Tensor]) -> ImageModelDescriptor[nn.Module]:
         """The network with these parameters.
 
         Raises:

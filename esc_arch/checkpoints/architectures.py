@@ -14,7 +14,7 @@ from basicsr.archs.swinir_arch import SwinIR
 from torch import Tensor, nn
 
 from esc_arch.archs.atd_arch import ATD
-from esc_arch.archs.elan_arch import ELAN, RGB_MEAN
+from esc_arch.archs.elan_arch import ELAN
 from esc_arch.archs.esc_arch import ESC
 from esc_arch.archs.esc_fp_arch import ESCFP
 from esc_arch.archs.esc_real_arch import ESCReal, ESCRealM
@@ -23,6 +23,7 @@ from esc_arch.archs.mambairv2_light_arch import MambaIRv2Light
 from esc_arch.archs.omnisr_arch import OmniSR
 from esc_arch.archs.srformer_arch import SRFormer
 from esc_arch.checkpoints.spandrel_networks import hyperparameters
+from esc_arch.layers.rgb_mean import RGB_MEAN
 from esc_arch.layers.upsamplers import UPSAMPLERS
 
 __all__ = ["ARCHITECTURES", "Architecture", "Argument"]
@@ -244,53 +245,27 @@ def _of_spandrel(network: type[nn.Module], state: State) -> Found:
     }
 
 
+_BLOCK_0, _LAYER_0 = _BLOCK.format(0, 0, ""), _LAYER.format(0, "")
+
 ARCHITECTURES = (
     Architecture((ESCFP,), ("lk_spatial", "lk_channel"), _esc_fp),
     Architecture((ESC, ESCReal, ESCRealM), ("plk_filter",), _esc),
-    Architecture(
-        (HiT_SRF,),
-        (
-            _BLOCK.format(0, 0, "correlation.spatial_linear.weight"),
-            _BLOCK.format(0, 0, "mlp.fc1.bias"),
-        ),
-        _hit_srf,
-    ),
-    Architecture(
-        (ELAN,), ("body.0.modules_lfe.lfe_0.conv0.shift_conv.weight", "sub_mean.bias"), _elan
-    ),
-    Architecture(
-        (MambaIRv2Light,),
-        (_LAYER.format(0, "assm.selectiveScan.A_logs"), _LAYER.format(0, "embeddingA.weight")),
-        _mambairv2_light,
-    ),
+    Architecture((HiT_SRF,), (_BLOCK_0 + "correlation.spatial_linear.weight",), _hit_srf),
+    Architecture((ELAN,), ("body.0.modules_lfe.lfe_0.conv0.shift_conv.weight",), _elan),
+    Architecture((MambaIRv2Light,), (_LAYER_0 + "assm.selectiveScan.A_logs",), _mambairv2_light),
     Architecture(
         (SwinIR,),
-        (
-            _BLOCK.format(0, 0, "attn.qkv.weight"),
-            _BLOCK.format(0, 0, "attn.relative_position_index"),
-        ),
+        (_BLOCK_0 + "attn.qkv.weight", _BLOCK_0 + "attn.relative_position_index"),
         _swinir,
     ),
-    Architecture(
-        (RCAN,), ("body.0.residual_group.0.rcab.0.weight", "conv_after_body.weight"), _rcan
-    ),
-    Architecture(
-        (SRFormer,),
-        (_BLOCK.format(0, 0, "attn.aligned_relative_position_index"),),
-        partial(_of_spandrel, SRFormer),
-        is_complete=True,
-    ),
-    Architecture(
-        (ATD,),
-        (_LAYER.format(0, "attn_atd.scale"), "relative_position_index_SA"),
-        partial(_of_spandrel, ATD),
-        is_complete=True,
-    ),
-    Architecture(
-        (OmniSR,),
-        ("residual_layer.0.residual_layer.0.layer.0.fn.0.weight", "up.0.weight"),
-        partial(_of_spandrel, OmniSR),
-        is_complete=True,
+    Architecture((RCAN,), ("body.0.residual_group.0.rcab.0.weight",), _rcan),
+    *(
+        Architecture((network,), (key,), partial(_of_spandrel, network), is_complete=True)
+        for network, key in (
+            (SRFormer, _BLOCK_0 + "attn.aligned_relative_position_index"),
+            (ATD, "relative_position_index_SA"),
+            (OmniSR, "residual_layer.0.residual_layer.0.layer.0.fn.0.weight"),
+        )
     ),
 )
 

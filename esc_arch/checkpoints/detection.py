@@ -13,8 +13,8 @@ from esc_arch.errors import UserError
 __all__ = ["Detected", "detect"]
 
 # The sizes by which a network that is no preset is called.
-_SIZES = ("dim", "n_blocks", "conv_blocks", "window_size", "embed_dim", "depths", "c_elan")
-_SIZES += ("m_elan", "rgb_range", "num_feat", "res_num", "num_group", "num_block")
+_SIZES = "dim n_blocks conv_blocks window_size embed_dim depths c_elan m_elan rgb_range num_feat"
+_SIZES += " res_num num_group num_block"
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class Detected:
         scale = f"x{self.scale}"
         if self.preset:
             return f"{self.preset} {scale}"
-        sizes = ", ".join(f"{n} {self.arguments[n]}" for n in _SIZES if n in self.arguments)
+        sizes = ", ".join(f"{n} {self.arguments[n]}" for n in _SIZES.split() if n in self.arguments)
         return f"{self.network.__name__} {scale} ({sizes})"
 
 

@@ -19,12 +19,10 @@ from pathlib import Path
 from safetensors import safe_open
 
 from esc_arch.checkpoints.detection import Detected
-from esc_arch.checkpoints.state_dicts import read_checkpoint
 from esc_arch.errors import UserError
 from esc_arch.version import __version__
 
-__all__ = ["FORMAT", "METADATA_KEY", "describe", "metadata_of", "read_metadata"]
-__all__ += ["require_label", "with_metadata"]
+__all__ = ["FORMAT", "METADATA_KEY", "describe", "metadata_of", "require_label", "with_metadata"]
 
 FORMAT = "1"
 
@@ -57,21 +55,15 @@ def describe(network: Detected | str, scale: int, **texts: str | None) -> dict[s
     return metadata | {key: text for key, text in texts.items() if text}
 
 
-def read_metadata(path: str | Path) -> dict[str, str]:
+def metadata_of(content: object, path: str | Path) -> dict[str, str]:
     """The metadata of a checkpoint file; empty for one that was not written here.
 
-    Raises:
-        UserError: when the file is missing or broken, or was written by a later version.
-    """
-    return metadata_of(read_checkpoint(path), path)
-
-
-def metadata_of(content: object, path: str | Path) -> dict[str, str]:
-    """As :func:`read_metadata`, for a file that was read already.
-
     Args:
-        content: see :func:`esc_arch.checkpoints.state_dicts.read_checkpoint`.
+        content: of the file, see :func:`esc_arch.checkpoints.state_dicts.read_checkpoint`.
         path: of the file.
+
+    Raises:
+        UserError: when it was written by a later version.
     """
     found: object = None
     if str(path).endswith(".safetensors"):
@@ -96,7 +88,7 @@ def with_metadata(detected: Detected, metadata: Mapping[str, str], path: str | P
 
     Args:
         detected: what the parameters say.
-        metadata: see :func:`read_metadata`; may be empty.
+        metadata: see :func:`metadata_of`; may be empty.
         path: of the file, for messages.
 
     Raises:
@@ -135,7 +127,7 @@ def require_label(
     Args:
         network, scale: as :func:`describe` writes them.
         found: the network in a message.
-        metadata: see :func:`read_metadata`.
+        metadata: see :func:`metadata_of`.
         path: of the file, for messages.
 
     Raises:

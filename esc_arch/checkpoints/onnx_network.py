@@ -144,7 +144,8 @@ def _runtime(path: Path) -> ModuleType:
             f"{path}: expected onnxruntime to be installed, which runs ONNX files; found none. "
             "Install it: pip install onnxruntime"
         ) from error
-    return onnxruntime
+    module: ModuleType = onnxruntime
+    return module
 
 
 def _first_line(error: Exception) -> str:

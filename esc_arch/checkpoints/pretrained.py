@@ -11,7 +11,7 @@ from esc_arch.checkpoints.state_dicts import (
     TRAINING_STATE_KEYS,
     CheckpointError,
     read_checkpoint,
-    require_finite,
+    tensors_of,
 )
 from esc_arch.errors import listed
 
@@ -43,33 +43,21 @@ def pretrained_parameters(
     Raises:
         CheckpointError: when there are none, or a number in them is NaN or infinite.
     """
-    found: object
-    if key is None:
-        found = content
-    elif key in content or "params" in content:
-        found = content.get(key, content.get("params"))
-    else:
-        bare = bool(content) and all(torch.is_tensor(value) for value in content.values())
-        raise CheckpointError(
-            path,
-            f"parameters under {' or '.join(dict.fromkeys((repr(key), repr('params'))))}",
-            f"the keys {listed(content, 5)}",
-            "The file is a bare state dict: wrap it as {'params': ...}, or, without "
-            "train.ema_decay, write `param_key_g: ~`."
-            if bare
-            else "Write one of these keys.",
-        )
-    if not isinstance(found, Mapping) or not all(map(torch.is_tensor, found.values())):
-        place = f"under {key!r}" if key else "at the top"
-        kind = type(found).__name__
-        raise CheckpointError(
-            path,
-            f"parameters by name {place}",
-            f"the keys {listed(found, 5)}" if isinstance(found, Mapping) else f"a value ({kind})",
-            "Write the key that holds the parameters, such as `params`.",
-        )
-    require_finite(found, path)
-    return {name.removeprefix("module."): tensor for name, tensor in found.items()}
+    if key is not None and key not in content:
+        if "params" not in content:
+            bare = bool(content) and all(torch.is_tensor(value) for value in content.values())
+            raise CheckpointError(
+                path,
+                f"parameters under {key!r}" + (" or 'params'" if key != "params" else ""),
+                f"the keys {listed(content, 5)}",
+                "The file is a bare state dict: wrap it as {'params': ...}, or, without "
+                "train.ema_decay, write `param_key_g: ~`."
+                if bare
+                else "Write one of these keys.",
+            )
+        key = "params"
+    state = tensors_of(content, path, key)
+    return {name.removeprefix("module."): tensor for name, tensor in state.items()}
 
 
 def require_fit(network: nn.Module, state: Mapping[str, Tensor], path: str, strict: bool) -> None:

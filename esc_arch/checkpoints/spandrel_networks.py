@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,7 +17,7 @@ from esc_arch.archs.public_network import INSTALL
 from esc_arch.errors import UserError
 
 if TYPE_CHECKING:
-    from spandrel import Architecture, ArchRegistry, ImageModelDescriptor
+    from spandrel import ArchRegistry, ImageModelDescriptor, ModelDescriptor
 
 __all__ = ["INSTALL_EXTRA", "SpandrelNetwork", "hyperparameters", "known_networks"]
 __all__ += ["load_by_spandrel", "name_by_spandrel"]
@@ -41,8 +42,9 @@ class SpandrelNetwork(nn.Module):
         self.descriptor = descriptor
 
     def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.descriptor(x)
         # A tensor of inference mode cannot be changed in place outside of it.
-        return self.descriptor(x).clone()
+        return y.clone()
 
 
 def known_networks() -> ArchRegistry | None:
@@ -52,11 +54,10 @@ def known_networks() -> ArchRegistry | None:
     except ImportError:
         return None
     registry = MAIN_REGISTRY.copy()
-    try:
+    with suppress(ImportError):
         from spandrel_extra_arches import EXTRA_REGISTRY
-    except ImportError:
-        return registry
-    registry.add(*EXTRA_REGISTRY, ignore_duplicates=True)
+
+        registry.add(*EXTRA_REGISTRY, ignore_duplicates=True)
     return registry
 
 
@@ -103,12 +104,8 @@ def name_by_spandrel(content: object) -> str | None:
     Returns:
         None when spandrel is not installed or does not know it.
     """
-    for architecture, state in _candidates(content):
-        try:
-            return f"{architecture.name} x{architecture.load(state).scale}"
-        except Exception:  # a network that only looks like it may fail anyhow
-            continue
-    return None
+    descriptor, _ = _load(content)
+    return None if descriptor is None else _name(descriptor)
 
 
 def load_by_spandrel(content: object, path: object) -> ImageModelDescriptor | None:
@@ -130,13 +127,8 @@ def load_by_spandrel(content: object, path: object) -> ImageModelDescriptor | No
             f"{path}: expected a checkpoint of the ESC family or of a preset; found another "
             f"network's, which spandrel may know. {INSTALL_EXTRA}"
         )
-    similar = []
-    for architecture, state in _candidates(content):
-        try:
-            descriptor = architecture.load(state)
-        except Exception:  # as above
-            similar.append(architecture.name)
-            continue
+    descriptor, similar = _load(content)
+    if descriptor is not None:
         return _image_model(descriptor, path)
     if similar:
         raise UserError(
@@ -146,10 +138,10 @@ def load_by_spandrel(content: object, path: object) -> ImageModelDescriptor | No
     return None
 
 
-def _image_model(descriptor: object, path: object) -> ImageModelDescriptor:
+def _image_model(descriptor: ModelDescriptor, path: object) -> ImageModelDescriptor:
     from spandrel import ImageModelDescriptor
 
-    name = f"{descriptor.architecture.name} x{descriptor.scale}"
+    name = _name(descriptor)
     if not isinstance(descriptor, ImageModelDescriptor):
         raise UserError(
             f"{path}: expected a network from image to image; found {name}, which needs a mask "
@@ -164,23 +156,28 @@ def _image_model(descriptor: object, path: object) -> ImageModelDescriptor:
     return descriptor.eval()
 
 
-def _candidates(content: object) -> Iterator[tuple[Architecture, dict[str, Tensor]]]:
-    """Architectures that may fit, each with a state dict of its own to change."""
-    registry = known_networks()
+def _name(descriptor: ModelDescriptor) -> str:
+    return f"{descriptor.architecture.name} x{descriptor.scale}"
+
+
+def _load(content: object) -> tuple[ModelDescriptor | None, list[str]]:
+    """The network of the first architecture that loads; the names of those that only look like
+    it."""
+    registry, similar = known_networks(), []
     if registry is None or not isinstance(content, Mapping):
-        return
+        return None, similar
     from spandrel import canonicalize_state_dict
 
     state = canonicalize_state_dict(dict(content))
     if not isinstance(state, dict) or not any(map(torch.is_tensor, state.values())):
-        return
+        return None, similar
     for support in registry.architectures("detection"):
-        try:
-            fits = support.detect(state)
-        except Exception:  # a rule that met a tensor of another shape
-            continue
-        if fits:
-            yield support.architecture, dict(state)
+        # A rule may meet a tensor of another shape, and a network that only looks like it fail.
+        with suppress(Exception):
+            if support.detect(state):
+                similar.append(support.architecture.name)
+                return support.architecture.load(dict(state)), similar
+    return None, similar
 
 
 def _require_plausible(state: Mapping[str, Tensor]) -> None:

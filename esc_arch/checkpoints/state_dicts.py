@@ -24,7 +24,7 @@ __all__ = [
     "read_file",
     "read_state_dict",
     "require_finite",
-    "without_prefixes",
+    "tensors_of",
     "write_atomically",
 ]
 
@@ -174,37 +174,43 @@ def parameters_of(
             f"a training state of BasicSR (iteration {iteration}), which holds none",
             f"Name the network saved with it, such as models/net_g_{iteration}.pth.",
         )
+    if isinstance(content, Mapping) and key is None:
+        key = next((name for name in PARAMETER_KEYS if name in content), None)
+    state = tensors_of(content, path, key)
+    return {_without_prefixes(name): tensor for name, tensor in state.items()}, key
+
+
+def tensors_of(content: object, path: str | Path, key: str | None) -> dict[str, Tensor]:
+    """The tensors under a key of the content of a checkpoint file, or at the top.
+
+    Args:
+        content: see :func:`read_checkpoint`.
+        path: of the file, for messages.
+        key: None for the top.
+
+    Raises:
+        CheckpointError: when something else is there, or a number is NaN or infinite.
+    """
     state = content
-    if isinstance(content, Mapping):
-        if key is None:
-            key = next((name for name in PARAMETER_KEYS if name in content), None)
-        elif key not in content:
-            raise CheckpointError(
-                path,
-                f"parameters under {key!r}",
-                listed(content, 5),
-                "Name one of these.",
-            )
-        state = content if key is None else content[key]
+    if key is not None and isinstance(content, Mapping):
+        if key not in content:
+            found = f"the keys {listed(content, 5)}"
+            raise CheckpointError(path, f"parameters under {key!r}", found, "Name one of these.")
+        state = content[key]
     if (
         not isinstance(state, Mapping)
         or not state
         or not all(map(torch.is_tensor, state.values()))
         or not all(isinstance(name, str) for name in state)
     ):
-        raise CheckpointError(
-            path,
-            f"parameters, at the top or under one of {', '.join(PARAMETER_KEYS)}",
-            f"the keys {listed(content, 10)}" if isinstance(content, Mapping) else "none",
-            "Name another file.",
-        )
+        place = "at the top" if key is None else f"under {key!r}"
+        found = f"a value ({type(state).__name__})"
+        if isinstance(state, Mapping):
+            found = f"the keys {listed(state, 10)}" if state else "none"
+        advice = f"Name a file with parameters, or its key: one of {', '.join(PARAMETER_KEYS)}."
+        raise CheckpointError(path, f"parameters by name, {place}", found, advice)
     require_finite(state, path)
-    return without_prefixes(state), key
-
-
-def without_prefixes(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors under the keys that they have outside DataParallel and torch.compile."""
-    return {_without_prefixes(name): tensor for name, tensor in state.items()}
+    return dict(state)
 
 
 def _without_prefixes(name: str) -> str:

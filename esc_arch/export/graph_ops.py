@@ -91,7 +91,7 @@ def _(x: Tensor, kernel: Tensor) -> Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
-def onnx_translations() -> dict[Callable, Callable]:
+def onnx_translations() -> dict[Callable[..., object], Callable[..., ir.Value]]:
     """The ONNX of both, as ``torch.onnx.export`` takes it (``custom_translation_table``)."""
     return {
         torch.ops.esc_arch.attention_of_blocks.default: _attention_in_onnx,

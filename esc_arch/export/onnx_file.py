@@ -75,7 +75,8 @@ class _InHalf(nn.Module):
         self.network = network.half()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.network(x.half()).float()
+        y: Tensor = self.network(x.half())
+        return y.float()
 
 
 def _translated(network: nn.Module, source: Source, opset: int) -> ModelProto:

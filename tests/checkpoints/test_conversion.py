@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 import esc_arch
 from esc_arch import UserError, checkpoints, create
 from esc_arch.checkpoints import conversion
-from esc_arch.checkpoints.metadata import read_metadata
+from esc_arch.checkpoints.loading import inspect
 from esc_arch.checkpoints.state_dicts import read_file
 from esc_arch.cli.main import main
 from esc_arch.files import sha256_of
@@ -59,7 +59,7 @@ def test_there_and_back(file, place):
     content = read_file(back)
     assert content.keys() == {taken, "metadata"}
     assert same(content[taken], expected)
-    assert read_metadata(back) == found
+    assert inspect(back).metadata == found
     network = create("esc", 2, back, **SMALL)
     assert same(network.state_dict(), expected)
 

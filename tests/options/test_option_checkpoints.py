@@ -104,7 +104,7 @@ def test_bare_state_dict(opt, weights):
 
 def test_key_of_something_else(opt, weights):
     torch.save({"params": 3}, "net.pth")
-    contains(messages(opt), "parameters by name under 'params'", "net.pth: a value (int)")
+    contains(messages(opt), "parameters by name, under 'params'", "net.pth: a value (int)")
 
 
 def test_another_network(opt):
