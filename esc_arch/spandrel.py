@@ -125,7 +125,7 @@ def install(registry: ArchRegistry | None = None) -> list[ArchSupport]:
         registry: None for spandrel's main one, which its loaders use.
 
     Returns:
-        What was added; nothing when it had been before.
+        The architectures that were added; none when they had been before.
     """
     if registry is None:
         registry = MAIN_REGISTRY

@@ -96,7 +96,7 @@ def detect(state: Mapping[str, Tensor], only: type[nn.Module] | None = None) -> 
     """The network that a state dict belongs to: of the ESC family, or of another preset's class.
 
     The arguments are read off keys and shapes, and the network that they make is compared with
-    the state dict.  What is in neither, such as the side of ELAN's windows, is as published.
+    the state dict.  Arguments in neither, such as the side of ELAN's windows, are as published.
 
     Args:
         state: tensors by key, complete, in any dtype.

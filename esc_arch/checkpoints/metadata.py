@@ -87,7 +87,7 @@ def with_metadata(detected: Detected, metadata: Mapping[str, str], path: str | P
     """The network with the arguments that are not in its keys taken from the metadata.
 
     Args:
-        detected: what the parameters say.
+        detected: from the parameters.
         metadata: see :func:`metadata_of`; may be empty.
         path: of the file, for messages.
 

@@ -15,9 +15,9 @@ from esc_arch.checkpoints.state_dicts import (
 )
 from esc_arch.errors import listed
 
-__all__ = ["iteration_of", "pretrained_parameters", "read_pretrained", "require_fit"]
+__all__ = ["RESUME_ANOTHER", "iteration_of", "pretrained_parameters", "read_pretrained", "require_fit"]
 
-_RESUME_ANOTHER = "Move this state away, or resume from another one by `path.resume_state`."
+RESUME_ANOTHER = "Move this state away, or resume from another one by `path.resume_state`."
 
 
 def read_pretrained(path: str) -> Mapping[object, object]:
@@ -67,7 +67,7 @@ def require_fit(network: nn.Module, state: Mapping[str, Tensor], path: str, stri
         network: is changed.
         state: see :func:`pretrained_parameters`.
         path: of the file, for messages.
-        strict: whether all have to fit; otherwise one, as BasicSR leaves out what does not.
+        strict: whether all have to fit; otherwise one, as BasicSR ignores the others.
 
     Raises:
         CheckpointError: saying which do not.
@@ -83,7 +83,7 @@ def require_fit(network: nn.Module, state: Mapping[str, Tensor], path: str, stri
             )
         return
     try:
-        # A network may change what it loads, such as its upsampler for another scale.
+        # A network may adapt parameters, such as the upsampler's of another scale.
         network.load_state_dict(dict(state), strict=True)
     except Exception as error:
         reason = str(error).strip().splitlines()
@@ -102,7 +102,7 @@ def iteration_of(path: str) -> int:
     Raises:
         CheckpointError: as :func:`read_pretrained`, or when it is no training state.
     """
-    state = _read(path, "a training state (.state)", _RESUME_ANOTHER)
+    state = _read(path, "a training state (.state)", RESUME_ANOTHER)
     iteration = state.get("iter")
     if not isinstance(iteration, int) or not all(name in state for name in TRAINING_STATE_KEYS):
         raise CheckpointError(

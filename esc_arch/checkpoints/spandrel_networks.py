@@ -96,7 +96,7 @@ def hyperparameters(name: str, state: Mapping[str, Tensor]) -> dict[str, object]
 
 
 def name_by_spandrel(content: object) -> str | None:
-    """What spandrel says that a checkpoint is of, such as "ESRGAN x4".
+    """Spandrel's name of a checkpoint's network, such as "ESRGAN x4".
 
     Args:
         content: of the file, see :func:`esc_arch.checkpoints.state_dicts.read_checkpoint`.
@@ -163,7 +163,8 @@ def _name(descriptor: ModelDescriptor) -> str:
 def _load(content: object) -> tuple[ModelDescriptor | None, list[str]]:
     """The network of the first architecture that loads; the names of those that only look like
     it."""
-    registry, similar = known_networks(), []
+    similar: list[str] = []
+    registry = known_networks()
     if registry is None or not isinstance(content, Mapping):
         return None, similar
     from spandrel import canonicalize_state_dict

@@ -47,7 +47,7 @@ def sizes(window: int, channels: int, least: int = 1) -> tuple[tuple[int, int, i
     Args:
         window: side of the network's attention windows in pixels.
         channels: C.
-        least: the smallest side that the exported network takes, in pixels.
+        least: the smallest side of the exported network's images, in pixels.
     """
     return (
         (1, channels, least, max(window // 2 - 1, least)),
@@ -67,7 +67,7 @@ def compare(
 
     Args:
         network: in float32 on the CPU.
-        exported: takes and gives float32.
+        exported: from float32 to float32.
         shapes: of the images.
         precision: ``float32`` or ``float16``, which decides the tolerance.
         name: of the file, for the error.

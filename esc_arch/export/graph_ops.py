@@ -92,7 +92,7 @@ def _(x: Tensor, kernel: Tensor) -> Tensor:
 
 
 def onnx_translations() -> dict[Callable[..., object], Callable[..., ir.Value]]:
-    """The ONNX of both, as ``torch.onnx.export`` takes it (``custom_translation_table``)."""
+    """The ONNX of both, for the ``custom_translation_table`` of ``torch.onnx.export``."""
     return {
         torch.ops.esc_arch.attention_of_blocks.default: _attention_in_onnx,
         torch.ops.esc_arch.depthwise_by_image.default: _depthwise_in_onnx,

@@ -1,4 +1,4 @@
-"""The network of an export, what its file says about it, and the errors of PyTorch's exporter."""
+"""The network of an export, its metadata, and the errors of PyTorch's exporter."""
 
 import warnings
 from collections.abc import Iterator
@@ -67,8 +67,8 @@ class Source:
         }
 
     def example(self) -> Tensor:
-        """Two images of more than one window along each side, in no whole number: so the exporter
-        takes no size for a constant."""
+        """Two images of more than one window along each side, in no whole number, so that no size
+        becomes a constant of the graph."""
         window = self.detected.window
         return torch.rand(2, self.model.channels, window + 3, window + 5)
 

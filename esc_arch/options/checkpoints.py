@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from esc_arch.checkpoints.pretrained import (
+    RESUME_ANOTHER,
     iteration_of,
     pretrained_parameters,
     read_pretrained,
@@ -70,7 +71,7 @@ def _inspect_saved(
             key,
             f"the network saved with the training state, {file}",
             "no such file",
-            "Move this state away, or resume from another one by `path.resume_state`."
+            RESUME_ANOTHER
             if run.auto_resume
             else "Resume under the `name` of the experiment that saved the state.",
         )

@@ -1,4 +1,4 @@
-"""Conversion both ways keeps every bit and what the file says; lies are found."""
+"""Conversion both ways keeps every bit and the metadata; wrong labels are found."""
 
 import json
 import os
@@ -104,10 +104,10 @@ def test_integers_stay(tmp_path):
 )
 def test_a_file_that_lies_is_refused(tmp_path, key, value, label):
     path = tmp_path / "a.safetensors"
-    told = checkpoints.write_safetensors(create("esc", 2, **SMALL), path)
+    metadata = checkpoints.write_safetensors(create("esc", 2, **SMALL), path)
     if isinstance(value, dict):
-        value = json.dumps({**json.loads(told["arguments"]), **value})
-    save_file(load_file(path), path, {**told, key: value})
+        value = json.dumps({**json.loads(metadata["arguments"]), **value})
+    save_file(load_file(path), path, {**metadata, key: value})
     with pytest.raises(
         UserError, match=rf"a\.safetensors: .*{label}.*; found parameters of ESC x2"
     ):
@@ -119,9 +119,9 @@ def test_a_file_that_lies_is_refused(tmp_path, key, value, label):
 def test_metadata_tells_what_keys_do_not(tmp_path):
     network = create("elan_light", 2, window_sizes=(2, 4, 8)).eval()
     found = checkpoints.detect(network.state_dict())
-    told = dict(found.arguments) | {"window_sizes": (2, 4, 8)}
+    arguments = dict(found.arguments) | {"window_sizes": (2, 4, 8)}
     metadata = checkpoints.write_safetensors(network, tmp_path / "a.safetensors")
-    metadata["arguments"] = json.dumps(told)
+    metadata["arguments"] = json.dumps(arguments)
     checkpoints.write_safetensors(network, tmp_path / "a.safetensors", metadata=metadata)
     image = torch.rand(1, 3, 20, 17)
     with torch.no_grad():

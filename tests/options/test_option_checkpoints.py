@@ -172,7 +172,7 @@ def test_auto_resume(resumed):
     resumed["path"] |= {"resume_state": None, "pretrain_network_g": "nowhere.pth"}
     options.check_files(resumed, "tiny.yml", run)
     os.rename("experiments/tiny/models", "experiments/tiny/models_moved")
-    # There is nothing to go on from, so the run begins anew.
+    # There is nothing to resume, so the run starts from the beginning.
     contains(messages(resumed, run), "path.pretrain_network_g:", "nowhere.pth")
     resumed["name"] = "fresh"
     contains(messages(resumed, run), "path.pretrain_network_g:", "nowhere.pth")
