@@ -15,7 +15,13 @@ from esc_arch.checkpoints.state_dicts import (
 )
 from esc_arch.errors import listed
 
-__all__ = ["RESUME_ANOTHER", "iteration_of", "pretrained_parameters", "read_pretrained", "require_fit"]
+__all__ = [
+    "RESUME_ANOTHER",
+    "iteration_of",
+    "pretrained_parameters",
+    "read_pretrained",
+    "require_fit",
+]
 
 RESUME_ANOTHER = "Move this state away, or resume from another one by `path.resume_state`."
 
@@ -32,8 +38,7 @@ def read_pretrained(path: str) -> Mapping[object, object]:
 def pretrained_parameters(
     content: Mapping[object, object], path: str, key: str | None
 ) -> dict[str, Tensor]:
-    """The parameters that BasicSR loads: under the key, or else ``params``; by the names of the
-    network outside DataParallel.
+    """The parameters that BasicSR loads: under the key, or else under ``params``.
 
     Args:
         content: see :func:`read_pretrained`.
