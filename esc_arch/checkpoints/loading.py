@@ -14,8 +14,8 @@ from esc_arch.archs.presets import build
 from esc_arch.archs.srformer_arch import SRFormer
 from esc_arch.archs.whole_windows import WholeWindows
 from esc_arch.checkpoints.detection import Detected, detect
+from esc_arch.checkpoints.locations import locate
 from esc_arch.checkpoints.metadata import metadata_of, require_label, with_metadata
-from esc_arch.checkpoints.sources import locate
 from esc_arch.checkpoints.spandrel_networks import (
     SpandrelNetwork,
     known_networks,
@@ -151,7 +151,7 @@ def open_weights(source: str | Path | None) -> LoadedModel:
     Args:
         source: path of a .safetensors, .pth, .ckpt or .onnx file; its address on the web; the
             name of a shipped model; None for the default one; see
-            :func:`esc_arch.checkpoints.sources.locate`.
+            :func:`esc_arch.checkpoints.locations.locate`.
 
     Raises:
         UserError: when it is none of these, or of an unknown network, or not what its metadata

@@ -148,7 +148,7 @@ def _say(line: str) -> None:
 
 def _introduced(upscaler: "Upscaler") -> str:
     """Which network and weights, and what they are not."""
-    from esc_arch.checkpoints.sources import shipped_folder
+    from esc_arch.checkpoints.locations import shipped_folder
 
     dtype = str(upscaler.dtype).removeprefix("torch.")
     line = f"{upscaler.path}: {upscaler.name}, {dtype} on {upscaler.device}"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from esc_arch.checkpoints.sources import shipped_folder
+from esc_arch.checkpoints.locations import shipped_folder
 from esc_arch.cli.main import main
 from tests.run_python import start_python
 from tests.upscale.stand_ins import photo, repeated, use
