@@ -19,7 +19,7 @@ KERNEL_SOURCES = (
 )
 # What comes with the package: SHIPPED.json alone says which, as a user's own files lie there too.
 WEIGHTS = "experiments/pretrained_models"
-WEIGHTS_INSTALLED = "esc_arch/weights/shipped_files"
+WEIGHTS_INSTALLED = "esc_arch/checkpoints/shipped_files"
 VERSION = {}
 exec((ROOT / "esc_arch" / "version.py").read_text(), VERSION)
 

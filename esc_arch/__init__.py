@@ -9,6 +9,7 @@ Super-Resolution", ICCV 2025, arXiv 2503.06671.
 """
 
 import importlib
+import warnings
 
 from esc_arch import plugin
 from esc_arch.errors import UserError
@@ -22,7 +23,7 @@ _MODULES = {
     "ESRModel": "esc_arch.models",
     "VGGPerceptualLoss": "esc_arch.losses",
     "Upscaler": "esc_arch.upscale.upscaler",
-    "create": "esc_arch.weights",
+    "create": "esc_arch.checkpoints",
     "deploy": "esc_arch.deployment",
 }
 
@@ -32,6 +33,9 @@ plugin.install()
 
 
 def __getattr__(name: str) -> object:
+    if name == "weights":  # deprecated since version 0.2
+        warnings.warn("Use esc_arch.checkpoints.", DeprecationWarning, stacklevel=2)
+        return importlib.import_module("esc_arch.checkpoints")
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_MODULES[name]), name)

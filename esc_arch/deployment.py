@@ -16,11 +16,11 @@ def deploy(
 
     Args:
         network: is changed, and must not be trained any more.
-        dtype: of the parameters and the arithmetic.  Images are taken in any floating dtype,
-            and the result has the image's.  bfloat16 pays where the processor multiplies
+        dtype: of the parameters and the arithmetic.  Images may have any floating dtype,
+            which the result has too.  bfloat16 pays where the processor multiplies
             it (AMX, AVX512-BF16, a GPU).
         compile: let ``torch.compile`` make one graph for all sizes, at the first image.  It
-            pays on a GPU; on a CPU it takes the place of the kernels and is slower.
+            pays on a GPU; on a CPU it replaces the kernels and is slower.
 
     Returns:
         A module that holds the network: (B, 3, H, W) -> (B, 3, rH, rW), never with a
@@ -40,7 +40,7 @@ def deploy(
 
 
 class Deployed(nn.Module):
-    """A network that takes images of any dtype; what :func:`deploy` gives."""
+    """A network for images of any dtype; the result of :func:`deploy`."""
 
     def __init__(self, network: nn.Module, dtype: torch.dtype) -> None:
         super().__init__()
@@ -49,4 +49,5 @@ class Deployed(nn.Module):
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
-        return self.network(x.to(self.dtype)).to(x.dtype)
+        y: Tensor = self.network(x.to(self.dtype))
+        return y.to(x.dtype)

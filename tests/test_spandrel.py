@@ -4,6 +4,7 @@
 import esc_arch.spandrel
 
 # isort: split
+import importlib
 import sys
 
 import pytest
@@ -12,9 +13,9 @@ import torch
 from basicsr.archs.rrdbnet_arch import RRDBNet
 from spandrel import ArchRegistry, ImageModelDescriptor, ModelLoader, ModelTiling
 
-from esc_arch import UserError, create, weights
+from esc_arch import UserError, checkpoints, create
+from tests.checkpoints.public_networks import registry
 from tests.reference_cases import fill_parameters
-from tests.weights.foreign_networks import registry
 
 OURS = {
     "esc_light": ("ESC", 3, {"n_blocks": 2}),
@@ -47,7 +48,7 @@ def test_built_saved_loaded(tmp_path, loader, preset, ending):
     if ending == "pth":
         torch.save({"params_ema": network.state_dict()}, path)
     else:
-        weights.write_safetensors(network, path)
+        checkpoints.write_safetensors(network, path)
     loaded = loader.load_from_file(path)
     assert isinstance(loaded, ImageModelDescriptor)
     assert type(loaded.model) is type(network)
@@ -58,7 +59,7 @@ def test_built_saved_loaded(tmp_path, loader, preset, ending):
     assert loaded.tiling is (ModelTiling.DISCOURAGED if name in GLOBAL else ModelTiling.SUPPORTED)
     assert loaded.size_requirements.check(1, 1)
     assert loaded.tags
-    found = weights.detect(network.state_dict())
+    found = checkpoints.detect(network.state_dict())
     assert loaded.model.hyperparameters == found.arguments
     for key, value in arguments.items():
         assert loaded.model.hyperparameters[key] == value
@@ -116,5 +117,6 @@ def test_an_empty_registry():
 
 def test_without_spandrel(monkeypatch):
     monkeypatch.setitem(sys.modules, "spandrel", None)
-    with pytest.raises(UserError, match=r"found none .*Install it: pip install 'spandrel"):
-        esc_arch.spandrel.install()
+    monkeypatch.delitem(sys.modules, "esc_arch.spandrel")
+    with pytest.raises(UserError, match=r"found none .*Install the extra `compare`: pip install"):
+        importlib.import_module("esc_arch.spandrel")

@@ -209,16 +209,16 @@ def construct(network: type[nn.Module], arguments: Mapping[str, object]) -> nn.M
         return network(**arguments)
 
 
-def outline(name: str, scale: int) -> nn.Module:
+def build_meta(name: str, scale: int) -> nn.Module:
     """A preset for its keys and shapes alone, without values where that works.
 
     Raises:
         UserError: as :func:`build`.
     """
-    return outline_of(*_preset(name, scale))
+    return construct_meta(*_preset(name, scale))
 
 
-def outline_of(network: type[nn.Module], arguments: Mapping[str, object]) -> nn.Module:
+def construct_meta(network: type[nn.Module], arguments: Mapping[str, object]) -> nn.Module:
     """A network for its keys and shapes alone, without values where that works.
 
     Raises:

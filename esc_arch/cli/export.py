@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> None:
             f"Install them: pip install {' '.join(missing)}"
         )
 
-    from esc_arch.weights.opening import open_weights
+    from esc_arch.checkpoints.loading import open_weights
 
     opened = open_weights(args.weights)
     print(f"{opened.path}: {opened.name}")

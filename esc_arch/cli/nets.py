@@ -6,7 +6,7 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from rich.console import Console
 from rich.table import Table
 
-from esc_arch.archs.presets import PRESETS, outline
+from esc_arch.archs.presets import PRESETS, build_meta
 from esc_arch.archs.public_network import INSTALL
 from esc_arch.errors import UserError
 
@@ -26,7 +26,7 @@ def run(args: argparse.Namespace) -> None:
     for name, preset in PRESETS.items():
         for scale in preset.scales:
             try:
-                parameters = f"{sum(p.numel() for p in outline(name, scale).parameters()):,}"
+                parameters = f"{sum(p.numel() for p in build_meta(name, scale).parameters()):,}"
             except UserError:
                 parameters = "not installed"
                 missing.add(name)

@@ -148,13 +148,13 @@ def _say(line: str) -> None:
 
 def _introduced(upscaler: "Upscaler") -> str:
     """Which network and weights, and what they are not."""
-    from esc_arch.weights.shipped import folder
+    from esc_arch.checkpoints.locations import shipped_folder
 
     dtype = str(upscaler.dtype).removeprefix("torch.")
     line = f"{upscaler.path}: {upscaler.name}, {dtype} on {upscaler.device}"
     if upscaler.scale != upscaler.network_scale:
         line += f", resized to x{upscaler.scale:g}"
-    if upscaler.path.parent == folder():
+    if upscaler.path.parent == shipped_folder():
         line += (
             ". It is a demonstration model, trained briefly on few photographs: name better "
             "weights with -w"

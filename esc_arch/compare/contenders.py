@@ -7,10 +7,10 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from esc_arch.archs import ESC, ESCFP, ESCReal, ESCRealM
-from esc_arch.archs.presets import PRESETS, outline
+from esc_arch.archs.presets import PRESETS, build_meta
+from esc_arch.checkpoints import create, detect, load
+from esc_arch.checkpoints.state_dicts import read_state_dict
 from esc_arch.errors import UserError
-from esc_arch.weights import create, detect, load
-from esc_arch.weights.checkpoint_files import read_state_dict
 
 __all__ = ["Contender", "read_contender"]
 
@@ -22,7 +22,7 @@ class Contender:
     """A network and the file of its weights.
 
     Attributes:
-        network: a preset, or what :func:`esc_arch.weights.detect` says of the file.
+        network: a preset, or what :func:`esc_arch.checkpoints.detect` says of the file.
         preset: the preset, or None where the file is of a network of other sizes.
         scale: upscaling factor.
         weights: path of the checkpoint, as it was given; None for bicubic.
@@ -102,5 +102,5 @@ def _of_preset(name: str, scale: int, path: str) -> Contender:
 
 
 def _holds(state: Mapping[str, Tensor], name: str, scale: int) -> bool:
-    own = outline(name, scale).state_dict()
+    own = build_meta(name, scale).state_dict()
     return own.keys() == state.keys() and all(state[k].shape == own[k].shape for k in own)

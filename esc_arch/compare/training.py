@@ -24,6 +24,7 @@ from typing import NamedTuple
 import torch
 
 from esc_arch import options
+from esc_arch.checkpoints.state_dicts import read_file
 from esc_arch.compare import quality, results
 from esc_arch.compare.contenders import read_contender
 from esc_arch.compare.results import Row
@@ -39,7 +40,6 @@ from esc_arch.compare.training_plan import (
 )
 from esc_arch.errors import UserError
 from esc_arch.progress import progress
-from esc_arch.weights.checkpoint_files import read_file
 
 __all__ = ["Trained", "train"]
 

@@ -39,8 +39,9 @@ def exportable(network: nn.Module) -> nn.Module:
 def portable(network: nn.Module) -> nn.Module:
     """A copy of a network for ``torch.export``: evaluation mode, no gradients, folded."""
     network = copy.deepcopy(network).eval().requires_grad_(False)
-    if hasattr(network, "convert"):
-        network.convert()
+    convert = getattr(network, "convert", None)
+    if convert is not None:
+        convert()
     return network
 
 
@@ -85,7 +86,8 @@ class _WindowAttention(nn.Module):
             nx=columns,
             r=r,
         ).to(x.dtype)
-        return self.to_out(crop(y, height, width))
+        result: Tensor = self.to_out(crop(y, height, width))
+        return result
 
 
 class _ConvAttention(ConvolutionalAttention):

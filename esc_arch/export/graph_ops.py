@@ -33,8 +33,8 @@ QUERIES_PER_BLOCK = 256
 
 def rows_of_block(window: int) -> int:
     """Rows of a window whose queries attend together: r, a divisor of ``window``."""
-    fitting = [r for r in range(1, window + 1) if window % r == 0 and r * window]
-    return max((r for r in fitting if r * window <= QUERIES_PER_BLOCK), default=1)
+    rows = range(1, QUERIES_PER_BLOCK // window + 1)
+    return max((r for r in rows if window % r == 0), default=1)
 
 
 @torch.library.custom_op("esc_arch::attention_of_blocks", mutates_args=())
@@ -91,8 +91,8 @@ def _(x: Tensor, kernel: Tensor) -> Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
-def onnx_translations() -> dict[Callable, Callable]:
-    """The ONNX of both, as ``torch.onnx.export`` takes it (``custom_translation_table``)."""
+def onnx_translations() -> dict[Callable[..., object], Callable[..., ir.Value]]:
+    """The ONNX of both, for the ``custom_translation_table`` of ``torch.onnx.export``."""
     return {
         torch.ops.esc_arch.attention_of_blocks.default: _attention_in_onnx,
         torch.ops.esc_arch.depthwise_by_image.default: _depthwise_in_onnx,

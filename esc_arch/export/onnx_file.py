@@ -3,26 +3,24 @@
 import contextlib
 import io
 import logging
-import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from onnx import GraphProto, ModelProto
 from torch import Tensor, nn
 
-from esc_arch.export.checking import Agreement, compare, sizes
-from esc_arch.export.description import describe_source, refused, window_of
+from esc_arch.checkpoints.loading import LoadedModel
+from esc_arch.checkpoints.onnx_network import OnnxNetwork
+from esc_arch.checkpoints.state_dicts import write_atomically
+from esc_arch.export.agreement import Agreement, compare, sizes
 from esc_arch.export.exportable import exportable
 from esc_arch.export.graph_ops import onnx_translations
-from esc_arch.progress import progress
-from esc_arch.weights.detection import detect
-from esc_arch.weights.onnx_network import OnnxNetwork
-from esc_arch.weights.opened import Opened
-from esc_arch.weights.safetensors_files import write_atomically
+from esc_arch.export.source import Source
 
-__all__ = ["OPSETS", "write_onnx"]
+__all__ = ["DEFAULT_OPSET", "OPSETS", "write_onnx"]
 
-# The first with Gelu, which the networks consist of to a third, and the last that is tested.
+# The first with Gelu, of which the networks consist to a third, and the last that is tested.
 OPSETS = range(18, 22)
 DEFAULT_OPSET = 20
 
@@ -30,15 +28,15 @@ INPUT, OUTPUT = "image", "enlarged"
 
 
 def write_onnx(
-    opened: Opened, path: Path, *, half: bool = False, opset: int = DEFAULT_OPSET
+    model: LoadedModel, path: Path, *, half: bool = False, opset: int = DEFAULT_OPSET
 ) -> list[Agreement]:
     """Export a network, compare it with PyTorch in onnxruntime, then write the file.
 
-    The graph is standard ONNX.  It takes ``image``, (batch, C, height, width) in [0, 1], any of
-    the three from 1, and gives ``enlarged``, (batch, C, r * height, r * width), both in float32.
+    The graph is standard ONNX.  Its input is ``image``, (batch, C, height, width) in [0, 1], any
+    of the three from 1, its output ``enlarged``, (batch, C, r * height, r * width), both float32.
 
     Args:
-        opened: the network.
+        model: the network.
         path: of the file, which is replaced.
         half: weights and arithmetic in float16, the attention's scores and softmax in float32;
             images stay in float32, so that programs need not know.
@@ -52,20 +50,18 @@ def write_onnx(
             cannot be written.
     """
     precision = "float16" if half else "float32"
-    metadata = describe_source(opened, precision)
-    window = window_of(detect(opened.network.state_dict()).arguments)
-    network = exportable(opened.network)
-    if half:
-        network = _InHalf(network)
-    model = _translated(network, opened, window, opset)
-    _strip(model.graph)
+    source = Source.of(model)
+    metadata = source.metadata(precision)
+    network = exportable(source.network)
+    graph = _translated(_InHalf(network) if half else network, source, opset)
+    _strip(graph.graph)
     for key, value in metadata.items():
-        model.metadata_props.add(key=key, value=value)
-    content = model.SerializeToString()
+        graph.metadata_props.add(key=key, value=value)
+    content = graph.SerializeToString()
     agreements = compare(
-        opened.network,
+        source.network,
         OnnxNetwork(content, path, ["CPUExecutionProvider"]),
-        sizes(window, opened.channels),
+        sizes(source.detected.window, model.channels),
         precision,
         str(path),
     )
@@ -79,48 +75,48 @@ class _InHalf(nn.Module):
         self.network = network.half()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.network(x.half()).float()
+        y: Tensor = self.network(x.half())
+        return y.float()
 
 
-def _translated(network: nn.Module, opened: Opened, window: int, opset: int) -> ModelProto:
-    # More than one window along each side, in no whole number: nothing is taken for constant.
-    example = torch.rand(2, opened.channels, window + 3, window + 5)
+def _translated(network: nn.Module, source: Source, opset: int) -> ModelProto:
     dims = {0: "batch", 2: "height", 3: "width"}
     shapes = {index: torch.export.Dim(name, min=1) for index, name in dims.items()}
-    # What they say at this level is of no use to who exports.
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    with (
+        source.exporting("translating to ONNX"),
+        _silent("torch.onnx", "onnxscript", "onnx_ir"),
+        contextlib.redirect_stdout(io.StringIO()),
+    ):
+        program = torch.onnx.export(
+            network,
+            (source.example(),),
+            dynamo=True,
+            dynamic_shapes=(shapes,),
+            opset_version=opset,
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            custom_translation_table=onnx_translations(),
+            verbose=False,
+        )
+    return program.model_proto
+
+
+@contextlib.contextmanager
+def _silent(*names: str) -> Iterator[None]:
+    """Only errors from these loggers: their warnings are for authors of exporters."""
+    loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)
     try:
-        with (
-            progress("translating to ONNX", None),
-            warnings.catch_warnings(),
-            contextlib.redirect_stdout(io.StringIO()),
-        ):
-            warnings.simplefilter("ignore")
-            program = torch.onnx.export(
-                network,
-                (example,),
-                dynamo=True,
-                dynamic_shapes=(shapes,),
-                opset_version=opset,
-                input_names=[INPUT],
-                output_names=[OUTPUT],
-                custom_translation_table=onnx_translations(),
-                verbose=False,
-            )
-    except Exception as error:  # the exporter's, of many kinds
-        lines = str(error).splitlines()
-        raise refused(opened, lines[0] if lines else type(error).__name__) from error
+        yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
-    return program.model_proto
 
 
 def _strip(graph: GraphProto) -> None:
-    """Take out where in the source each node was made: paths of this machine."""
+    """Remove the source line of each node: paths of this machine."""
     for part in (graph, *graph.node, *graph.value_info, *graph.input, *graph.output):
         part.doc_string = ""
         del part.metadata_props[:]

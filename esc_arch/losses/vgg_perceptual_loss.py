@@ -6,10 +6,10 @@ from collections.abc import Callable
 from basicsr.losses.basic_loss import PerceptualLoss
 from torch import nn
 
+from esc_arch.checkpoints.state_dicts import read_state_dict
 from esc_arch.errors import UserError
 from esc_arch.losses.vgg_features import VGGFeatures, standard_places
 from esc_arch.registration import register_loss
-from esc_arch.weights.checkpoint_files import read_state_dict
 
 __all__ = ["VGGPerceptualLoss"]
 

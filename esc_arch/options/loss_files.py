@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from basicsr.archs.vgg_arch import NAMES as VGG_LAYERS
 from basicsr.archs.vgg_arch import VGG_PRETRAIN_PATH
 
+from esc_arch.checkpoints.state_dicts import read_state_dict
 from esc_arch.errors import UserError
 from esc_arch.losses.vgg_features import (
     fit_weights,
@@ -14,7 +15,6 @@ from esc_arch.losses.vgg_features import (
 )
 from esc_arch.options.problems import Problems
 from esc_arch.options.training import VGG_LOSSES
-from esc_arch.weights.checkpoint_files import read_state_dict
 
 
 def inspect_loss_files(problems: Problems, opt: Mapping[str, object]) -> None:

@@ -15,9 +15,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from esc_arch.checkpoints.state_dicts import read_file
 from esc_arch.files import Digest, digest_of, flush_folder, write_durably
 from esc_arch.version import __version__
-from esc_arch.weights.checkpoint_files import read_file
 
 __all__ = [
     "OWN",

@@ -9,10 +9,10 @@ import torch
 from basicsr.models.base_model import BaseModel
 from basicsr.utils import check_resume
 
+from esc_arch.checkpoints.state_dicts import read_file
 from esc_arch.errors import UserError
 from esc_arch.training import generations, random_states
 from esc_arch.training.saving import POOL, Best, Position
-from esc_arch.weights.checkpoint_files import read_file
 
 __all__ = ["Resumption", "find"]
 

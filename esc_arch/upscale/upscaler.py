@@ -22,8 +22,8 @@ from esc_arch.errors import UserError
 from esc_arch.upscale.transparency import fill_transparent
 
 if TYPE_CHECKING:
+    from esc_arch.checkpoints.loading import LoadedModel
     from esc_arch.fast.maps import Region
-    from esc_arch.weights.opened import Opened
 
 __all__ = ["DTYPES", "Upscaler"]
 
@@ -81,7 +81,7 @@ class Upscaler:
         memory: int | None = None,
         self_ensemble: bool = False,
     ) -> None:
-        from esc_arch.weights.opening import open_weights
+        from esc_arch.checkpoints.loading import open_weights
 
         self.device = _device(device)
         if scale is not None and not (math.isfinite(scale) and scale > 0):
@@ -140,7 +140,7 @@ class Upscaler:
         """Height and width of the result of an image."""
         return max(1, round(self.scale * height)), max(1, round(self.scale * width))
 
-    def _ready(self, opened: Opened, dtype: torch.dtype) -> None:
+    def _ready(self, opened: LoadedModel, dtype: torch.dtype) -> None:
         self.dtype = dtype
         self.network = opened.network
         if isinstance(opened.network, nn.Module):
@@ -301,7 +301,7 @@ class Upscaler:
 
     def _take_float32(self) -> None:
         """Go on in float32, from weights that were never rounded."""
-        from esc_arch.weights.opening import open_weights
+        from esc_arch.checkpoints.loading import open_weights
 
         if not self._may_fall_back:
             raise UserError(
@@ -398,7 +398,7 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _dtype(name: str, device: torch.device, opened: Opened) -> torch.dtype:
+def _dtype(name: str, device: torch.device, opened: LoadedModel) -> torch.dtype:
     if name == "auto":
         on_cuda = device.type == "cuda" and isinstance(opened.network, nn.Module)
         for dtype in (torch.float16, torch.bfloat16) if on_cuda else ():

@@ -8,7 +8,7 @@ import torch
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import nn
 
-from esc_arch import UserError, create, weights
+from esc_arch import UserError, checkpoints, create
 from esc_arch.archs import ELAN, PRESETS
 from esc_arch.archs.elan_arch import GroupwiseAttention, ShiftConv2d
 from esc_arch.layers.rgb_mean import RGB_MEAN
@@ -252,7 +252,7 @@ def test_arguments_that_do_not_fit(arguments, message):
 @pytest.mark.parametrize("arguments", [{}, {"n_share": 0}, {"n_share": 3, "r_expand": 3}])
 def test_other_sizes_are_known_by_their_keys(arguments):
     state = small(3, **arguments).state_dict()
-    found = weights.detect(state)
+    found = checkpoints.detect(state)
     assert (found.scale, found.preset, found.arguments["rgb_range"]) == (3, None, 1)
     assert str(found) == "ELAN x3 (c_elan 12, m_elan 4, rgb_range 1.0)"
     again = ELAN(**found.arguments).state_dict()

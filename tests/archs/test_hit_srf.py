@@ -12,10 +12,10 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from torch import nn
 from torch.nn import functional as F
 
-from esc_arch import UserError, create, weights
+from esc_arch import UserError, checkpoints, create
 from esc_arch.archs import PRESETS, HiT_SRF
 from esc_arch.archs.hit_srf_arch import SpatialChannelCorrelation
-from esc_arch.weights.checkpoint_files import read_state_dict
+from esc_arch.checkpoints.state_dicts import read_state_dict
 from tests.archs import network_checks
 from tests.reference_cases import arrays, deviation, fill_parameters
 
@@ -240,7 +240,7 @@ def test_arguments_that_do_not_fit(arguments, message):
 def test_other_sizes_are_known_by_their_keys():
     for arguments in (SMALL, {**SMALL, "patch_norm": False, "in_chans": 1, "mlp_ratio": 1.3}):
         state = small(**arguments).state_dict()
-        found = weights.detect(state)
+        found = checkpoints.detect(state)
         assert found.scale == 2 and found.preset is None
         assert {k: found.arguments[k] for k in ("depths", "num_heads")} == {
             "depths": (3, 1),
@@ -274,7 +274,7 @@ def test_the_option_checker_reads_its_arguments():
 class TestPublicCheckpoint:
     def test_it_is_known_and_loads_strictly(self):
         state = read_state_dict(CHECKPOINT)
-        assert str(weights.detect(state)) == "hit_srf x4"
+        assert str(checkpoints.detect(state)) == "hit_srf x4"
         ARCH_REGISTRY.get("HiT_SRF")(**CASES["hit_srf_x4"]["kwargs"]).load_state_dict(state)
 
     def test_it_is_averaged_parameters_too(self, tmp_path):

@@ -10,10 +10,10 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from fvcore.nn import FlopCountAnalysis
 from torch import nn
 
-from esc_arch import PRESETS, create, weights
+from esc_arch import PRESETS, checkpoints, create
 from esc_arch.archs import MambaIRv2Light, mambairv2_light_arch
+from esc_arch.checkpoints.state_dicts import read_state_dict
 from esc_arch.ops.selective_scan import FLOP_HANDLES
-from esc_arch.weights.checkpoint_files import read_state_dict
 from tests.archs import network_checks
 from tests.reference_cases import REFERENCE, deviation, fill_parameters
 
@@ -125,7 +125,7 @@ def test_public_checkpoints_load_and_are_known(tmp_path, form):
     loaded = create("mambairv2_light", 4, weights=tmp_path / "net.pth")
     for ours, saved in zip(loaded.parameters(), network.parameters(), strict=True):
         assert torch.equal(ours, saved)
-    found = weights.detect(read_state_dict(tmp_path / "net.pth"))
+    found = checkpoints.detect(read_state_dict(tmp_path / "net.pth"))
     assert str(found) == "mambairv2_light x4"
 
 

@@ -179,7 +179,7 @@ def test_nets_lists_what_is_not_installed(monkeypatch, capsys):
     def missing(name, scale):
         raise UserError("not installed")
 
-    monkeypatch.setattr(nets, "outline", missing)
+    monkeypatch.setattr(nets, "build_meta", missing)
     assert main(["nets"]) == 0
     assert "pip install 'spandrel<0.5' 'spandrel_extra_arches<0.3'" in capsys.readouterr().out
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from esc_arch.checkpoints.locations import shipped_folder
 from esc_arch.cli.main import main
-from esc_arch.weights.shipped import folder
 from tests.run_python import start_python
 from tests.upscale.stand_ins import photo, repeated, use
 
-SHIPPED = folder() / "small.safetensors"
+SHIPPED = shipped_folder() / "small.safetensors"
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from fvcore.nn import FlopCountAnalysis
 from torch import nn
 
 from esc_arch import create
-from esc_arch.archs.presets import outline
+from esc_arch.archs.presets import build_meta
 from esc_arch.compare.flops import multiply_adds, parameters, published_size
 
 
@@ -120,7 +120,7 @@ PUBLISHED = {
 
 @pytest.mark.parametrize(("name", "scale"), PUBLISHED)
 def test_published_numbers(name, scale):
-    count = multiply_adds(outline(name, scale), *published_size(scale))
+    count = multiply_adds(build_meta(name, scale), *published_size(scale))
     assert round(count / 1e9, 1) == PUBLISHED[name, scale]
 
 

@@ -11,12 +11,12 @@ from torch import nn
 
 from esc_arch.archs import PRESETS
 from esc_arch.archs.presets import build
+from esc_arch.checkpoints import open_weights
+from esc_arch.checkpoints.conversion import write_safetensors
 from esc_arch.cli.main import main
 from esc_arch.errors import UserError
-from esc_arch.export import checking
+from esc_arch.export import agreement
 from esc_arch.files import sha256_of
-from esc_arch.weights.onnx_network import open_onnx
-from esc_arch.weights.safetensors_files import write_safetensors
 from tests import tiny
 from tests.reference_cases import deviation, fill_parameters
 
@@ -85,7 +85,7 @@ def test_metadata(esc):
 
 
 def test_opened_again(esc):
-    opened = open_onnx(esc[1])
+    opened = open_weights(esc[1])
     assert (opened.scale, opened.channels) == (2, 3)
     x = torch.rand(2, 3, 9, 20)
     with torch.no_grad():
@@ -168,23 +168,23 @@ def test_nothing_is_overwritten_or_left_behind(esc, tmp_path, capsys):
 @pytest.mark.parametrize("wrong", [lambda y: y + 0.02, lambda y: y * torch.nan, lambda y: y[1:]])
 def test_a_file_that_differs_is_refused(precision, wrong):
     network = nn.Upsample(scale_factor=2)
-    shapes = checking.sizes(8, 3)
-    agreements = checking.compare(network, network, shapes, precision, "n.onnx")
+    shapes = agreement.sizes(8, 3)
+    agreements = agreement.compare(network, network, shapes, precision, "n.onnx")
     assert [a.difference for a in agreements] == [0.0] * 3
     with pytest.raises(UserError, match="Nothing was kept"):
-        checking.compare(network, lambda x: wrong(network(x)), shapes, precision, "n.onnx")
+        agreement.compare(network, lambda x: wrong(network(x)), shapes, precision, "n.onnx")
 
 
 def test_sizes_to_compare():
     for window in (1, 8, 32, 48):
-        shapes = checking.sizes(window, 3)
+        shapes = agreement.sizes(window, 3)
         assert len(set(shapes)) == 3
         assert any(h % window or w % window for _, _, h, w in shapes) or window == 1
         assert any(h < window for _, _, h, _ in shapes) or window == 1
         assert len({batch for batch, *_ in shapes}) == 2
 
 
-def foreign(path, text: str):
+def other_file(path, text: str):
     onnx.save(onnx.parser.parse_model(text), path)
     return path
 
@@ -192,8 +192,8 @@ def foreign(path, text: str):
 HEADER = '<ir_version: 8, opset_import: ["": 18]> g '
 
 
-def test_a_foreign_file_has_its_scale_found(tmp_path):
-    path = foreign(
+def test_a_file_without_metadata_has_its_scale_found(tmp_path):
+    path = other_file(
         tmp_path / "f.onnx",
         HEADER
         + """(float[1,1,H,W] x) => (float[1,1,R,S] y) {
@@ -201,7 +201,7 @@ def test_a_foreign_file_has_its_scale_found(tmp_path):
             none = Constant <value = float[0] {}> ()
             y = Resize <mode="nearest"> (x, none, scales) }""",
     )
-    opened = open_onnx(path)
+    opened = open_weights(path)
     assert (opened.scale, opened.channels) == (3, 1)
     x = torch.rand(2, 1, 4, 5, dtype=torch.float64)  # one image at a time is all that it takes
     y = opened.network(x)
@@ -222,16 +222,20 @@ def test_a_foreign_file_has_its_scale_found(tmp_path):
 )
 def test_other_onnx_files_are_refused(text, message, tmp_path):
     with pytest.raises(UserError, match=message):
-        open_onnx(foreign(tmp_path / "f.onnx", HEADER + text))
+        open_weights(other_file(tmp_path / "f.onnx", HEADER + text))
 
 
 def test_files_that_are_not_onnx_are_refused(tmp_path):
     path = tmp_path / "f.onnx"
-    with pytest.raises(UserError, match="expected an ONNX file"):
-        open_onnx(path)
+    with pytest.raises(UserError, match="expected a checkpoint file"):
+        open_weights(path)
+    path.mkdir()
+    with pytest.raises(UserError, match="expected an ONNX file; found Is a directory"):
+        open_weights(path)
+    path.rmdir()
     path.write_bytes(b"not a graph")
     with pytest.raises(UserError, match="expected an ONNX file"):
-        open_onnx(path)
+        open_weights(path)
 
 
 MEANS = ("ReduceMean", "ReduceSum", "GlobalAveragePool", "AveragePool")

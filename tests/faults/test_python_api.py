@@ -9,9 +9,9 @@ import pytest
 import torch
 
 import esc_arch
+from esc_arch.checkpoints import convert, open_weights, read_state_dict
+from esc_arch.checkpoints.state_dicts import first_nonfinite
 from esc_arch.errors import UserError
-from esc_arch.weights import convert, open_weights, read_state_dict
-from esc_arch.weights.checkpoint_files import first_nonfinite
 
 
 def spoilt(path: Path, key: str, value: float) -> Path:

@@ -8,7 +8,7 @@ from basicsr.archs import build_network
 from basicsr.models.base_model import BaseModel
 
 from esc_arch import create, options
-from esc_arch.archs.presets import PRESETS, outline
+from esc_arch.archs.presets import PRESETS, build_meta
 
 FOLDER = Path(__file__).parents[2] / "options"
 FILES = sorted(FOLDER.rglob("*.yml"))
@@ -115,7 +115,7 @@ def test_peers_have_the_presets_arguments(net, scale):
         network = options.read(str(FOLDER / f"{task}_{net}_x{scale}.yml"))["network_g"]
         assert {k: tuple(v) if isinstance(v, list) else v for k, v in network.items()} == wanted
         text = (FOLDER / f"{task}_{net}_x{scale}.yml").read_text()
-        count = sum(p.numel() for p in outline(PEERS[net][0], scale).parameters())
+        count = sum(p.numel() for p in build_meta(PEERS[net][0], scale).parameters())
         assert f": {count:,} parameters\n" in text
 
 

@@ -6,6 +6,7 @@ from collections import Counter
 import pytest
 import torch
 from option_cases import mutated
+from safetensors.torch import save_file
 
 from esc_arch import options
 from esc_arch.errors import UserError
@@ -60,9 +61,16 @@ def test_checkpoint_of_another_scale_passes(opt):
 
 
 def test_missing_file(opt):
-    contains(messages(opt), "path.pretrain_network_g:", "no file net.pth", "current folder")
+    contains(messages(opt), "path.pretrain_network_g:", "net.pth: no such file", "current folder")
     opt["path"]["pretrain_network_g"] = "data"
-    contains(messages(opt), "path.pretrain_network_g:", "the folder data")
+    contains(messages(opt), "path.pretrain_network_g:", "data: a folder")
+
+
+def test_safetensors_are_to_be_converted(opt, weights):
+    save_file(weights, "net.safetensors")
+    opt["path"]["pretrain_network_g"] = "net.safetensors"
+    text = messages(opt)
+    contains(text, "path.pretrain_network_g:", "weights convert net.safetensors net.pth")
 
 
 @pytest.mark.parametrize("content", [b"", b"junk", b"PK\x03\x04 cut off", b"\x80\x02}q\x00."])
@@ -81,7 +89,7 @@ def test_code_is_refused(opt):
 def test_wrong_key(opt, weights):
     torch.save({"state_dict": weights, "epoch": 3}, "net.pth")
     text = messages(opt)
-    contains(text, "path.param_key_g:", ["'params'", "'params' in net.pth"][0])
+    contains(text, "path.param_key_g:", "parameters under 'params'")
     contains(text, "the keys state_dict, epoch")
 
 
@@ -96,7 +104,7 @@ def test_bare_state_dict(opt, weights):
 
 def test_key_of_something_else(opt, weights):
     torch.save({"params": 3}, "net.pth")
-    contains(messages(opt), "parameters by name in 'params' of net.pth", "3 (whole number)")
+    contains(messages(opt), "parameters by name, under 'params'", "net.pth: a value (int)")
 
 
 def test_another_network(opt):
@@ -104,7 +112,7 @@ def test_another_network(opt):
     torch.save({"params": build(other).state_dict()}, "net.pth")
     text = messages(opt)
     contains(text, "path.pretrain_network_g:", "not of this network (blocks.1.", "of other size (")
-    contains(text, "blocks.0.attn.to_out.bias (16,) instead of (8,)")
+    contains(text, "proj.bias (16,) instead of (8,)")
     torch.save({"params": {"x": torch.zeros(1)}}, "net.pth")
     contains(messages(opt), "missing (", "1 not of this network (x)")
 
@@ -156,7 +164,7 @@ def test_network_given_as_state(resumed):
     resumed["path"]["resume_state"] = "experiments/tiny/models/net_g_5.pth"
     contains(messages(resumed), "path.resume_state:", "a training state with epoch, iter")
     resumed["path"]["resume_state"] = "5.state"
-    contains(messages(resumed), "path.resume_state:", "no file 5.state")
+    contains(messages(resumed), "path.resume_state:", "5.state: no such file")
 
 
 def test_auto_resume(resumed):
@@ -164,7 +172,7 @@ def test_auto_resume(resumed):
     resumed["path"] |= {"resume_state": None, "pretrain_network_g": "nowhere.pth"}
     options.check_files(resumed, "tiny.yml", run)
     os.rename("experiments/tiny/models", "experiments/tiny/models_moved")
-    # There is nothing to go on from, so the run begins anew.
+    # There is nothing to resume, so the run starts from the beginning.
     contains(messages(resumed, run), "path.pretrain_network_g:", "nowhere.pth")
     resumed["name"] = "fresh"
     contains(messages(resumed, run), "path.pretrain_network_g:", "nowhere.pth")

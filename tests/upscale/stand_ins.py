@@ -52,7 +52,7 @@ class Opened:
 def use(monkeypatch, network: nn.Module | None = None, **attributes: object) -> None:
     """Let all weights be those of a network."""
     opened = Opened(network or Repeat(), **attributes)
-    opening = types.ModuleType("esc_arch.weights.opening")
+    opening = types.ModuleType("esc_arch.checkpoints.loading")
     opening.open_weights = lambda source: opened
     monkeypatch.setitem(sys.modules, opening.__name__, opening)
 

@@ -2,7 +2,7 @@
 
 import argparse
 
-from esc_arch.weights.conversion import convert
+from esc_arch.checkpoints.conversion import convert
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -2,8 +2,8 @@
 
 import argparse
 
+from esc_arch.checkpoints.loading import Inspected, inspect
 from esc_arch.files import sha256_of
-from esc_arch.weights.conversion import Inspected, inspect
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,71 +1,32 @@
-"""Running an ONNX file by onnxruntime, one of this package's or any other that enlarges images.
+"""ONNX files, of this package or any other that enlarges images, run by onnxruntime.
 
 Shapes: B images, C channels, H x W pixels, r = scale.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from esc_arch.errors import UserError
-from esc_arch.weights.opened import Opened
 
-__all__ = ["OnnxNetwork", "open_onnx"]
+__all__ = ["OnnxNetwork"]
 
 _DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
-# Sides of the images by which a foreign file's scale is found: networks with windows may refuse
-# others.
+# Sides of the images by which the scale of a file without metadata is found: networks with
+# windows may refuse others.
 _PROBE_SIDES = (64, 96)
 
 
-def open_onnx(path: str | Path) -> Opened:
-    """Open an ONNX file for upscaling.
-
-    Args:
-        path: one that :func:`esc_arch.export.onnx_file.write_onnx` wrote, or another with one
-            input and one output (B, C, H, W) in [0, 1], H and W dynamic.
-
-    Returns:
-        Its network runs on the GPU where onnxruntime has one, otherwise on as many cores as
-        PyTorch uses.  The scale is what the file says, or else what comes out of small images.
-
-    Raises:
-        UserError: when the file is missing or broken, has a fixed size or other inputs, or
-            does not enlarge by a whole number.
-    """
-    path = Path(path)
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(
-            f"{path}: expected an ONNX file; found {error.strerror}. Check the path."
-        ) from error
-    runtime = _runtime(path)
-    known = runtime.get_available_providers()
-    wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
-    network = OnnxNetwork(content, path, [name for name in wanted if name in known])
-    metadata = network.metadata
-    scale = metadata.get("scale", "")
-    scale = int(scale) if scale.isdecimal() else network.probe_scale()
-    return Opened(
-        network,
-        scale,
-        metadata.get("name") or f"{path.name} x{scale}",
-        network.channels,
-        metadata,
-        path,
-        frozenset({torch.float32}),
-    )
-
-
 class OnnxNetwork:
-    """A function of images that onnxruntime computes.
+    """A function of images that onnxruntime computes, on as many cores as PyTorch uses.
 
     Args:
-        content: of the ONNX file.
+        content: of an ONNX file with one input and one output (B, C, H, W) in [0, 1], H and W
+            dynamic.
         path: of the file, for errors.
         providers: of onnxruntime, the preferred first.
 
@@ -73,10 +34,10 @@ class OnnxNetwork:
 
     Attributes:
         channels: C.
-        metadata: what the file says of itself.
+        metadata: of the file, text by key.
 
     Raises:
-        UserError: when it is no ONNX file, or of other inputs and outputs.
+        UserError: when it is no ONNX file, or has other inputs and outputs.
     """
 
     def __init__(self, content: bytes, path: Path, providers: Sequence[str]) -> None:
@@ -118,6 +79,23 @@ class OnnxNetwork:
         self._one_by_one = isinstance(shape[0], int)
         self._input, self._dtype = inputs[0].name, _DTYPES[inputs[0].type]
 
+    @classmethod
+    def from_file(cls, path: Path) -> "OnnxNetwork":
+        """The network of a file, on the GPU where onnxruntime has one.
+
+        Raises:
+            UserError: when the file cannot be read, or as the class.
+        """
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise UserError(
+                f"{path}: expected an ONNX file; found {error.strerror}. Check the path."
+            ) from error
+        available = _runtime(path).get_available_providers()
+        wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
+        return cls(content, path, [name for name in wanted if name in available])
+
     def __call__(self, x: Tensor) -> Tensor:
         images = x.split(1) if self._one_by_one else (x,)
         return (
@@ -158,7 +136,7 @@ class OnnxNetwork:
         return torch.from_numpy(result).to(x.device, x.dtype)
 
 
-def _runtime(path: Path):
+def _runtime(path: Path) -> ModuleType:
     try:
         import onnxruntime
     except ImportError as error:
@@ -166,7 +144,8 @@ def _runtime(path: Path):
             f"{path}: expected onnxruntime to be installed, which runs ONNX files; found none. "
             "Install it: pip install onnxruntime"
         ) from error
-    return onnxruntime
+    module: ModuleType = onnxruntime
+    return module
 
 
 def _first_line(error: Exception) -> str:

@@ -15,8 +15,8 @@ from esc_arch.progress import progress
 
 __all__ = ["Agreement", "compare", "sizes"]
 
-# Largest difference in float32, in units of the output's largest value, at least of 1: sums in
-# another order.  Weights of published networks stay below 1e-5.
+# Largest difference in float32, in units of the output's largest value, at least of 1: sums are
+# taken in another order.  Weights of published networks stay below 1e-5.
 FLOAT32_TOLERANCE = 1e-4
 # Least PSNR of float16 in dB.  A level of an image of 8 bits is off in one of thousands of pixels.
 FLOAT16_PSNR_DB = 50.0
@@ -47,7 +47,7 @@ def sizes(window: int, channels: int, least: int = 1) -> tuple[tuple[int, int, i
     Args:
         window: side of the network's attention windows in pixels.
         channels: C.
-        least: the smallest side that the exported network takes, in pixels.
+        least: the smallest side of the exported network's images, in pixels.
     """
     return (
         (1, channels, least, max(window // 2 - 1, least)),
@@ -67,9 +67,9 @@ def compare(
 
     Args:
         network: in float32 on the CPU.
-        exported: takes and gives float32.
+        exported: from float32 to float32.
         shapes: of the images.
-        precision: ``float32`` or ``float16``, which decides what is demanded.
+        precision: ``float32`` or ``float16``, which decides the tolerance.
         name: of the file, for the error.
 
     Raises:
@@ -88,27 +88,20 @@ def compare(
                     f"{name}: expected {tuple(expected.shape)} of an image {shape}; the exported "
                     f"network gave {tuple(found.shape)}. Nothing was kept."
                 )
-            agreements.append(_agreement(shape, found, expected))
-            _refuse_if_far(agreements[-1], expected, precision, name)
+            error = (found - expected).abs()
+            mean_square = error.square().mean().item()
+            peak = max(1.0, expected.abs().max().item())
+            psnr_db = 10 * log10(peak**2 / mean_square) if mean_square else inf
+            agreements.append(Agreement(shape, error.max().item(), psnr_db))
+            _require_near(agreements[-1], peak, precision, name)
             advance(1)
     return agreements
 
 
-def _agreement(shape: tuple[int, int, int, int], found: Tensor, expected: Tensor) -> Agreement:
-    error = (found - expected).abs()
-    mean_square = error.square().mean().item()
-    psnr = 10 * log10(_peak(expected) ** 2 / mean_square) if mean_square else inf
-    return Agreement(shape, error.max().item(), psnr)
-
-
-def _peak(expected: Tensor) -> float:
-    return max(1.0, expected.abs().max().item())
-
-
-def _refuse_if_far(agreement: Agreement, expected: Tensor, precision: str, name: str) -> None:
-    # Written such that a result that is not a number is refused.
+def _require_near(agreement: Agreement, peak: float, precision: str, name: str) -> None:
+    # Written such that NaN is refused.
     if precision == "float32":
-        bound = FLOAT32_TOLERANCE * _peak(expected)
+        bound = FLOAT32_TOLERANCE * peak
         near, wanted = agreement.difference <= bound, f"a difference of at most {bound:.1e}"
     else:
         near, wanted = agreement.psnr_db >= FLOAT16_PSNR_DB, f"{FLOAT16_PSNR_DB} dB"

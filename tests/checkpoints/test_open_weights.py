@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from esc_arch import PRESETS, UserError, create, weights
-from esc_arch.weights import remote, shipped
-from esc_arch.weights.opening import open_weights
+from esc_arch import PRESETS, UserError, checkpoints, create
+from esc_arch.checkpoints import locations
+from esc_arch.checkpoints.loading import open_weights
 from tests.loopback_server import File, served
 
 ROOT = Path(__file__).parents[2]
@@ -24,7 +24,7 @@ SMALL = {"n_blocks": 1, "conv_blocks": 1, "window_size": 8}
 def body(tmp_path_factory):
     """The bytes of a file of a small ESC x2."""
     path = tmp_path_factory.mktemp("made") / "a.safetensors"
-    weights.write_safetensors(create("esc", 2, **SMALL), path)
+    checkpoints.write_safetensors(create("esc", 2, **SMALL), path)
     return path.read_bytes()
 
 
@@ -129,10 +129,10 @@ def test_an_address_with_another_file(cache, body):
 )
 def test_names_in_the_cache(cache, monkeypatch, path, name):
     asked = []
-    monkeypatch.setattr(remote, "fetch", lambda url, path, sha256: asked.append((url, path)))
-    remote.cached(f"https://host/{path}")
-    remote.cached(f"https://other/{path}")
-    remote.cached(f"https://host/{path}#sha256={'0' * 64}")
+    monkeypatch.setattr(locations, "fetch", lambda url, path, sha256: asked.append((url, path)))
+    locations.cached(f"https://host/{path}")
+    locations.cached(f"https://other/{path}")
+    locations.cached(f"https://host/{path}#sha256={'0' * 64}")
     assert [url for url, _ in asked][::2] == [f"https://host/{path}"] * 2
     places = {place for _, place in asked}
     assert len(places) == 3
@@ -142,7 +142,7 @@ def test_names_in_the_cache(cache, monkeypatch, path, name):
 def test_cache_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert remote.cache_folder() == tmp_path / ".cache" / "esc_arch" / "weights"
+    assert locations.cache_folder() == tmp_path / ".cache" / "esc_arch" / "weights"
 
 
 @pytest.fixture
@@ -150,13 +150,13 @@ def models(tmp_path, monkeypatch, body):
     """A folder of shipped models with one in it."""
     (tmp_path / "small_x2.safetensors").write_bytes(body)
     known = {"small_x2": hashlib.sha256(body).hexdigest()}
-    (tmp_path / shipped.LIST).write_text(json.dumps({"default": "small_x2", "sha256": known}))
-    monkeypatch.setattr(shipped, "_FOLDERS", (tmp_path / "none", tmp_path))
+    (tmp_path / locations.LIST).write_text(json.dumps({"default": "small_x2", "sha256": known}))
+    monkeypatch.setattr(locations, "FOLDERS", (tmp_path / "none", tmp_path))
     return tmp_path
 
 
 def test_shipped_models(models):
-    assert shipped.names() == ["small_x2"]
+    assert locations.shipped_names() == ["small_x2"]
     for source in (None, "small_x2"):
         assert open_weights(source).path == models / "small_x2.safetensors"
     with pytest.raises(UserError, match=r"name of a shipped model \(small_x2\)"):
@@ -167,7 +167,7 @@ def test_shipped_models(models):
     (models / "small_x2.safetensors").unlink()
     with pytest.raises(UserError, match="expected the shipped model small_x2; found No such file"):
         open_weights(None)
-    (models / shipped.LIST).write_text("{")
+    (models / locations.LIST).write_text("{")
     with pytest.raises(UserError, match="expected the list of shipped models"):
         open_weights(None)
 
@@ -175,8 +175,8 @@ def test_shipped_models(models):
 @pytest.mark.parametrize("listed", [True, False])
 def test_none_shipped(tmp_path, monkeypatch, listed):
     if listed:
-        (tmp_path / shipped.LIST).write_text('{"default": null, "sha256": {}}')
-    monkeypatch.setattr(shipped, "_FOLDERS", (tmp_path,))
+        (tmp_path / locations.LIST).write_text('{"default": null, "sha256": {}}')
+    monkeypatch.setattr(locations, "FOLDERS", (tmp_path,))
     with pytest.raises(UserError, match="found none in this installation"):
         open_weights(None)
     with pytest.raises(UserError, match=r"name of a shipped model \(there is none\)"):
@@ -185,8 +185,8 @@ def test_none_shipped(tmp_path, monkeypatch, listed):
 
 def test_what_the_repository_ships():
     place = ROOT / "experiments" / "pretrained_models"
-    assert shipped.folder() == place
-    names = shipped.names()
+    assert locations.shipped_folder() == place
+    names = locations.shipped_names()
     if names:
         assert open_weights(None).path.parent == place
     for name in names:
@@ -224,7 +224,7 @@ def test_the_wheel_has_the_shipped_models_alone(tmp_path, body):
     (place / "small_x2.md").write_text("A card.")
     (place / "mine.pth").write_bytes(b"mine")
     known = {"small_x2": hashlib.sha256(body).hexdigest()}
-    (place / shipped.LIST).write_text(json.dumps({"default": "small_x2", "sha256": known}))
+    (place / locations.LIST).write_text(json.dumps({"default": "small_x2", "sha256": known}))
     command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation"]
     command += ["--disable-pip-version-check", "-w", str(tmp_path / "wheels"), str(copy)]
     subprocess.run(command, check=True, capture_output=True, timeout=120)
@@ -232,13 +232,13 @@ def test_the_wheel_has_the_shipped_models_alone(tmp_path, body):
     with zipfile.ZipFile(wheel) as opened:
         names = opened.namelist()
         assert "esc_arch/py.typed" in names
-        assert {n for n in names if "shipped_files" in n or "pretrained" in n} == {
-            f"esc_arch/weights/shipped_files/{name}"
-            for name in (shipped.LIST, "small_x2.safetensors", "small_x2.md")
+        assert {n for n in names if "shipped_files" in n or "pretrained_models" in n} == {
+            f"esc_arch/checkpoints/shipped_files/{name}"
+            for name in (locations.LIST, "small_x2.safetensors", "small_x2.md")
         }
-        assert opened.read("esc_arch/weights/shipped_files/small_x2.safetensors") == body
+        assert opened.read("esc_arch/checkpoints/shipped_files/small_x2.safetensors") == body
         opened.extractall(tmp_path / "installed")
-    code = "from esc_arch.weights.shipped import shipped; print(shipped())"
+    code = "from esc_arch.checkpoints.locations import shipped; print(shipped())"
     ran = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, "PYTHONPATH": str(tmp_path / "installed")},
@@ -247,5 +247,5 @@ def test_the_wheel_has_the_shipped_models_alone(tmp_path, body):
         text=True,
         check=True,
     )
-    installed = tmp_path / "installed" / "esc_arch" / "weights" / "shipped_files"
+    installed = tmp_path / "installed" / "esc_arch" / "checkpoints" / "shipped_files"
     assert ran.stdout == f"{installed / 'small_x2.safetensors'}\n"

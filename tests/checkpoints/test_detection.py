@@ -7,15 +7,15 @@ import torch
 from basicsr.archs.rcan_arch import RCAN
 from basicsr.archs.swinir_arch import SwinIR
 
-from esc_arch import PRESETS, UserError, create, weights
+from esc_arch import PRESETS, UserError, checkpoints, create
 from esc_arch.archs import ELAN, ESC, ESCFP, ESCReal, ESCRealM, HiT_SRF, MambaIRv2Light
 from esc_arch.archs.atd_arch import ATD
 from esc_arch.archs.omnisr_arch import OmniSR
-from esc_arch.archs.presets import outline, outline_of
+from esc_arch.archs.presets import build_meta, construct_meta
 from esc_arch.archs.srformer_arch import SRFormer
+from esc_arch.checkpoints.state_dicts import parameters_of
 from esc_arch.layers.upsamplers import UPSAMPLERS
-from esc_arch.weights.checkpoint_files import parameters_of
-from tests.weights.foreign_networks import SHARED, found_by
+from tests.checkpoints.public_networks import SHARED, found_by
 
 SIZES = [(name, scale) for name, preset in PRESETS.items() for scale in preset.scales]
 
@@ -46,13 +46,13 @@ def contents(state):
 
 @pytest.mark.parametrize(("name", "scale"), SIZES)
 def test_every_preset_is_known_in_every_form(name, scale):
-    network = create(name, scale) if name in BY_VALUE else outline(name, scale)
+    network = create(name, scale) if name in BY_VALUE else build_meta(name, scale)
     state = network.state_dict()
     for form, content in contents(state).items():
         same, _ = parameters_of(content, "net.pth")
         assert same.keys() == state.keys(), form
         assert all(same[key] is state[key] for key in state), form
-    found = weights.detect(state)
+    found = checkpoints.detect(state)
     assert (found.preset, found.scale) == (name, scale)
     assert found.network is PRESETS[name].network
     assert str(found) == f"{name} x{scale}"
@@ -65,7 +65,7 @@ def test_every_preset_is_known_in_every_form(name, scale):
 def test_arguments_in_values_survive_half_precision(name, scale, dtype):
     state = create(name, scale).state_dict()
     # Whatever wrote the file may have taken integers along.
-    assert str(weights.detect({k: v.to(dtype) for k, v in state.items()})) == f"{name} x{scale}"
+    assert str(checkpoints.detect({k: v.to(dtype) for k, v in state.items()})) == f"{name} x{scale}"
 
 
 @pytest.mark.parametrize("name", ["esc_light", "esc_fp", "esc_real_dysample", "esc_real_m"])
@@ -73,7 +73,7 @@ def test_folded_networks_are_known(name):
     network = create(name, 4)
     if hasattr(network, "convert"):
         network.convert()
-    assert str(weights.detect(network.state_dict())) == f"{name} x4"
+    assert str(checkpoints.detect(network.state_dict())) == f"{name} x4"
 
 
 _SMALL = {"dim": 24, "pdim": 6, "kernel_size": 7, "n_blocks": 2, "conv_blocks": 3}
@@ -136,9 +136,9 @@ _SWIN |= {"resi_connection": "3conv", "upsampler": "pixelshuffle", "upscale": 8}
 )
 def test_arguments_are_read_off_the_keys(network, arguments):
     # Their values matter to these alone.
-    build = network if network in (ELAN, ESCRealM) else lambda **a: outline_of(network, a)
+    build = network if network in (ELAN, ESCRealM) else lambda **a: construct_meta(network, a)
     state = build(**arguments).state_dict()
-    found = weights.detect(state)
+    found = checkpoints.detect(state)
     assert found.network is network
     assert found.preset is None
     close = {"exp_ratio", "mlp_ratio"}
@@ -147,7 +147,7 @@ def test_arguments_are_read_off_the_keys(network, arguments):
             assert found.arguments[key] == pytest.approx(value, rel=0.05)
         else:
             assert found.arguments[key] == value, key
-    assert shapes(found.outline().state_dict()) == shapes(state)
+    assert shapes(found.build_meta().state_dict()) == shapes(state)
 
 
 @pytest.mark.parametrize("unshuffle_mod", [True, False])
@@ -157,25 +157,35 @@ def test_every_esc_real_m_is_known_by_its_keys(upsampler, scale, unshuffle_mod):
     network = create(
         "esc_real_m", scale, n_blocks=1, upsampler=upsampler, unshuffle_mod=unshuffle_mod
     )
-    found = weights.detect(network.state_dict())
+    found = checkpoints.detect(network.state_dict())
     assert found.arguments["upscaling_factor"] == scale
     assert shapes(found.build().state_dict()) == shapes(network.state_dict())
 
 
-@pytest.mark.parametrize(("name", "scale"), [("esc_light", 2), ("hit_srf", 4), ("omnisr", 3)])
+@pytest.mark.parametrize(
+    ("name", "scale"), [("esc_light", 2), ("hit_srf", 4), ("omnisr", 3), ("atd_light", 2)]
+)
 def test_what_does_not_fit_wholly_is_not_claimed(name, scale):
-    state = outline(name, scale).state_dict()
-    assert weights.detect({**state, "another.weight": torch.zeros(1)}) is None
+    state = build_meta(name, scale).state_dict()
+    assert checkpoints.detect({**state, "another.weight": torch.zeros(1)}) is None
     some = next(key for key in reversed(state) if key.endswith("weight"))
-    assert weights.detect({k: v for k, v in state.items() if k != some}) is None
+    assert checkpoints.detect({k: v for k, v in state.items() if k != some}) is None
     other = torch.zeros(*state[some].shape, 2, device="meta")
-    assert weights.detect({**state, some: other}) is None
+    assert checkpoints.detect({**state, some: other}) is None
 
 
-def test_forged_numbers_of_blocks_are_not_built():
-    state = outline("esc_light", 2).state_dict()
-    state["blocks.999999999.last.bias"] = torch.zeros(1)
-    assert weights.detect(state) is None
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("esc_light", "blocks.999999999.last.bias"),
+        ("atd_light", "layers.0.residual_group.layers.999999999.norm1.bias"),
+        ("omnisr", "residual_layer.999999999.esa.conv1.bias"),
+    ],
+)
+def test_forged_numbers_of_blocks_are_not_built(name, key):
+    state = build_meta(name, 2).state_dict()
+    state[key] = torch.zeros(1)
+    assert checkpoints.detect(state) is None
 
 
 def test_a_training_state_is_refused_by_name(tmp_path):
@@ -184,6 +194,6 @@ def test_a_training_state_is_refused_by_name(tmp_path):
     state = {"epoch": 1, "iter": 5000, "optimizers": [], "schedulers": [{"m": Counter([3])}]}
     torch.save(state, path)
     with pytest.raises(UserError, match=r"found a training state of BasicSR \(iteration 5000\)"):
-        weights.read_state_dict(path)
+        checkpoints.read_state_dict(path)
     with pytest.raises(UserError, match=r"models/net_g_5000\.pth"):
-        weights.open_weights(path)
+        checkpoints.open_weights(path)

@@ -12,10 +12,10 @@ import torch
 from basicsr.archs.rrdbnet_arch import RRDBNet
 from basicsr.archs.srvgg_arch import SRVGGNetCompact
 
-from esc_arch import UserError, weights
-from esc_arch.weights import foreign
+from esc_arch import UserError, checkpoints, create
+from esc_arch.checkpoints import spandrel_networks
+from tests.checkpoints.public_networks import NETWORKS, SHARED, found_by, network_of, registry
 from tests.reference_cases import fill_parameters
-from tests.weights.foreign_networks import NETWORKS, SHARED, found_by, network_of, registry
 
 WEIGHTS = Path(__file__).parents[3] / "shared" / "weights"
 
@@ -31,7 +31,7 @@ def rules():
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_network_of_theirs_is_not_ours(rules, name):
     state = network_of(name).state_dict()
-    found = weights.detect(state)
+    found = checkpoints.detect(state)
     # RCAN has other keys in BasicSR.
     assert (found and found.network.__name__) == (name if name in SHARED - {"RCAN"} else None)
     # By spandrel's loader it is found as it was.
@@ -52,7 +52,7 @@ def test_basicsr_networks_open_by_spandrel(tmp_path, network, name, scale, wrap)
     path = tmp_path / "net.pth"
     state = network.state_dict()
     torch.save(state if wrap is None else {wrap: state}, path)
-    opened = weights.open_weights(path)
+    opened = checkpoints.open_weights(path)
     assert (opened.name, opened.scale, opened.channels) == (f"{name} x{scale}", scale, 3)
     assert opened.metadata == {} and opened.path == path
     assert torch.float32 in opened.dtypes
@@ -67,7 +67,7 @@ def test_basicsr_networks_open_by_spandrel(tmp_path, network, name, scale, wrap)
 def test_odd_sizes_are_padded(tmp_path):
     path = tmp_path / "net.pth"
     torch.save(RRDBNet(3, 3, scale=2, num_feat=8, num_block=1).state_dict(), path)
-    assert weights.open_weights(path).network(torch.rand(1, 3, 7, 5)).shape == (1, 3, 14, 10)
+    assert checkpoints.open_weights(path).network(torch.rand(1, 3, 7, 5)).shape == (1, 3, 14, 10)
 
 
 @pytest.mark.parametrize(
@@ -83,17 +83,27 @@ def test_networks_that_cannot_be_used_are_refused_by_name(tmp_path, network, fou
     state = network.state_dict()
     torch.save({key: torch.zeros(t.shape, dtype=t.dtype) for key, t in state.items()}, path)
     with pytest.raises(UserError, match=rf"net\.pth: .*{found}"):
-        weights.open_weights(path)
+        checkpoints.open_weights(path)
 
 
 def test_of_no_network_that_is_known(tmp_path, monkeypatch):
     path = tmp_path / "net.pth"
     torch.save({"params": {"some.weight": torch.zeros(3, 3)}}, path)
     with pytest.raises(UserError, match=r"net\.pth: .*found 1 tensors of another \(some\.weight"):
-        weights.open_weights(path)
-    monkeypatch.setattr(foreign, "known_networks", lambda: None)
-    with pytest.raises(UserError, match=r"net\.pth: .*Install it: pip install 'spandrel"):
-        weights.open_weights(path)
+        checkpoints.open_weights(path)
+    monkeypatch.setattr(spandrel_networks, "known_networks", lambda: None)
+    with pytest.raises(UserError, match=r"net\.pth: .*Install the extra `compare`: pip install"):
+        checkpoints.open_weights(path)
+
+
+@pytest.mark.parametrize("name", ["atd_light", "omnisr", "srformer_light"])
+def test_networks_of_spandrels_need_it(tmp_path, monkeypatch, name):
+    state = create(name, 2).state_dict()
+    torch.save(state, tmp_path / "net.pth")
+    monkeypatch.setattr(spandrel_networks, "known_networks", lambda: None)
+    for call in (checkpoints.open_weights, lambda path: create("esc", 2, path)):
+        with pytest.raises(UserError, match=r"found no such package .*Install the extra `compare`"):
+            call(tmp_path / "net.pth")
 
 
 @pytest.mark.skipif(
@@ -102,13 +112,13 @@ def test_of_no_network_that_is_known(tmp_path, monkeypatch):
 )
 def test_the_published_file_of_hit_srf_is_known():
     path = WEIGHTS / "HiT_SRF_x4_official.pth"
-    assert str(weights.detect(weights.read_state_dict(path))) == "hit_srf x4"
-    opened = weights.open_weights(path)
+    assert str(checkpoints.detect(checkpoints.read_state_dict(path))) == "hit_srf x4"
+    opened = checkpoints.open_weights(path)
     assert (opened.name, opened.scale) == ("hit_srf x4", 4)
-    assert found_by(weights.read_state_dict(path)) == set()
+    assert found_by(checkpoints.read_state_dict(path)) == set()
 
 
 def test_spandrels_registry_stays():
     before = len(spandrel.MAIN_REGISTRY)
-    assert len(foreign.known_networks()) > before
+    assert len(spandrel_networks.known_networks()) > before
     assert len(spandrel.MAIN_REGISTRY) == before

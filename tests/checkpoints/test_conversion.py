@@ -1,4 +1,4 @@
-"""Conversion both ways keeps every bit and what the file says; lies are found."""
+"""Conversion both ways keeps every bit and the metadata; wrong labels are found."""
 
 import json
 import os
@@ -10,12 +10,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import esc_arch
-from esc_arch import UserError, create, weights
+from esc_arch import UserError, checkpoints, create
+from esc_arch.checkpoints import conversion
+from esc_arch.checkpoints.loading import inspect
+from esc_arch.checkpoints.state_dicts import read_file
 from esc_arch.cli.main import main
 from esc_arch.files import sha256_of
-from esc_arch.weights import safetensors_files
-from esc_arch.weights.checkpoint_files import read_file
-from esc_arch.weights.metadata import read_metadata
 from tests.reference_cases import fill_parameters
 
 SMALL = {"n_blocks": 1, "conv_blocks": 1, "window_size": 8}
@@ -59,7 +59,7 @@ def test_there_and_back(file, place):
     content = read_file(back)
     assert content.keys() == {taken, "metadata"}
     assert same(content[taken], expected)
-    assert read_metadata(back) == found
+    assert inspect(back).metadata == found
     network = create("esc", 2, back, **SMALL)
     assert same(network.state_dict(), expected)
 
@@ -72,19 +72,19 @@ def test_half_precision(file):
     assert {t.dtype for t in tensors.values()} == {torch.float16}
     assert target.stat().st_size < 0.6 * sum(t.nbytes for t in expected.values())
     assert same(tensors, {k: t.half() for k, t in expected.items()})
-    opened = weights.open_weights(target)
+    opened = checkpoints.open_weights(target)
     assert next(opened.network.parameters()).dtype == torch.float32
     state = create("esc", 2, **SMALL).state_dict()
     state["last.weight"][0, 0] = 1e5
     torch.save(state, file)
     with pytest.raises(UserError, match=r"net_g_5000\.pth: .*larger ones in last\.weight"):
-        weights.convert(file, target, half=True, overwrite=True)
+        checkpoints.convert(file, target, half=True, overwrite=True)
 
 
 def test_integers_stay(tmp_path):
     network = create("esc_real_m", 2, n_blocks=1)
-    weights.write_safetensors(network, tmp_path / "a.safetensors")
-    weights.convert(tmp_path / "a.safetensors", tmp_path / "b.safetensors", half=True)
+    checkpoints.write_safetensors(network, tmp_path / "a.safetensors")
+    checkpoints.convert(tmp_path / "a.safetensors", tmp_path / "b.safetensors", half=True)
     assert load_file(tmp_path / "b.safetensors")["to_img.MetaUpsample"].dtype == torch.uint8
 
 
@@ -104,28 +104,28 @@ def test_integers_stay(tmp_path):
 )
 def test_a_file_that_lies_is_refused(tmp_path, key, value, label):
     path = tmp_path / "a.safetensors"
-    told = weights.write_safetensors(create("esc", 2, **SMALL), path)
+    metadata = checkpoints.write_safetensors(create("esc", 2, **SMALL), path)
     if isinstance(value, dict):
-        value = json.dumps({**json.loads(told["arguments"]), **value})
-    save_file(load_file(path), path, {**told, key: value})
+        value = json.dumps({**json.loads(metadata["arguments"]), **value})
+    save_file(load_file(path), path, {**metadata, key: value})
     with pytest.raises(
         UserError, match=rf"a\.safetensors: .*{label}.*; found parameters of ESC x2"
     ):
-        weights.open_weights(path)
+        checkpoints.open_weights(path)
     with pytest.raises(UserError, match="labelled wrongly"):
-        weights.convert(path, tmp_path / "b.pth")
+        checkpoints.convert(path, tmp_path / "b.pth")
 
 
 def test_metadata_tells_what_keys_do_not(tmp_path):
     network = create("elan_light", 2, window_sizes=(2, 4, 8)).eval()
-    found = weights.detect(network.state_dict())
-    told = dict(found.arguments) | {"window_sizes": (2, 4, 8)}
-    metadata = weights.write_safetensors(network, tmp_path / "a.safetensors")
-    metadata["arguments"] = json.dumps(told)
-    weights.write_safetensors(network, tmp_path / "a.safetensors", metadata=metadata)
+    found = checkpoints.detect(network.state_dict())
+    arguments = dict(found.arguments) | {"window_sizes": (2, 4, 8)}
+    metadata = checkpoints.write_safetensors(network, tmp_path / "a.safetensors")
+    metadata["arguments"] = json.dumps(arguments)
+    checkpoints.write_safetensors(network, tmp_path / "a.safetensors", metadata=metadata)
     image = torch.rand(1, 3, 20, 17)
     with torch.no_grad():
-        result = weights.open_weights(tmp_path / "a.safetensors").network(image)
+        result = checkpoints.open_weights(tmp_path / "a.safetensors").network(image)
         assert torch.equal(result, network(image))
 
 
@@ -133,22 +133,34 @@ def test_metadata_of_others_and_of_later_versions(tmp_path):
     path = tmp_path / "a.safetensors"
     state = create("esc", 2, **SMALL).state_dict()
     save_file(state, path, {"network": "SDXL", "format": "pt"})
-    assert weights.open_weights(path).metadata == {}
+    assert checkpoints.open_weights(path).metadata == {}
     save_file(state, path, {"esc_arch_format": "2", "esc_arch_version": "9.0"})
     with pytest.raises(UserError, match=r"found format 2, written by esc_arch 9\.0"):
-        weights.open_weights(path)
+        checkpoints.open_weights(path)
 
 
 def test_a_network_of_spandrels(tmp_path):
     source, target = tmp_path / "esrgan.pth", tmp_path / "esrgan.safetensors"
     network = RRDBNet(3, 3, scale=4, num_feat=8, num_block=1)
     torch.save({"params_ema": network.state_dict()}, source)
-    assert weights.convert(source, target).name == "ESRGAN x4"
+    assert checkpoints.convert(source, target).name == "ESRGAN x4"
     assert header(target)["network"] == "ESRGAN" and "arguments" not in header(target)
-    assert weights.open_weights(target).name == "ESRGAN x4"
+    assert checkpoints.open_weights(target).name == "ESRGAN x4"
     save_file(load_file(target), target, {**header(target), "scale": "2"})
     with pytest.raises(UserError, match="ESRGAN x2; found parameters of ESRGAN x4"):
-        weights.open_weights(target)
+        checkpoints.open_weights(target)
+
+
+def test_parameters_where_only_spandrel_looks(tmp_path):
+    network = RRDBNet(3, 3, scale=4, num_feat=8, num_block=1)
+    torch.save({"model": network.state_dict()}, tmp_path / "a.pth")
+    found = checkpoints.convert(tmp_path / "a.pth", tmp_path / "b.safetensors")
+    assert (found.name, found.place, found.detected) == ("ESRGAN x4", None, None)
+    opened = checkpoints.open_weights(tmp_path / "b.safetensors")
+    image = torch.rand(1, 3, 8, 8)
+    with torch.no_grad():
+        expected = network.eval()(image).clamp(0, 1)
+        torch.testing.assert_close(opened.network(image), expected, rtol=0, atol=1e-5)
 
 
 def test_mistakes(file, capsys):
@@ -163,23 +175,23 @@ def test_mistakes(file, capsys):
         assert main(["weights", "convert", *map(str, arguments)]) == 2
         assert message in capsys.readouterr().err
         assert not target.exists()
-    weights.convert(file, target, parameters="params")
+    checkpoints.convert(file, target, parameters="params")
     with pytest.raises(UserError, match="found those of 'params' alone"):
-        weights.convert(target, file.with_name("c.pth"), parameters="params_ema")
+        checkpoints.convert(target, file.with_name("c.pth"), parameters="params_ema")
 
 
 def test_a_failed_write_leaves_the_old_file(file, monkeypatch):
     target = file.with_name("a.safetensors")
-    weights.convert(file, target)
+    checkpoints.convert(file, target)
     before = target.read_bytes()
 
     def full(tensors, path, metadata):
         path.write_bytes(b"half a file")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(safetensors_files, "save_file", full)
+    monkeypatch.setattr(conversion, "save_file", full)
     with pytest.raises(UserError, match=r"a\.safetensors: expected to write it; found No space"):
-        weights.convert(file, target, parameters="params", overwrite=True)
+        checkpoints.convert(file, target, parameters="params", overwrite=True)
     assert target.read_bytes() == before
     assert sorted(os.listdir(file.parent)) == ["a.safetensors", "net_g_5000.pth"]
 
@@ -188,7 +200,7 @@ def test_shared_and_transposed_tensors_are_written(tmp_path):
     state = create("esc", 2, **SMALL).state_dict()
     state["last.weight"] = state["last.weight"].transpose(2, 3)
     state["last.bias"] = state["proj.bias"]
-    weights.write_safetensors(state, tmp_path / "a.safetensors")
+    checkpoints.write_safetensors(state, tmp_path / "a.safetensors")
     assert same(load_file(tmp_path / "a.safetensors"), state)
 
 
@@ -204,7 +216,7 @@ def test_show(file, capsys):
     assert f"numbers: {expected:,}" in lines
     assert "dtype: float32" in lines and "metadata: none" in lines
     assert f"sha256: {sha256_of(file)}" in lines
-    weights.write_safetensors(
+    checkpoints.write_safetensors(
         create("esc_light", 3), file.with_name("a.safetensors"), licence="MIT"
     )
     assert main(["weights", "show", str(file.with_name("a.safetensors"))]) == 0

@@ -1,0 +1,95 @@
+"""The network of an export, its metadata, and the errors of PyTorch's exporter."""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from esc_arch.checkpoints.detection import Detected, detect
+from esc_arch.checkpoints.loading import LoadedModel
+from esc_arch.checkpoints.metadata import describe
+from esc_arch.errors import UserError
+from esc_arch.files import sha256_of
+from esc_arch.progress import progress
+
+__all__ = ["EXPORTED", "Source"]
+
+# Classes whose graphs hold for every size, see tests/export.
+EXPORTED = ("ESC", "ESCFP", "ESCReal", "ESCRealM", "HiT_SRF", "ELAN")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A network to export.
+
+    Attributes:
+        model: as it was loaded.
+        network: of the model.
+        detected: its class and arguments.
+    """
+
+    model: LoadedModel
+    network: nn.Module
+    detected: Detected
+
+    @classmethod
+    def of(cls, model: LoadedModel) -> "Source":
+        """The source, when it can be exported.
+
+        Raises:
+            UserError: when the network is none of :data:`EXPORTED`.
+        """
+        if not isinstance(model.network, nn.Module):
+            raise _refused(model, "an exported file already")
+        detected = detect(model.network.state_dict())
+        if detected is None or detected.network.__name__ not in EXPORTED:
+            raise _refused(model, "its operations depend on the image's size")
+        return cls(model, model.network, detected)
+
+    def metadata(self, precision: str) -> dict[str, str]:
+        """Of the exported file: that of ``.safetensors`` files and more.
+
+        Args:
+            precision: ``float32`` or ``float16``.
+        """
+        texts = {key: self.model.metadata.get(key) for key in ("licence", "training")}
+        return {
+            **describe(self.detected, self.detected.scale, **texts),
+            "name": self.model.name,
+            "channels": str(self.model.channels),
+            "precision": precision,
+            "source_file": Path(self.model.path).name,
+            "source_sha256": sha256_of(self.model.path),
+        }
+
+    def example(self) -> Tensor:
+        """Two images of more than one window along each side, in no whole number, so that no size
+        becomes a constant of the graph."""
+        window = self.detected.window
+        return torch.rand(2, self.model.channels, window + 3, window + 5)
+
+    @contextmanager
+    def exporting(self, step: str) -> Iterator[None]:
+        """Show the step's progress, and turn the exporter's errors into one for the user.
+
+        Raises:
+            UserError: saying that the network cannot be exported.
+        """
+        try:
+            with progress(step, None), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                yield
+        except Exception as error:  # the exporter's, of many kinds
+            lines = str(error).splitlines()
+            raise _refused(self.model, lines[0] if lines else type(error).__name__) from error
+
+
+def _refused(model: LoadedModel, reason: str) -> UserError:
+    return UserError(
+        f"{model.path}: expected a network that can be exported: {', '.join(EXPORTED)}; found "
+        f"{model.name} ({reason}). Run it by `basicsr upscale -w {model.path}` instead."
+    )
