@@ -1,12 +1,11 @@
 """Training several networks from scratch under one option template, each in its own process.
 
 Each network is trained by ``basicsr train --auto_resume``, so a comparison that was killed
-goes on where it was: plan.json tells which networks are done, BasicSR's training states how
-far the others are.
+continues where it was: plan.json says which networks are trained, the checkpoints how far the
+others are.
 """
 
 import ctypes
-import fcntl
 import os
 import queue
 import shutil
@@ -16,32 +15,35 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 
 from esc_arch import options
 from esc_arch.compare import quality, results
-from esc_arch.compare.contenders import read_contender
-from esc_arch.compare.results import Row
-from esc_arch.compare.training_log import History, read_logs
-from esc_arch.compare.training_plan import (
+from esc_arch.compare.candidates import read_candidate
+from esc_arch.compare.plan import (
     Plan,
     Request,
     Speed,
     affordable,
+    read_plan,
     scaled,
     with_network,
     write_option,
 )
+from esc_arch.compare.results import Row
+from esc_arch.compare.training_log import History, read_logs
 from esc_arch.errors import UserError
+from esc_arch.files import Held, locked
 from esc_arch.progress import progress
-from esc_arch.weights.checkpoint_files import read_file
 
-__all__ = ["Trained", "train"]
+__all__ = ["Command", "Trained", "train", "train_command"]
+
+# The command line that trains by an option file.
+Command = Callable[[Path], list[str]]
 
 # A calibration ends after this time, or this share of the budget if that is less, but not
 # before it has LEAST_TIMED iterations and one validation.
@@ -52,14 +54,16 @@ LEAST_TIMED = 5
 # The first iterations find memory and choose kernels.
 WARM_UP = 2
 POLL_S = 0.5
-PROGRESS_S = 5.0  # the logs are read anew for it
+PROGRESS_S = 5.0  # between two readings of the logs for it
 LAST_LINES = 12
 
 _PR_SET_PDEATHSIG = 1
 
+_T = TypeVar("_T")
+
 
 class Trained(NamedTuple):
-    """What a comparison found.
+    """Results of a comparison.
 
     Attributes:
         rows: of training; those of quality are in ``tested``.
@@ -76,56 +80,71 @@ class _Failure(Exception):
     """A network's process ended badly; the text has the last lines of its log."""
 
 
-def train(request: Request) -> Trained:
+def train_command(option_file: Path) -> list[str]:
+    """Trains in the current directory, continuing from the newest checkpoint."""
+    train = [sys.executable, "-m", "esc_arch", "train", "-opt", str(option_file)]
+    return [*train, "--auto_resume"]
+
+
+def train(
+    request: Request,
+    command: Command = train_command,
+    gpus: Sequence[str | None] | None = None,
+) -> Trained:
     """Train the networks that are not trained yet, and test all.
 
     Nothing is written before every option file is checked.
 
+    Args:
+        request: the comparison.
+        command: trains a network, whose name the option file has.
+        gpus: CUDA_VISIBLE_DEVICES for each of the networks that train at one time, None to leave
+            it; when no list is given, one network for each GPU that is visible.
+
     Raises:
-        UserError: when the template is wrong, or an earlier run of this name had other
-            arguments.
+        UserError: when the template is wrong, an earlier run of this name had other arguments, or
+            another process works on it.
     """
     template = request.read_template()
     wanted = {name: with_network(request, template, name) for name in request.networks}
     for name, opt in wanted.items():
         options.check(opt, f"{request.template} with {name}", options.Run(is_train=True))
     request.folder.mkdir(parents=True, exist_ok=True)
-    with _alone(request.folder):
-        return _train(request, template, wanted)
+    try:
+        with locked(request.folder / ".lock"):
+            slots = _slots(template) if gpus is None else list(gpus)
+            return _train(request, template, wanted, _Processes(slots, command))
+    except Held as held:
+        raise UserError(
+            f"{request.folder}: expected a comparison that nothing works on; found that another "
+            f"process does{held.holder}. Wait for it, or give another --name."
+        ) from None
 
 
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Keep a second process from training the same networks; the lock ends with this one."""
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"{folder}: expected a comparison that nothing works on; found that another "
-                "process does. Wait for it, or give another --name."
-            ) from None
-        yield
-
-
-def _train(request: Request, template: dict, wanted: dict[str, dict]) -> Trained:
-    plan = Plan(request, template)
-    if not plan.path.exists():
+def _train(
+    request: Request,
+    template: dict[str, Any],
+    wanted: dict[str, dict[str, Any]],
+    processes: "_Processes",
+) -> Trained:
+    plan = read_plan(request, template)
+    if not request.plan_file.exists():
         for name in wanted:
             folder = Path("experiments", request.run_name(name))
-            # BasicSR would go on from its states, whatever options they are of.
+            # Training would continue from its checkpoints, whatever options they are of.
             if folder.exists():
                 raise UserError(
-                    f"{folder}: expected no such experiment, as {plan.path} is not there; found "
-                    "one. Remove it, or give another --name."
+                    f"{folder}: expected no such experiment, as {request.plan_file} is not there; "
+                    "found one. Remove it, or give another --name."
                 )
-        plan.write()
+        plan.write(request.plan_file)
     errors: dict[str, str] = {}
-    with _Processes(_slots(template)) as processes:
+    with processes:
         unplanned = [name for name in wanted if plan.schedule(name) is None]
         if request.steps is not None:
             for name in unplanned:
-                plan.set_schedule(name, request.steps, None, None)
+                plan.total_iter[name], plan.checks[name] = request.steps, None
+            plan.write(request.plan_file)
         elif unplanned:
             seconds = min(CALIBRATION_S, CALIBRATION_SHARE * 60 * request.budget_minutes)
 
@@ -136,8 +155,11 @@ def _train(request: Request, template: dict, wanted: dict[str, dict]) -> Trained
                 for name, speed in processes.each(unplanned, measure, errors):
                     advance(1)
                     if speed is not None:
-                        fits = affordable(template, request.budget_minutes, speed)
-                        plan.set_schedule(name, *fits, speed)
+                        plan.total_iter[name], plan.checks[name] = affordable(
+                            template, request.budget_minutes, speed
+                        )
+                        plan.speed[name] = speed
+                        plan.write(request.plan_file)
         ready = [name for name in wanted if plan.schedule(name) is not None]
         for name in ready:
             opt = scaled(wanted[name], *plan.schedule(name))
@@ -147,7 +169,11 @@ def _train(request: Request, template: dict, wanted: dict[str, dict]) -> Trained
 
 
 def _train_all(
-    request: Request, plan: Plan, ready: Sequence[str], processes: "_Processes", errors: dict
+    request: Request,
+    plan: Plan,
+    ready: Sequence[str],
+    processes: "_Processes",
+    errors: dict[str, str],
 ) -> None:
     left = [name for name in ready if name not in plan.finished]
     totals = {name: plan.schedule(name)[0] for name in ready}
@@ -172,25 +198,25 @@ def _train_all(
                 shown = now
 
         def run(name: str, gpu: str | None) -> bool:
-            _set_damaged_states_aside(Path("experiments", request.run_name(name)))
             _run_to_end(request, name, processes, gpu)
             return True
 
         for name, done in processes.each(left, run, errors, poll):
             if done:
-                plan.set_finished(name)
+                plan.finished.append(name)
+                plan.write(request.plan_file)
 
 
 def _run_to_end(request: Request, name: str, processes: "_Processes", gpu: str | None) -> None:
     log = request.folder / "logs" / f"{name}.log"
     process = processes.start(request.option_file(name), log, gpu)
     if process.wait():
-        raise _Failure(_last_words(process.returncode, log))
+        raise _Failure(_last_lines(process.returncode, log))
     if not _weights(request, name).is_file():
         raise _Failure(f"no {_weights(request, name)} after training; see {log}")
 
 
-def _last_words(code: int, log: Path) -> str:
+def _last_lines(code: int, log: Path) -> str:
     why = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     kept = [line for line in lines if line.strip()][-LAST_LINES:]
@@ -209,23 +235,10 @@ def _logs_below(folder: Path) -> History:
     return read_logs(sorted(folder.glob("train_*.log")))
 
 
-def _set_damaged_states_aside(folder: Path) -> None:
-    """BasicSR writes in place: a kill while it does leaves a part of a file behind."""
-    states = (folder / "training_states").glob("[0-9]*.state")
-    for state in sorted(states, key=lambda path: int(path.stem), reverse=True):
-        try:
-            for path in (state, folder / "models" / f"net_g_{state.stem}.pth"):
-                read_file(path)
-        except Exception:  # the unpickler of a garbled file may raise anything
-            state.replace(state.with_suffix(".state.damaged"))
-        else:
-            return
-
-
 def _calibrate(
     request: Request,
     name: str,
-    opt: dict,
+    opt: dict[str, Any],
     seconds: float,
     processes: "_Processes",
     gpu: str | None,
@@ -252,7 +265,7 @@ def _calibrate(
             break
     else:
         if process.returncode:
-            raise _Failure(_last_words(process.returncode, log))
+            raise _Failure(_last_lines(process.returncode, log))
     speed = _speed(_logs_below(folder))
     shutil.rmtree(folder, ignore_errors=True)
     return speed
@@ -273,10 +286,14 @@ def _speed(history: History) -> Speed:
 
 
 def _report(
-    request: Request, template: dict, plan: Plan, ready: Sequence[str], errors: dict[str, str]
+    request: Request,
+    template: dict[str, Any],
+    plan: Plan,
+    ready: Sequence[str],
+    errors: dict[str, str],
 ) -> Trained:
     run = results.describe_run()
-    rows, contenders = [], []
+    rows, candidates = [], []
     for name in ready:
         if name not in plan.finished:
             continue
@@ -293,29 +310,23 @@ def _report(
                 "curve": history.curve(),
             }
         )
-        contenders.append(read_contender(f"{name}={weights}", template["scale"]))
+        candidates.append(read_candidate(f"{name}={weights}", template["scale"]))
     found = results.read(request.folder)
     results.add(found, "training", rows, run)
     results.write(request.folder, found)
     device = "cuda" if torch.cuda.is_available() and template["num_gpu"] != 0 else "cpu"
     test_sets = quality.open_validation_sets(template)
-    tested = quality.compare(contenders, test_sets, request.folder, device, run)
+    tested = quality.compare(candidates, test_sets, request.folder, device, run)
     return Trained(rows, tested, [f"{name} failed: {text}" for name, text in errors.items()])
 
 
-def _slots(template: dict) -> list[str | None]:
-    """What CUDA_VISIBLE_DEVICES is to be for each network that trains at one time."""
+def _slots(template: dict[str, Any]) -> list[str | None]:
+    """CUDA_VISIBLE_DEVICES for each network that trains at one time."""
     if template.get("num_gpu") == 0 or not torch.cuda.is_available():
         return [None]
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = visible.split(",") if visible else map(str, range(torch.cuda.device_count()))
     return [name.strip() for name in names]
-
-
-def _command(option_file: Path) -> list[str]:
-    """Trains in the current directory, going on from the newest state."""
-    train = [sys.executable, "-m", "esc_arch", "train", "-opt", str(option_file)]
-    return [*train, "--auto_resume"]
 
 
 @dataclass
@@ -324,10 +335,12 @@ class _Processes:
 
     Args:
         slots: CUDA_VISIBLE_DEVICES of each, None to leave it.
+        command: of a training.
     """
 
     slots: list[str | None]
-    _running: list[subprocess.Popen] = field(default_factory=list)
+    command: Command
+    _running: list[subprocess.Popen[bytes]] = field(default_factory=list)
     _stopped: bool = False
 
     def __enter__(self) -> "_Processes":
@@ -338,7 +351,7 @@ class _Processes:
         for process in self._running:
             self.stop(process)
 
-    def start(self, option_file: Path, log: Path, gpu: str | None) -> subprocess.Popen:
+    def start(self, option_file: Path, log: Path, gpu: str | None) -> subprocess.Popen[bytes]:
         """Start the training of an option file; what it prints is added to ``log``."""
         if self._stopped:
             raise _Failure("stopped before it began")
@@ -346,18 +359,18 @@ class _Processes:
         own_gpu = {} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu}
         with log.open("ab") as output:
             process = subprocess.Popen(
-                _command(option_file),
+                self.command(option_file),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **own_gpu},
                 start_new_session=True,
-                preexec_fn=_die_with(os.getpid()),
+                preexec_fn=_die_with(os.getpid()) if sys.platform == "linux" else None,
             )
         self._running.append(process)
         return process
 
-    def stop(self, process: subprocess.Popen) -> None:
+    def stop(self, process: subprocess.Popen[bytes]) -> None:
         """End a process and the workers that it started."""
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
@@ -366,11 +379,11 @@ class _Processes:
     def each(
         self,
         names: Sequence[str],
-        work: Callable,
+        work: Callable[[str, str | None], _T],
         errors: dict[str, str],
         poll: Callable[[], None] = lambda: None,
-    ) -> Iterator[tuple[str, object]]:
-        """Do the work for each network, in as many threads as there are slots.
+    ) -> Iterator[tuple[str, _T | None]]:
+        """Do the work for each network, as many at a time as there are slots.
 
         Args:
             work: takes a network and CUDA_VISIBLE_DEVICES.
@@ -378,13 +391,13 @@ class _Processes:
             poll: called every half second.
 
         Yields:
-            Each network with what came out, None when it failed, as it comes.
+            Each network with the result, None when it failed, in the order of their ends.
         """
         free: queue.Queue[str | None] = queue.Queue()
         for slot in self.slots:
             free.put(slot)
 
-        def one(name: str) -> object:
+        def one(name: str) -> _T:
             gpu = free.get()
             try:
                 return work(name, gpu)
@@ -412,7 +425,7 @@ class _Processes:
 
 
 def _die_with(parent: int) -> Callable[[], None]:
-    """What a child does first: ask Linux for SIGKILL at its parent's end, however it ends."""
+    """First call of a child: asks Linux for SIGKILL at its parent's end, however that ends."""
     prctl = ctypes.CDLL(None).prctl
 
     def ask() -> None:
