@@ -193,15 +193,13 @@ def _latencies_ms(network: nn.Module, image: torch.Tensor, runs: int) -> list[fl
             network(image)
             times.append(1e3 * (time.perf_counter() - start))
         return times
-    pairs = []
-    for _ in range(runs):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
+    events = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(runs)]
+    for before, after in events:
+        before.record()
         network(image)
-        end.record()
-        pairs.append((start, end))
+        after.record()
     torch.cuda.synchronize()
-    return [start.elapsed_time(end) for start, end in pairs]
+    return [before.elapsed_time(after) for before, after in events]
 
 
 def main() -> None:
@@ -212,7 +210,7 @@ def main() -> None:
     request = Request(**json.loads(sys.argv[1]))
     if request.runs:
         try:
-            row = _cost(request)
+            row: dict[str, object] = dict(_cost(request))
         except Exception as error:
             row = {"error": f"{type(error).__name__}: {error}"}
         print(json.dumps(row), flush=True)

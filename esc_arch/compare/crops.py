@@ -18,6 +18,7 @@ from esc_arch.data.image_files import read_image
 from esc_arch.errors import UserError
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 __all__ = ["CROP", "CropPanel", "Tile", "crop_panels", "draw_crops", "most_different_crop"]
@@ -176,10 +177,8 @@ def draw_crops(shown: list[CropPanel]) -> "Figure":
     """
     heights = [_height_in(panel) for panel in shown]
     figure = figures.new_figure(sum(heights))
-    top = sum(heights)
-    for panel, height in zip(shown, heights, strict=True):
-        _draw_panel(figure, panel, top)
-        top -= height
+    for index, panel in enumerate(shown):
+        _draw_panel(figure, panel, sum(heights[:index]))
     return figure
 
 
@@ -187,60 +186,50 @@ def _text_in(panel: CropPanel) -> float:
     return _LINE_IN * max(len(tile.lines) for tile in panel.tiles) + 0.08
 
 
-def _height_in(panel: CropPanel) -> float:
-    rows = -(-len(panel.tiles) // _COLUMNS)
-    tiles = rows * (_TILE_IN + _text_in(panel))
-    return _TITLE_IN + max(tiles, _whole_height_in(panel)) + _MARGIN_IN
-
-
-def _whole_height_in(panel: CropPanel) -> float:
+def _whole_in(panel: CropPanel) -> float:
     """The whole image is as wide as its column, but not taller than it is wide by half."""
     height, width = panel.whole.shape[:2]
     return _WHOLE_IN * min(height / width, 1.5)
 
 
+def _height_in(panel: CropPanel) -> float:
+    rows = -(-len(panel.tiles) // _COLUMNS)
+    return _TITLE_IN + max(rows * (_TILE_IN + _text_in(panel)), _whole_in(panel)) + _MARGIN_IN
+
+
 def _draw_panel(figure: "Figure", panel: CropPanel, top: float) -> None:
-    """Draw below ``top`` inches from the figure's bottom."""
+    """Draw from ``top`` inches below the figure's upper edge."""
     from matplotlib.patches import Rectangle
 
-    figure_height = figure.get_figheight()
+    size_in = np.array([figures.WIDTH_IN, figure.get_figheight()])
 
-    def axes_at(left: float, bottom: float, width: float, height: float):
-        axes = figure.add_axes(
-            (
-                left / figures.WIDTH_IN,
-                bottom / figure_height,
-                width / figures.WIDTH_IN,
-                height / figure_height,
-            )
-        )
+    def at(x: float, y: float) -> np.ndarray:
+        """Inches from the left and from the panel's upper edge, as parts of the figure."""
+        return np.array([x, size_in[1] - top - y]) / size_in
+
+    def show(pixels: np.ndarray, x: float, y: float, width: float, height: float) -> "Axes":
+        axes = figure.add_axes((*at(x, y + height), *(np.array([width, height]) / size_in)))
         axes.set_axis_off()
+        axes.imshow(pixels, interpolation="antialiased" if pixels is panel.whole else "nearest")
         return axes
 
-    figure.text(
-        _MARGIN_IN / figures.WIDTH_IN, (top - 0.28) / figure_height, panel.title, fontsize=10
-    )
-    top -= _TITLE_IN
-    height = _whole_height_in(panel)
-    axes = axes_at(_MARGIN_IN, top - height, _WHOLE_IN, height)
-    axes.imshow(panel.whole, interpolation="antialiased")
+    figure.text(*at(_MARGIN_IN, 0.28), panel.title, fontsize=10)
+    axes = show(panel.whole, _MARGIN_IN, _TITLE_IN, _WHOLE_IN, _whole_in(panel))
     axes.set_anchor("NW")
-    left, upper, width, below = panel.box
+    left, upper, width, height = panel.box
     for colour, line in (("black", 3.0), ("#F0E442", 1.5)):
         corner = left - 0.5, upper - 0.5
-        axes.add_patch(Rectangle(corner, width, below, fill=False, edgecolor=colour, lw=line))
+        axes.add_patch(Rectangle(corner, width, height, fill=False, edgecolor=colour, lw=line))
     for index, tile in enumerate(panel.tiles):
         row, column = divmod(index, _COLUMNS)
         x = 2 * _MARGIN_IN + _WHOLE_IN + column * (_TILE_IN + _GAP_IN)
-        y = top - row * (_TILE_IN + _text_in(panel)) - _TILE_IN
-        axes = axes_at(x, y, _TILE_IN, _TILE_IN)
-        axes.imshow(tile.pixels, interpolation="nearest")
+        y = _TITLE_IN + row * (_TILE_IN + _text_in(panel))
+        show(tile.pixels, x, y, _TILE_IN, _TILE_IN)
         figure.text(
-            (x + _TILE_IN / 2) / figures.WIDTH_IN,
-            (y - 0.03) / figure_height,
+            *at(x + _TILE_IN / 2, y + _TILE_IN + 0.03),
             "\n".join(tile.lines),
             fontsize=7.5,
-            verticalalignment="top",
-            horizontalalignment="center",
+            va="top",
+            ha="center",
             linespacing=1.1,
         )

@@ -250,12 +250,6 @@ class Plan(BaseModel):
     speed: dict[str, Speed] = {}
     finished: list[str] = []
 
-    def schedule(self, network: str) -> tuple[int, int | None] | None:
-        """Iterations and the most checks of a network; None where they are to be measured."""
-        if network not in self.total_iter:
-            return None
-        return self.total_iter[network], self.checks[network]
-
     def write(self, path: Path) -> None:
         """Write plan.json, complete or not at all."""
         write_file(path, (self.model_dump_json(indent=1) + "\n").encode())

@@ -7,17 +7,14 @@ others are.
 
 import ctypes
 import os
-import queue
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 
@@ -59,8 +56,6 @@ LAST_LINES = 12
 
 _PR_SET_PDEATHSIG = 1
 
-_T = TypeVar("_T")
-
 
 class Trained(NamedTuple):
     """Results of a comparison.
@@ -76,8 +71,11 @@ class Trained(NamedTuple):
     errors: list[str]
 
 
-class _Failure(Exception):
-    """A network's process ended badly; the text has the last lines of its log."""
+class _Job(NamedTuple):
+    """A training to be run; what it prints is added to ``log``."""
+
+    option_file: Path
+    log: Path
 
 
 def train_command(option_file: Path) -> list[str]:
@@ -113,7 +111,7 @@ def train(
     try:
         with locked(request.folder / ".lock"):
             slots = _slots(template) if gpus is None else list(gpus)
-            return _train(request, template, wanted, _Processes(slots, command))
+            return _train(request, template, wanted, command, slots)
     except Held as held:
         raise UserError(
             f"{request.folder}: expected a comparison that nothing works on; found that another "
@@ -125,7 +123,8 @@ def _train(
     request: Request,
     template: dict[str, Any],
     wanted: dict[str, dict[str, Any]],
-    processes: "_Processes",
+    command: Command,
+    slots: Sequence[str | None],
 ) -> Trained:
     plan = read_plan(request, template)
     if not request.plan_file.exists():
@@ -139,32 +138,25 @@ def _train(
                 )
         plan.write(request.plan_file)
     errors: dict[str, str] = {}
-    with processes:
-        unplanned = [name for name in wanted if plan.schedule(name) is None]
-        if request.steps is not None:
-            for name in unplanned:
-                plan.total_iter[name], plan.checks[name] = request.steps, None
-            plan.write(request.plan_file)
-        elif unplanned:
-            seconds = min(CALIBRATION_S, CALIBRATION_SHARE * 60 * request.budget_minutes)
-
-            def measure(name: str, gpu: str | None) -> Speed:
-                return _calibrate(request, name, wanted[name], seconds, processes, gpu)
-
-            with progress("measuring the speed", len(unplanned), "networks") as advance:
-                for name, speed in processes.each(unplanned, measure, errors):
-                    advance(1)
-                    if speed is not None:
-                        plan.total_iter[name], plan.checks[name] = affordable(
-                            template, request.budget_minutes, speed
-                        )
-                        plan.speed[name] = speed
-                        plan.write(request.plan_file)
-        ready = [name for name in wanted if plan.schedule(name) is not None]
-        for name in ready:
-            opt = scaled(wanted[name], *plan.schedule(name))
-            write_option(request.option_file(name), opt)
-        _train_all(request, plan, ready, processes, errors)
+    unplanned = [name for name in wanted if name not in plan.total_iter]
+    if request.budget_minutes is None:
+        for name in unplanned:
+            plan.total_iter[name], plan.checks[name] = request.steps, None
+    elif unplanned:
+        with progress("measuring the speed", len(unplanned), "networks") as advance:
+            unmeasured = {name: wanted[name] for name in unplanned}
+            for name, speed in _speeds(request, unmeasured, command, slots, errors):
+                advance(1)
+                fits = affordable(template, request.budget_minutes, speed)
+                plan.total_iter[name], plan.checks[name] = fits
+                plan.speed[name] = speed
+                plan.write(request.plan_file)
+    plan.write(request.plan_file)
+    ready = [name for name in wanted if name in plan.total_iter]
+    for name in ready:
+        opt = scaled(wanted[name], plan.total_iter[name], plan.checks[name])
+        write_option(request.option_file(name), opt)
+    _train_all(request, plan, ready, command, slots, errors)
     return _report(request, template, plan, ready, errors)
 
 
@@ -172,48 +164,46 @@ def _train_all(
     request: Request,
     plan: Plan,
     ready: Sequence[str],
-    processes: "_Processes",
+    command: Command,
+    slots: Sequence[str | None],
     errors: dict[str, str],
 ) -> None:
-    left = [name for name in ready if name not in plan.finished]
-    totals = {name: plan.schedule(name)[0] for name in ready}
+    totals = {name: plan.total_iter[name] for name in ready}
 
-    def iterations(name: str) -> int:
-        return totals[name] if name in plan.finished else _history(request, name).iteration
+    def iterations() -> int:
+        return sum(
+            totals[name]
+            if name in plan.finished
+            else min(_history(request, name).iteration, totals[name])
+            for name in ready
+        )
 
-    begun = {name: min(iterations(name), totals[name]) for name in ready}
-    shown = sum(begun.values())
-    last = time.monotonic()
-    what = f"training {len(left)} of {len(ready)} networks"
+    jobs = {
+        name: _Job(request.option_file(name), request.folder / "logs" / f"{name}.log")
+        for name in ready
+        if name not in plan.finished
+    }
+    shown, last = iterations(), time.monotonic()
+    what = f"training {len(jobs)} of {len(ready)} networks"
     with progress(what, sum(totals.values()), "iterations", shown) as advance:
 
-        def poll() -> None:
+        def show_progress(name: str) -> bool:
             nonlocal shown, last
-            if time.monotonic() - last < PROGRESS_S:
-                return
-            last = time.monotonic()
-            now = sum(min(iterations(name), totals[name]) for name in ready)
-            if now > shown:
+            if time.monotonic() - last >= PROGRESS_S:
+                last, now = time.monotonic(), iterations()
                 advance(now - shown)
-                shown = now
+                shown = max(shown, now)
+            return False
 
-        def run(name: str, gpu: str | None) -> bool:
-            _run_to_end(request, name, processes, gpu)
-            return True
-
-        for name, done in processes.each(left, run, errors, poll):
-            if done:
+        for name, code in _run(jobs, command, slots, show_progress):
+            log, weights = jobs[name].log, _weights(request, name)
+            if code:
+                errors[name] = _last_lines(code, log)
+            elif not weights.is_file():
+                errors[name] = f"no {weights} after training; see {log}"
+            else:
                 plan.finished.append(name)
                 plan.write(request.plan_file)
-
-
-def _run_to_end(request: Request, name: str, processes: "_Processes", gpu: str | None) -> None:
-    log = request.folder / "logs" / f"{name}.log"
-    process = processes.start(request.option_file(name), log, gpu)
-    if process.wait():
-        raise _Failure(_last_lines(process.returncode, log))
-    if not _weights(request, name).is_file():
-        raise _Failure(f"no {_weights(request, name)} after training; see {log}")
 
 
 def _last_lines(code: int, log: Path) -> str:
@@ -235,45 +225,51 @@ def _logs_below(folder: Path) -> History:
     return read_logs(sorted(folder.glob("train_*.log")))
 
 
-def _calibrate(
+def _speeds(
     request: Request,
-    name: str,
-    opt: dict[str, Any],
-    seconds: float,
-    processes: "_Processes",
-    gpu: str | None,
-) -> Speed:
-    """Train shortly, with validation, and take the times from the log."""
-    run_name = f"{request.run_name(name)}_calibration"
-    folder = Path("experiments", run_name)
-    opt = scaled(opt, CALIBRATION_ITERATIONS)
-    opt["name"] = run_name
-    opt["logger"] |= {"print_freq": 1, "save_checkpoint_freq": LEAST_TIMED, "use_tb_logger": False}
-    opt["logger"].pop("wandb", None)
-    if opt.get("val"):
-        opt["val"]["val_freq"] = LEAST_TIMED
-    file = request.folder / "options" / f"{name}_calibration.yml"
-    write_option(file, opt)
-    shutil.rmtree(folder, ignore_errors=True)  # of a killed one
-    log = request.folder / "logs" / f"{name}_calibration.log"
-    process = processes.start(file, log, gpu)
-    while process.poll() is None:
-        time.sleep(POLL_S)
-        history = _logs_below(folder)
-        if 60 * history.total_minutes >= seconds and history.iteration >= 2 * LEAST_TIMED + WARM_UP:
-            processes.stop(process)
-            break
-    else:
-        if process.returncode:
-            raise _Failure(_last_lines(process.returncode, log))
-    speed = _speed(_logs_below(folder))
-    shutil.rmtree(folder, ignore_errors=True)
-    return speed
+    wanted: dict[str, dict[str, Any]],
+    command: Command,
+    slots: Sequence[str | None],
+    errors: dict[str, str],
+) -> Iterator[tuple[str, Speed]]:
+    """Train each network for a short time, with validation, and read the times from its log.
+
+    Yields:
+        Each network that did not fail, with its speed.
+    """
+    seconds = min(CALIBRATION_S, CALIBRATION_SHARE * 60 * (request.budget_minutes or 0))
+    jobs, folders = {}, {}
+    for name, full in wanted.items():
+        opt = scaled(full, CALIBRATION_ITERATIONS)
+        opt["name"] = f"{request.run_name(name)}_calibration"
+        opt["logger"] |= {"print_freq": 1, "save_checkpoint_freq": LEAST_TIMED}
+        opt["logger"] |= {"use_tb_logger": False}
+        opt["logger"].pop("wandb", None)
+        if opt.get("val"):
+            opt["val"]["val_freq"] = LEAST_TIMED
+        file = request.folder / "options" / f"{name}_calibration.yml"
+        write_option(file, opt)
+        jobs[name] = _Job(file, request.folder / "logs" / f"{name}_calibration.log")
+        folders[name] = Path("experiments", opt["name"])
+        shutil.rmtree(folders[name], ignore_errors=True)  # of a killed one
+
+    def is_measured(name: str) -> bool:
+        history = _logs_below(folders[name])
+        is_long = 60 * history.total_minutes >= seconds
+        return is_long and history.iteration >= 2 * LEAST_TIMED + WARM_UP
+
+    for name, code in _run(jobs, command, slots, is_measured):
+        if code:
+            errors[name] = _last_lines(code, jobs[name].log)
+            continue
+        yield name, _speed(_logs_below(folders[name]))
+        shutil.rmtree(folders[name], ignore_errors=True)
 
 
 def _speed(history: History) -> Speed:
     """Mean seconds of an iteration, and of one with a check beyond that."""
-    plain, checked = [], []
+    plain: list[float] = []
+    checked: list[float] = []
     for iteration in sorted(history.minutes):
         before = history.minutes.get(iteration - 1)
         if before is None or iteration <= WARM_UP:
@@ -305,7 +301,7 @@ def _report(
                 "scale": template["scale"],
                 "weights": weights,
                 "option": str(request.option_file(name)),
-                "iterations": plan.schedule(name)[0],
+                "iterations": plan.total_iter[name],
                 "minutes": history.total_minutes,
                 "curve": history.curve(),
             }
@@ -329,99 +325,67 @@ def _slots(template: dict[str, Any]) -> list[str | None]:
     return [name.strip() for name in names]
 
 
-@dataclass
-class _Processes:
-    """The training processes: as many at one time as there are slots; they end with this one.
+def _run(
+    jobs: Mapping[str, _Job],
+    command: Command,
+    slots: Sequence[str | None],
+    is_done: Callable[[str], bool],
+) -> Iterator[tuple[str, int | None]]:
+    """Run trainings, as many at a time as there are slots; they end with this process.
 
     Args:
         slots: CUDA_VISIBLE_DEVICES of each, None to leave it.
-        command: of a training.
+        is_done: called every half second for each that runs; ends it when true.
+
+    Yields:
+        The name and the exit code of each, None where ``is_done`` ended it, as they end.
     """
+    waiting, free = list(jobs), list(slots)
+    running: dict[str, tuple[subprocess.Popen[bytes], str | None]] = {}
+    try:
+        while waiting or running:
+            while waiting and free:
+                name = waiting.pop(0)
+                slot = free.pop(0)
+                running[name] = _start(command, jobs[name], slot), slot
+            time.sleep(POLL_S)
+            for name, (process, slot) in list(running.items()):
+                code = process.poll()
+                if code is None:
+                    if not is_done(name):
+                        continue
+                    _stop(process)
+                del running[name]
+                free.append(slot)
+                yield name, code
+    finally:
+        for process, _ in running.values():
+            _stop(process)
 
-    slots: list[str | None]
-    command: Command
-    _running: list[subprocess.Popen[bytes]] = field(default_factory=list)
-    _stopped: bool = False
 
-    def __enter__(self) -> "_Processes":
-        return self
+def _start(command: Command, job: _Job, slot: str | None) -> subprocess.Popen[bytes]:
+    job.log.parent.mkdir(parents=True, exist_ok=True)
+    own_gpu = {} if slot is None else {"CUDA_VISIBLE_DEVICES": slot}
+    with job.log.open("ab") as output:
+        return subprocess.Popen(
+            command(job.option_file),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **own_gpu},
+            start_new_session=True,
+            preexec_fn=_die_with(os.getpid()) if sys.platform == "linux" else None,
+        )
 
-    def __exit__(self, *exception: object) -> None:
-        self._stopped = True
-        for process in self._running:
-            self.stop(process)
 
-    def start(self, option_file: Path, log: Path, gpu: str | None) -> subprocess.Popen[bytes]:
-        """Start the training of an option file; what it prints is added to ``log``."""
-        if self._stopped:
-            raise _Failure("stopped before it began")
-        log.parent.mkdir(parents=True, exist_ok=True)
-        own_gpu = {} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu}
-        with log.open("ab") as output:
-            process = subprocess.Popen(
-                self.command(option_file),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, **own_gpu},
-                start_new_session=True,
-                preexec_fn=_die_with(os.getpid()) if sys.platform == "linux" else None,
-            )
-        self._running.append(process)
-        return process
-
-    def stop(self, process: subprocess.Popen[bytes]) -> None:
-        """End a process and the workers that it started."""
-        if process.poll() is None:
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """End a process and the workers that it started."""
+    if process.poll() is None:
+        if os.name == "posix":
             os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-
-    def each(
-        self,
-        names: Sequence[str],
-        work: Callable[[str, str | None], _T],
-        errors: dict[str, str],
-        poll: Callable[[], None] = lambda: None,
-    ) -> Iterator[tuple[str, _T | None]]:
-        """Do the work for each network, as many at a time as there are slots.
-
-        Args:
-            work: takes a network and CUDA_VISIBLE_DEVICES.
-            errors: gets what failed, by network.
-            poll: called every half second.
-
-        Yields:
-            Each network with the result, None when it failed, in the order of their ends.
-        """
-        free: queue.Queue[str | None] = queue.Queue()
-        for slot in self.slots:
-            free.put(slot)
-
-        def one(name: str) -> _T:
-            gpu = free.get()
-            try:
-                return work(name, gpu)
-            finally:
-                free.put(gpu)
-
-        with ThreadPoolExecutor(len(self.slots)) as pool:
-            futures = {pool.submit(one, name): name for name in names}
-            try:
-                while futures:
-                    done, _ = wait(futures, timeout=POLL_S, return_when=FIRST_COMPLETED)
-                    poll()
-                    for future in done:
-                        name = futures.pop(future)
-                        try:
-                            yield name, future.result()
-                        except (_Failure, UserError) as error:
-                            errors[name] = str(error)
-                            yield name, None
-            finally:
-                # The pool waits for its threads, and they for their processes.
-                if futures:
-                    pool.shutdown(wait=False, cancel_futures=True)
-                    self.__exit__()
+        else:
+            process.kill()
+        process.wait()
 
 
 def _die_with(parent: int) -> Callable[[], None]:
