@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -176,9 +176,10 @@ class Upscaler:
         if levels == 1 and not np.issubdtype(image.dtype, np.floating):
             raise TypeError(f"expected uint8, uint16 or floating point; found {image.dtype}")
         planes = np.moveaxis(image.reshape(*image.shape[:2], channels), -1, 0)
-        planes = torch.from_numpy(planes.astype(np.float32)).div_(levels)
         result = np.empty((*self.size(*image.shape[:2]), channels), image.dtype)
-        self._planes(planes, _into_array(result, levels), progress)
+        values = torch.from_numpy(planes.astype(np.float32)).div_(levels)
+        for index, plane in self._planes(values, progress, result if levels > 1 else None):
+            result[..., index] = _quantised(plane, levels).cpu().numpy()
         return result if image.ndim == 3 else result[..., 0]
 
     def _tensor(self, image: Tensor, progress: Progress) -> Tensor:
@@ -193,27 +194,37 @@ class Upscaler:
         results = batch.new_empty((*batch.shape[:2], *self.size(*batch.shape[-2:])))
         for planes, result in zip(batch, results, strict=True):
             part = progress.part(1 / len(batch))
-            self._planes(planes.float() / levels, _into_tensor(result, levels), part)
+            for index, plane in self._planes(planes.float() / levels, part, None):
+                result[index] = _quantised(plane, levels)
         return results if image.ndim == 4 else results[0]
 
     @torch.no_grad()
-    def _planes(self, planes: Tensor, result: _Result, progress: Progress) -> None:
-        """Enlarge (C, H, W) in [0, 1], float32, into a result of C planes."""
-        channels, size = len(planes), self.size(*planes.shape[-2:])
-        alpha = planes[-1:] if channels in (2, 4) else None
-        colour = planes if alpha is None else planes[:-1]
-        if alpha is not None:
+    def _planes(
+        self, planes: Tensor, progress: Progress, array: np.ndarray | None
+    ) -> list[tuple[int, Tensor]]:
+        """Enlarge (C, H, W) in [0, 1], float32.
+
+        Args:
+            array: (h, w, C) of integers; takes the colours where the network gives them as they
+                are, so that the largest images are never whole in floating point.
+
+        Returns:
+            The other planes (h, w), each with its number.
+        """
+        size = self.size(*planes.shape[-2:])
+        has_alpha = len(planes) in (2, 4)
+        colour, done = planes, []
+        if has_alpha:
+            colour, alpha = planes[:-1], planes[-1:]
             filled = fill_transparent(colour.cpu().numpy(), alpha[0].cpu().numpy())
             colour = torch.from_numpy(filled)
-            result.put(channels - 1, imresize(alpha, size=size)[0])
+            done.append((len(planes) - 1, imresize(alpha, size=size)[0]))
         device = self.device if isinstance(self.network, nn.Module) else torch.device("cpu")
         colour = colour.to(device)[None]
-        # The largest images are never whole in floating point.
-        if result.array is not None and self._is_one_run(len(colour[0])):
-            self._run(colour, progress, result.array[..., : len(colour[0])])
-            return
-        for index, plane in enumerate(self._colour(colour, size, progress)[0]):
-            result.put(index, plane)
+        if array is not None and self._is_one_run(len(colour[0])):
+            self._run(colour, progress, array[..., : len(colour[0])])
+            return done
+        return done + list(enumerate(self._colour(colour, size, progress)[0]))
 
     def _is_one_run(self, channels: int) -> bool:
         """Whether what the network gives is the result."""
@@ -310,32 +321,6 @@ class Upscaler:
                 f"{str(self.dtype).removeprefix('torch.')}. Use --dtype fp32."
             )
         self._ready(open_weights(self._weights), torch.float32)
-
-
-class _Result(NamedTuple):
-    """An image to be filled.
-
-    Attributes:
-        put: takes the number of a plane and the plane (h, w).
-        array: (h, w, C) of integers, if that is the result.
-    """
-
-    put: Callable[[int, Tensor], None]
-    array: np.ndarray | None
-
-
-def _into_array(result: np.ndarray, levels: int) -> _Result:
-    def put(index: int, plane: Tensor) -> None:
-        result[..., index] = _quantised(plane, levels).cpu().numpy()
-
-    return _Result(put, None if levels == 1 else result)
-
-
-def _into_tensor(result: Tensor, levels: int) -> _Result:
-    def put(index: int, plane: Tensor) -> None:
-        result[index] = _quantised(plane, levels)
-
-    return _Result(put, None)
 
 
 def _quantised(plane: Tensor, levels: int) -> Tensor:
