@@ -217,7 +217,7 @@ def _print_means(rows: "list[Row]") -> None:
                 some = colour.get(series, {}).get(name)
                 beside = ""
                 if some is not None and some.images < mean.images:
-                    change = f"({some.psnr - mean.psnr:+.2f} dB)"
+                    change = f"({(some.psnr or 0) - (mean.psnr or 0):+.2f} dB)"
                     beside = f"{some.psnr:.2f} / {some.ssim:.4f} {change}"
                 whole = f"{mean.psnr:.2f} / {mean.ssim:.4f}"
                 lines.append((name, f"x{scale}", *series, whole, beside))

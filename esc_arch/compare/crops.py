@@ -6,7 +6,7 @@ their outputs do.  Shapes: images are (H, W, 3), RGB, uint8.
 
 import textwrap
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import cv2
 import numpy as np
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = ["CROP", "CropPanel", "Tile", "crop_panels", "draw_crops", "most_different_crop"]
+
+_T = TypeVar("_T")
 
 CROP = 64  # side of a crop, in HR pixels
 
@@ -126,7 +128,7 @@ def _merit(rows: dict[Series, Row]) -> tuple[int, float]:
     return len(rows), max(psnr) - min(psnr) if psnr else 0.0
 
 
-def _compared(of_series: dict[Series, object]) -> dict:
+def _compared(of_series: dict[Series, _T]) -> dict[Series, _T]:
     """The networks; bicubic with them where there is only one."""
     networks = {e: value for e, value in of_series.items() if e.network != BICUBIC}
     return networks if len(networks) > 1 else dict(of_series)
@@ -201,14 +203,14 @@ def _draw_panel(figure: "Figure", panel: CropPanel, top: float) -> None:
     """Draw from ``top`` inches below the figure's upper edge."""
     from matplotlib.patches import Rectangle
 
-    size_in = np.array([figures.WIDTH_IN, figure.get_figheight()])
+    width_in, height_in = figures.WIDTH_IN, figure.get_figheight()
 
-    def at(x: float, y: float) -> np.ndarray:
+    def at(x: float, y: float) -> tuple[float, float]:
         """Inches from the left and from the panel's upper edge, as parts of the figure."""
-        return np.array([x, size_in[1] - top - y]) / size_in
+        return x / width_in, 1 - (top + y) / height_in
 
     def show(pixels: np.ndarray, x: float, y: float, width: float, height: float) -> "Axes":
-        axes = figure.add_axes((*at(x, y + height), *(np.array([width, height]) / size_in)))
+        axes = figure.add_axes((*at(x, y + height), width / width_in, height / height_in))
         axes.set_axis_off()
         axes.imshow(pixels, interpolation="antialiased" if pixels is panel.whole else "nearest")
         return axes

@@ -12,7 +12,7 @@ import math
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from esc_arch.compare.published import PUBLISHED, SETS
 from esc_arch.compare.results import Results, Row
@@ -238,8 +238,8 @@ def _tradeoff_panel(
             notes.append(f"{names[series]} has no bubble: its memory is not known.")
         points.append(Point(series, cost["median_ms"], psnr, peak_mb))
     if quality:
-        count = f"{images} image" + ("s" if images != 1 else "")
-        title = [f"x{scale}: PSNR of {chosen} ({count}) against latency"]
+        noun = "image" if images == 1 else "images"
+        title = [f"x{scale}: PSNR of {chosen} ({images} {noun}) against latency"]
     else:
         title = [f"x{scale}: PUBLISHED PSNR (the authors', not measured here), measured latency"]
     title += textwrap.wrap(describe_setting(setting), 105)[:2]
@@ -398,7 +398,7 @@ def _draw_sizes(axes: "Axes", largest: float) -> None:
         sizes.append(max(step * decade for step in (1, 2, 5) if step * decade <= largest * part))
     frame = axes.get_window_extent()
     x, y = frame.x1 + 24 * _PX_PER_PT, frame.y1
-    style = {"fontsize": 7.5, "transform": None}
+    style: dict[str, Any] = {"fontsize": 7.5, "transform": None}
     axes.text(frame.x1 + 6 * _PX_PER_PT, y, "area: peak\nmemory, MB", va="top", **style)
     y -= 26 * _PX_PER_PT
     for size in dict.fromkeys(sizes):
@@ -486,7 +486,7 @@ def _label_lines(axes: "Axes", lines: list[Line], looks: Mapping[Series, _Look])
     axes.set(xlim=axes.get_xlim(), ylim=axes.get_ylim())
     renderer = axes.figure.canvas.get_renderer()
     frame = axes.get_window_extent(renderer)
-    style = {"fontsize": 8, "transform": None, "va": "bottom", "linespacing": 1.0}
+    style: dict[str, Any] = {"fontsize": 8, "transform": None, "va": "bottom", "linespacing": 1.0}
     texts = [axes.text(0, 0, names[line.series].replace(", ", "\n"), **style) for line in lines]
     heights = [text.get_window_extent(renderer).height + 4 for text in texts]
     ends = [axes.transData.transform((line.minutes[-1], line.psnr[-1])) for line in lines]

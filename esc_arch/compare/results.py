@@ -81,10 +81,10 @@ def read(folder: Path) -> Results:
         raise UserError(
             f"{path}: expected the results of a comparison; found: {error}. Move it away."
         ) from None
-    names = set(empty())
-    if not isinstance(found, dict) or set(found) != names:
+    kinds = set(empty())
+    if not isinstance(found, dict) or set(found) != kinds:
         raise UserError(
-            f"{path}: expected the keys {', '.join(sorted(names))}; found another file. "
+            f"{path}: expected the keys {', '.join(sorted(kinds))}; found another file. "
             "Move it away, or name another comparison."
         )
     for kind, names in KINDS.items():
@@ -106,7 +106,7 @@ def add(results: Results, kind: str, rows: Iterable[Row], run: Row) -> None:
 def merge(several: Iterable[Results]) -> Results:
     """All rows together; of rows with the same key, the last one stays."""
     out = empty()
-    kept: dict[str, dict[tuple, tuple[Row, Row]]] = {kind: {} for kind in KINDS}
+    kept: dict[str, dict[tuple[object, ...], tuple[Row, Row]]] = {kind: {} for kind in KINDS}
     for results in several:
         for kind, names in KINDS.items():
             for row in results[kind]:

@@ -139,10 +139,10 @@ def _train(
         plan.write(request.plan_file)
     errors: dict[str, str] = {}
     unplanned = [name for name in wanted if name not in plan.total_iter]
-    if request.budget_minutes is None:
+    if request.steps is not None:
         for name in unplanned:
             plan.total_iter[name], plan.checks[name] = request.steps, None
-    elif unplanned:
+    elif unplanned and request.budget_minutes is not None:
         with progress("measuring the speed", len(unplanned), "networks") as advance:
             unmeasured = {name: wanted[name] for name in unplanned}
             for name, speed in _speeds(request, unmeasured, command, slots, errors):

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from esc_arch.archs.esc_arch import ESCFamily
 from esc_arch.deployment import Deployed
 from esc_arch.errors import UserError
 from esc_arch.fast.maps import FeatureMap, Region, TensorMap
@@ -130,7 +131,7 @@ class _Enlarging:
     ) -> None:
         self.network, self.image, self.scale = network, image, scale
         self.tile, self.scratch, self.output, self.progress = tile, scratch, output, progress
-        self.size = tuple(image.shape[2:])
+        self.size = image.shape[2], image.shape[3]
         self.pixels = self.size[0] * self.size[1]
         self.inner, self.dtype = _innermost(network, image.dtype)
         parameters = self.inner.parameters() if isinstance(self.inner, nn.Module) else iter(())
@@ -173,12 +174,12 @@ class _Enlarging:
         if isinstance(self.output, TensorOutput) and self.image.device == self.device:
             memory -= self.pixels * self.scale**2 * 3 * self.image.element_size()
         if goes_by_tiles(self.inner, self.dtype):
-            self.by_synchronous_tiles(max(memory, 0), shrink)
+            self.by_synchronous_tiles(self.inner, max(memory, 0), shrink)
         else:
             self.by_overlapping_tiles(max(memory, 0), shrink)
 
-    def by_synchronous_tiles(self, memory: int, shrink: int) -> None:
-        network, size = self.inner, map_size(self.inner, self.size)
+    def by_synchronous_tiles(self, network: ESCFamily, memory: int, shrink: int) -> None:
+        size = map_size(network, self.size)
         kind = "cuda" if self.device.type == "cuda" else "cpu"
         pixel = network.last.out_channels * self.dtype.itemsize
         of_tile = _MAPS_OF_TILE[kind] * pixel
@@ -203,7 +204,7 @@ class _Enlarging:
         enlarge_synchronously(
             network,
             self.image.to(self.dtype),
-            tuple(-(-s // shrink) for s in side),
+            (-(-side[0] // shrink), -(-side[1] // shrink)),
             make_map,
             lambda region, part: self.output(region, part.to(self.image.dtype)),
             self.progress,
@@ -216,7 +217,7 @@ class _Enlarging:
             side = (self.tile, self.tile)
         else:
             side = side_of_tiles(self.size, multiple, halo, int(memory / pixel))
-        side = tuple(-(-s // shrink) for s in side)
+        side = -(-side[0] // shrink), -(-side[1] // shrink)
         largest = (max(s, multiple) + 2 * halo for s in side)
         of_tile = pixel * min(next(largest), self.size[0]) * min(next(largest), self.size[1])
         together = max(int((memory - of_tile) / (_WAITING * of_tile)), 1)

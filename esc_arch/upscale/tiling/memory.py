@@ -39,7 +39,9 @@ _ALLOWANCE = 1.25
 # of onnxruntime.
 AMPLE_BYTES_PER_PIXEL = 64_000
 
-_measured: weakref.WeakKeyDictionary[nn.Module, dict[tuple, float]] = weakref.WeakKeyDictionary()
+_measured: weakref.WeakKeyDictionary[nn.Module, dict[tuple[object, ...], float]] = (
+    weakref.WeakKeyDictionary()
+)
 
 
 def available_memory(device: torch.device) -> int:

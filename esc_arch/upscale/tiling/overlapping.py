@@ -92,7 +92,7 @@ def enlarge_overlapping(
         output: takes the parts of the result.
         progress: of the image, 1 in all.
     """
-    size, halo = tuple(image.shape[2:]), overlap(network)
+    size, halo = (image.shape[2], image.shape[3]), overlap(network)
     multiple = alignment(network)
     parts = tiles(size, side, multiple)
     outer = [part.grown(halo, size) for part in parts]

@@ -74,7 +74,8 @@ class SharedMeans:
             part = inner[tiles[own.place]](args[0])
             sums.append((part.sum((2, 3), keepdim=True, dtype=torch.float64), part[0, 0].numel()))
             if len(sums) == len(tiles):
-                means.append(sum(total for total, _ in sums) / sum(count for _, count in sums))
+                total = torch.stack([total for total, _ in sums]).sum(0)
+                means.append(total / sum(count for _, count in sums))
                 sums.clear()
             turns[(own.place + 1) % len(tiles)].release()
             turns[own.place].acquire()

@@ -13,6 +13,7 @@ difference stays below 1e-9, in float32 below 1e-4 for images in [0, 1], which i
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from math import ceil
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -32,9 +33,9 @@ __all__ = ["enlarge_synchronously", "fold", "goes_by_tiles", "map_size", "window
 _BICUBIC_REACH = 2
 
 
-def goes_by_tiles(network: object, dtype: torch.dtype) -> bool:
+def goes_by_tiles(network: object, dtype: torch.dtype) -> TypeGuard[ESCFamily]:
     """Whether a network is one of ours, as it was built, and its modules have no hooks."""
-    if type(network) not in (ESC, ESCFP, ESCReal, ESCRealM):
+    if not isinstance(network, ESCFamily) or type(network) not in (ESC, ESCFP, ESCReal, ESCRealM):
         return False
     return fast.as_built(network, dtype, network.last.weight.device)
 
@@ -51,7 +52,7 @@ def fold(network: ESCFamily) -> int:
 
 def map_size(network: ESCFamily, size: tuple[int, int]) -> tuple[int, int]:
     """Height and width of the maps of an image."""
-    return tuple(-(-side // fold(network)) for side in size)
+    return -(-size[0] // fold(network)), -(-size[1] // fold(network))
 
 
 def enlarge_synchronously(
@@ -90,9 +91,10 @@ class _Run:
         self.network, self.output = network, output
         self._make_map, self._stack = make_map, stack
         self.fold, self.scale = fold(network), network.upscaling_factor
-        self.result_size = tuple(side * self.scale for side in image.shape[2:])
+        height, width = image.shape[2:]
+        self.result_size = height * self.scale, width * self.scale
         self.image = network.pad(image) if isinstance(network, ESCRealM) else image
-        self.size = map_size(network, image.shape[2:])
+        self.size = map_size(network, (height, width))
         self.device = next(network.parameters()).device
         self.dim = network.last.out_channels
         self.tiles = tiles(self.size, side, window(network))
@@ -148,6 +150,7 @@ class _Run:
             if sampled is None:
                 sampled = self.make_map(part.shape[1], part.dtype)
             sampled.write(tile, part)
+        assert sampled is not None  # an image has a tile
         for tile in self:
             farthest = dysample.offsets(sampled.view(tile)).abs().max().item()
             outer = tile.grown(ceil(farthest) + 1, self.size)
