@@ -16,7 +16,7 @@ from comparison import parser_of, show, spread
 from fresh_process import answers, peak_mb
 from timing import Ceiling
 
-from esc_arch.compare.measuring import DTYPES
+from esc_arch.compare.cost import DTYPES
 from esc_arch.fast import kernels
 from esc_arch.ops.attention import window_attention
 

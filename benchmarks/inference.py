@@ -20,7 +20,7 @@ from timing import Ceiling
 import esc_arch
 from esc_arch.archs.whole_windows import WholeWindows
 from esc_arch.compare import flops
-from esc_arch.compare.measuring import DTYPES
+from esc_arch.compare.cost import DTYPES
 
 ESC = ("esc", "esc_light", "esc_fp", "esc_real")
 

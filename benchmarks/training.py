@@ -19,7 +19,7 @@ from timing import Ceiling
 
 import esc_arch
 from esc_arch.compare import flops
-from esc_arch.compare.measuring import DTYPES
+from esc_arch.compare.cost import DTYPES
 
 # Of the multiply-adds of the forward pass: the backward pass has two products for each.
 OPERATIONS = 2 * 3

@@ -29,6 +29,7 @@ from timing import seconds
 import esc_arch
 from esc_arch.checkpoints.conversion import write_safetensors
 from esc_arch.data.image_files import find_images, read_image
+from esc_arch.progress import Progress
 from esc_arch.upscale.pipeline import Outcome, upscale_files
 from esc_arch.upscale.planning import Existing, plan
 
@@ -114,7 +115,7 @@ def measure(upscaler: esc_arch.Upscaler, work: Path, image_format: str, rounds: 
             upscaler,
             overwrite=True,
             say=print,
-            advance=lambda part: None,
+            progress=Progress(),
             outcome=outcomes[-1],
         )
 

@@ -1,4 +1,4 @@
-"""The one exception for mistakes of a user, and how its text lists many names."""
+"""The exception for what a user can cause and correct, and texts for such messages."""
 
 from collections.abc import Iterable
 
@@ -9,6 +9,15 @@ class UserError(Exception):
     Its text says which file and key, what was expected, what was found and what
     to do.  The command line prints it without a traceback and exits with 2.
     """
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text without its full stop; its type where it has no text.
+
+    PyTorch and other libraries add pages to some messages.
+    """
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(". ") if lines else type(error).__name__
 
 
 def listed(names: Iterable[object], limit: int = 40) -> str:

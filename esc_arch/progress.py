@@ -1,5 +1,6 @@
-"""Progress of what takes longer than two seconds: a bar on a terminal, lines in a file."""
+"""Progress of work that takes longer than two seconds: a bar on a terminal, lines in a log file."""
 
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -7,54 +8,113 @@ from contextlib import contextmanager
 
 from rich.console import Console
 from rich.filesize import decimal
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+__all__ = ["Progress", "progress"]
 
 # Seconds between two lines in a log file.
 LINE_INTERVAL_S = 10.0
 
 
+class Progress:
+    """How much of some work is done, in units of its own.
+
+    It is called with what was done since its last call, and passes that on.  Functions that take
+    long take one of these, and give a :meth:`part` of it to those that they call.
+
+    Args:
+        report: called with each amount that is newly done; None for nobody.
+        total: units in all; more is never reported.
+    """
+
+    def __init__(
+        self, report: Callable[[float], object] | None = None, total: float = math.inf
+    ) -> None:
+        self._report, self._total = report, total
+        self._done = self._reported = 0.0
+
+    def __call__(self, amount: float = 1) -> None:
+        self._done = min(self._done + amount, self._total)
+        new = self._done - self._reported
+        if new > 0:
+            self._reported = self._done
+            if self._report is not None:
+                self._report(new)
+
+    def part(self, amount: float = 1, total: float = 1) -> "Progress":
+        """Progress of a part of this work: ``amount`` units here, ``total`` units in itself."""
+        return Progress(lambda step: self(step * amount / total), total)
+
+    def restart(self) -> None:
+        """Begin a second attempt: nothing is reported until it is further than the first."""
+        self._done = 0.0
+
+    def finish(self) -> None:
+        """Report what is left of the total."""
+        self(self._total - self._done)
+
+
 @contextmanager
 def progress(
     description: str, total: int | None, unit: str = "images", done: int = 0
-) -> Iterator[Callable[[float], None]]:
+) -> Iterator[Progress]:
     """Show on stderr how far a loop has come, and when it will end.
 
     Args:
-        description: what is done, such as ``"making LR images"``.
-        total: how many there are; None where that is not known.
-        unit: what is counted; ``"bytes"`` are written as kB, MB or GB.
+        description: of the work, such as ``"making LR images"``.
+        total: number of units; None where that is not known.
+        unit: name of the units; ``"bytes"`` are written as kB, MB or GB.
         done: how many an earlier run has done.
 
     Yields:
-        A function to call with the number that is done since its last call; of what takes long
-        one by one also with fractions, whose sum is written rounded down.
+        The progress, which counts fractions too; their sum is written rounded down.
     """
     write = _bytes if unit == "bytes" else _whole
-    unit = "" if unit == "bytes" else f" {unit}"  # decimal() names its own
+    name = "" if unit == "bytes" else f" {unit}"  # decimal() names its own
+    of = "" if total is None else f"/{write(total)}"
+    start = last = time.monotonic()
+    count = float(done)
+
+    def line() -> None:
+        elapsed_s = time.monotonic() - start
+        text = f"{description}: {write(count)}{of}{name}, {elapsed_s:.0f} s"
+        if total is not None and done < count < total:
+            left_s = elapsed_s / (count - done) * (total - count)
+            text += f", about {left_s:.0f} s left"
+        print(text, file=sys.stderr, flush=True)
+
     console = Console(stderr=True)
-    if console.is_terminal:
-        bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
-            TextColumn("{task.fields[count]}"),
-            TimeRemainingColumn(elapsed_when_finished=True),
-            console=console,
-        )
-        of = "" if total is None else f"/{write(total)}"
-        with bar:
-            task = bar.add_task(
-                description, total=total, completed=done, count=f"{write(done)}{of}{unit}"
-            )
+    if not console.is_terminal:
 
-            def advance(step: float = 1) -> None:
-                count = bar.tasks[task].completed + step
-                bar.update(task, advance=step, count=f"{write(count)}{of}{unit}")
+        def advance_line(step: float) -> None:
+            nonlocal count, last
+            count += step
+            if time.monotonic() - last >= LINE_INTERVAL_S:
+                last = time.monotonic()
+                line()
 
-            yield advance
-    else:
-        lines = _Lines(description, total, unit, done, write)
-        yield lines.advance
-        lines.end()
+        yield Progress(advance_line)
+        if time.monotonic() - start >= LINE_INTERVAL_S and count > done:
+            line()
+        return
+    bar = Bar(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        TextColumn("{task.fields[count]}"),
+        TimeRemainingColumn(elapsed_when_finished=True),
+        console=console,
+    )
+    with bar:
+        shown = f"{write(done)}{of}{name}"
+        task = bar.add_task(description, total=total, completed=done, count=shown)
+
+        def advance_bar(step: float) -> None:
+            nonlocal count
+            count += step
+            bar.update(task, advance=step, count=f"{write(count)}{of}{name}")
+
+        yield Progress(advance_bar)
 
 
 def _whole(count: float) -> str:
@@ -64,41 +124,3 @@ def _whole(count: float) -> str:
 
 def _bytes(count: float) -> str:
     return decimal(int(count))
-
-
-class _Lines:
-    """One line every LINE_INTERVAL_S, and one at the end if it took that long."""
-
-    def __init__(
-        self,
-        description: str,
-        total: int | None,
-        unit: str,
-        done: int,
-        write: Callable[[float], str],
-    ) -> None:
-        self._description, self._total, self._unit, self._write = description, total, unit, write
-        self._before = self._done = float(done)
-        self._start = self._last = time.monotonic()
-
-    def advance(self, step: float = 1) -> None:
-        self._done += step
-        now = time.monotonic()
-        if now - self._last >= LINE_INTERVAL_S:
-            self._last = now
-            self._print(now - self._start)
-
-    def end(self) -> None:
-        elapsed = time.monotonic() - self._start
-        if elapsed >= LINE_INTERVAL_S and self._done > self._before:
-            self._print(elapsed)
-
-    def _print(self, elapsed_s: float) -> None:
-        new = self._done - self._before
-        text = f"{self._description}: {self._write(self._done)}"
-        if self._total is not None:
-            text += f"/{self._write(self._total)}"
-        text += f"{self._unit}, {elapsed_s:.0f} s"
-        if self._total is not None and new and self._done < self._total:
-            text += f", about {elapsed_s / new * (self._total - self._done):.0f} s left"
-        print(text, file=sys.stderr, flush=True)

@@ -2,42 +2,65 @@
 
 import argparse
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-__all__ = ["CommandParser", "add_commands"]
+__all__ = ["CommandParser", "add_commands", "add_modules"]
+
+AddArguments = Callable[[argparse.ArgumentParser], None]
 
 
 class CommandParser(argparse.ArgumentParser):
     """Parser of a sub-command, which gets its arguments when it is asked to parse.
 
     Args:
-        module: name of the module of the sub-command.  It has ``add_arguments(parser)``, and
-            ``run(args)`` unless it has sub-commands of its own.
+        add_arguments: adds them, and sets the default ``run`` to the function of the command.
     """
 
-    def __init__(self, *args: object, module: str | None = None, **kwargs: object) -> None:
+    def __init__(
+        self, *args: Any, add_arguments: AddArguments | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
-        self._module = module
+        self._add_arguments = add_arguments
 
-    def parse_known_args(
+    def parse_known_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> tuple[argparse.Namespace, list[str]]:
-        if self._module is not None:
-            module = importlib.import_module(self._module)
-            self._module = None
-            module.add_arguments(self)
-            if hasattr(module, "run"):
-                self.set_defaults(run=module.run)
+        if self._add_arguments is not None:
+            add_arguments, self._add_arguments = self._add_arguments, None
+            add_arguments(self)
         return super().parse_known_args(args, namespace)
 
 
-def add_commands(parser: argparse.ArgumentParser, package: str, helps: Mapping[str, str]) -> None:
+def add_commands(
+    parser: argparse.ArgumentParser, commands: Mapping[str, tuple[str, AddArguments]]
+) -> None:
+    """Add sub-commands.
+
+    Args:
+        commands: help of each, and the function that adds its arguments, by its name.
+    """
+    added = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=CommandParser)
+    for name, (text, add_arguments) in commands.items():
+        added.add_parser(name, help=text, description=text, add_arguments=add_arguments)
+
+
+def add_modules(parser: argparse.ArgumentParser, package: str, helps: Mapping[str, str]) -> None:
     """Add the sub-commands of a package.
 
     Args:
-        package: has a module of the name of each sub-command.
-        helps: what each sub-command does, by its name.
+        package: has a module of the name of each sub-command, with ``add_arguments(parser)`` and,
+            unless that adds sub-commands, ``run(args)``.
+        helps: of each sub-command, by its name.
     """
-    commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=CommandParser)
-    for name, text in helps.items():
-        commands.add_parser(name, help=text, description=text, module=f"{package}.{name}")
+
+    def loader(name: str) -> AddArguments:
+        def add_arguments(parser: argparse.ArgumentParser) -> None:
+            module = importlib.import_module(f"{package}.{name}")
+            module.add_arguments(parser)
+            if hasattr(module, "run"):
+                parser.set_defaults(run=module.run)
+
+        return add_arguments
+
+    add_commands(parser, {name: (text, loader(name)) for name, text in helps.items()})

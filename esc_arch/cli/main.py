@@ -1,4 +1,4 @@
-"""The ``basicsr`` command: one sub-command per file of this folder."""
+"""The ``basicsr`` command: each sub-command, or group of them, is a file of this folder."""
 
 import argparse
 import errno
@@ -6,7 +6,7 @@ import io
 import os
 import sys
 
-from esc_arch.cli.commands import add_commands
+from esc_arch.cli.commands import add_modules
 from esc_arch.errors import UserError
 from esc_arch.version import __version__
 
@@ -34,20 +34,20 @@ def main(argv: list[str] | None = None) -> int:
         argv: arguments after the program's name; ``sys.argv[1:]`` when None.
 
     Returns:
-        The exit code: 0; 2 for a mistake that the user can mend; 130 after Ctrl-C; 141 when
-        nobody reads the output any more; what the sub-command returns otherwise, 1 where some
-        of the work could not be done.
+        The exit code: 0; 2 for a mistake that the user can correct; 130 after Ctrl-C; 141 when
+        the reader of the output has closed it; what the sub-command returns otherwise, 1 where
+        some of the work failed.
     """
     parser = argparse.ArgumentParser(
         prog="basicsr", description="Train, test and inspect super-resolution networks in BasicSR."
     )
     parser.add_argument("--version", action="version", version=f"esc-arch {__version__}")
-    add_commands(parser, "esc_arch.cli", COMMANDS)
+    add_modules(parser, "esc_arch.cli", COMMANDS)
     try:
         _write_any_name()
         args = parser.parse_args(argv)
         code = args.run(args) or 0
-        # What is left to write may meet a reader that is gone, too.
+        # The reader may have closed the output before the rest is written.
         sys.stdout.flush()
         return code
     except UserError as error:
@@ -61,13 +61,13 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _BROKEN_PIPE
     except OSError as error:
-        # Of what no command has foreseen: a folder that vanished, a disk that is full.
+        # A folder that vanished, a disk that is full.
         if error.filename is None and error.errno not in _NO_ROOM:
             raise
         where = f"{error.filename}: " if error.filename is not None else ""
         print(
             f"basicsr: {where}expected to read or write it; found: {error.strerror or error}. "
-            "Mend that, by freeing disk space if there is none left, and run again.",
+            "Correct that, by freeing disk space if there is none left, and run again.",
             file=sys.stderr,
         )
         return 2

@@ -3,7 +3,7 @@
 import argparse
 
 from esc_arch import harness
-from esc_arch.cli.pipeline_arguments import add_arguments
+from esc_arch.cli.train import add_arguments
 
 __all__ = ["add_arguments", "run"]
 

@@ -1,11 +1,42 @@
-"""``basicsr train``: trains by a checked option file."""
+"""``basicsr train``: BasicSR's training by a checked option file."""
 
 import argparse
 
 from esc_arch import harness
-from esc_arch.cli.pipeline_arguments import add_arguments
 
 __all__ = ["add_arguments", "run"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of ``train`` and ``test``, spelled as BasicSR spells them."""
+    parser.add_argument("-opt", required=True, metavar="FILE", help="option file (YAML)")
+    parser.add_argument(
+        "--launcher",
+        choices=["none", "pytorch", "slurm"],
+        default="none",
+        help="how the processes of a distributed run were started (default: none)",
+    )
+    parser.add_argument(
+        "--auto_resume",
+        action="store_true",
+        help="continue from the newest training state of this experiment, if there is one",
+    )
+    parser.add_argument(
+        "--debug", action="store_true", help="BasicSR's debug mode: validates and saves often"
+    )
+    parser.add_argument(
+        "--local_rank",
+        "--local-rank",
+        type=int,
+        help="set by some launchers; LOCAL_RANK in the environment goes before it",
+    )
+    parser.add_argument(
+        "--force_yml",
+        nargs="+",
+        default=[],
+        metavar="KEY:KEY=VALUE",
+        help="replace values of the option file, e.g. train:ema_decay=0.99",
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -121,7 +121,7 @@ def run(args: argparse.Namespace) -> int:
             self_ensemble=args.self_ensemble,
         )
         _say(_introduced(upscaler))
-        with progress("upscaling", len(todo.jobs)) as advance:
+        with progress("upscaling", len(todo.jobs)) as bar:
             upscale_files(
                 todo.jobs,
                 upscaler,
@@ -129,7 +129,7 @@ def run(args: argparse.Namespace) -> int:
                 lossless=args.lossless,
                 overwrite=args.overwrite,
                 say=_say,
-                advance=advance,
+                progress=bar,
                 outcome=outcome,
             )
     except KeyboardInterrupt:

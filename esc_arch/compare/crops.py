@@ -6,21 +6,24 @@ their outputs do.  Shapes: images are (H, W, 3), RGB, uint8.
 
 import textwrap
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import cv2
 import numpy as np
 
 from esc_arch.compare import figures
-from esc_arch.compare.entries import BICUBIC, Entry, entry_of, in_order, is_finite, labels, scales
 from esc_arch.compare.results import Results, Row
+from esc_arch.compare.series import BICUBIC, Series, in_order, is_finite, labels, scales, series_of
 from esc_arch.data.image_files import read_image
 from esc_arch.errors import UserError
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["CROP", "Panel", "Tile", "draw", "panels", "where_they_differ"]
+__all__ = ["CROP", "CropPanel", "Tile", "crop_panels", "draw_crops", "most_different_crop"]
+
+_T = TypeVar("_T")
 
 CROP = 64  # side of a crop, in HR pixels
 
@@ -30,13 +33,13 @@ _WHOLE_IN, _TITLE_IN, _MARGIN_IN = 1.95, 0.45, 0.08
 
 
 class Tile(NamedTuple):
-    """A crop with the lines below it."""
+    """A crop with its lines of text below it."""
 
     lines: list[str]
     pixels: np.ndarray
 
 
-class Panel(NamedTuple):
+class CropPanel(NamedTuple):
     """One scale.
 
     Attributes:
@@ -50,7 +53,7 @@ class Panel(NamedTuple):
     tiles: list[Tile]
 
 
-def panels(results: Results, folder: Path) -> tuple[list[Panel], list[str]]:
+def crop_panels(results: Results, folder: Path) -> tuple[list[CropPanel], list[str]]:
     """The panels that the written images give, and what is left out and why.
 
     Args:
@@ -73,12 +76,12 @@ def panels(results: Results, folder: Path) -> tuple[list[Panel], list[str]]:
     return found, notes
 
 
-def _panel(scale: int, rows: list[Row], folder: Path) -> tuple[Panel | None, list[str]]:
-    of_images: dict[tuple[str, str], dict[Entry, Row]] = {}
+def _panel(scale: int, rows: list[Row], folder: Path) -> tuple[CropPanel | None, list[str]]:
+    of_images: dict[tuple[str, str], dict[Series, Row]] = {}
     for row in rows:
         if _is_file(Path(), row.get("hr")) and _is_file(folder, row.get("output")):
-            of_images.setdefault((row["set"], row["image"]), {})[entry_of(row)] = row
-    everyone = in_order(entry_of(row) for row in rows)
+            of_images.setdefault((row["set"], row["image"]), {})[series_of(row)] = row
+    everyone = in_order(series_of(row) for row in rows)
     if not of_images:
         return None, ["the HR images or the networks' outputs are not there."]
     # The first of the best: as many networks as can be had, then the largest spread.
@@ -86,49 +89,49 @@ def _panel(scale: int, rows: list[Row], folder: Path) -> tuple[Panel | None, lis
     chosen = of_images[name, image]
     names = labels(everyone)
     notes = [
-        f"{names[entry]} is left out: no output of {image} ({name})."
-        for entry in everyone
-        if entry not in chosen
+        f"{names[one]} is left out: no output of {image} ({name})."
+        for one in everyone
+        if one not in chosen
     ]
-    entries = in_order(chosen)
-    hr = _rgb(Path(chosen[entries[0]]["hr"]))
-    outputs = {entry: _rgb(folder / chosen[entry]["output"]) for entry in entries}
-    height, width = outputs[entries[0]].shape[:2]
-    for entry, output in outputs.items():
+    chosen_series = in_order(chosen)
+    hr = _rgb(Path(chosen[chosen_series[0]]["hr"]))
+    outputs = {one: _rgb(folder / chosen[one]["output"]) for one in chosen_series}
+    height, width = outputs[chosen_series[0]].shape[:2]
+    for one, output in outputs.items():
         if output.shape[:2] != (height, width) or height > len(hr) or width > hr.shape[1]:
             raise UserError(
-                f"{chosen[entry]['output']}: expected {width} x {height} pixels, within the HR "
+                f"{chosen[one]['output']}: expected {width} x {height} pixels, within the HR "
                 f"image's {hr.shape[1]} x {len(hr)}; found {output.shape[1]} x {len(output)}. "
                 "Measure the quality again."
             )
     hr = hr[:height, :width]  # a multiple of the scale, as the networks saw it
-    left, top, size_x, size_y = box = where_they_differ(hr, _compared(outputs))
+    left, top, size_x, size_y = box = most_different_crop(hr, _compared(outputs))
 
     def cut(pixels: np.ndarray) -> np.ndarray:
         return pixels[top : top + size_y, left : left + size_x]
 
     tiles = [Tile(["HR"], cut(hr))]
-    for entry, output in outputs.items():
-        psnr = chosen[entry].get("psnr")
+    for one, output in outputs.items():
+        psnr = chosen[one].get("psnr")
         value = "no PSNR" if psnr is None else f"{psnr:.2f} dB"
-        tiles.append(Tile([*_wrapped(names[entry]), value], cut(output)))
+        tiles.append(Tile([*_wrapped(names[one]), value], cut(output)))
     title = f"x{scale}: {image} ({name}), PSNR of the whole image"
-    return Panel(title, hr, box, tiles), notes
+    return CropPanel(title, hr, box, tiles), notes
 
 
 def _is_file(folder: Path, path: str | None) -> bool:
     return path is not None and (folder / path).is_file()
 
 
-def _merit(rows: dict[Entry, Row]) -> tuple[int, float]:
+def _merit(rows: dict[Series, Row]) -> tuple[int, float]:
     psnr = [row["psnr"] for row in _compared(rows).values() if is_finite(row.get("psnr"))]
     return len(rows), max(psnr) - min(psnr) if psnr else 0.0
 
 
-def _compared(of_entries: dict[Entry, object]) -> dict:
+def _compared(of_series: dict[Series, _T]) -> dict[Series, _T]:
     """The networks; bicubic with them where there is only one."""
-    networks = {e: value for e, value in of_entries.items() if e.network != BICUBIC}
-    return networks if len(networks) > 1 else dict(of_entries)
+    networks = {e: value for e, value in of_series.items() if e.network != BICUBIC}
+    return networks if len(networks) > 1 else dict(of_series)
 
 
 def _rgb(path: Path) -> np.ndarray:
@@ -141,8 +144,8 @@ def _rgb(path: Path) -> np.ndarray:
     return cv2.cvtColor(image[..., :3], cv2.COLOR_BGR2RGB)
 
 
-def where_they_differ(
-    hr: np.ndarray, outputs: dict[Entry, np.ndarray]
+def most_different_crop(
+    hr: np.ndarray, outputs: dict[Series, np.ndarray]
 ) -> tuple[int, int, int, int]:
     """The crop in which the errors vary the most between networks.
 
@@ -168,7 +171,7 @@ def _wrapped(name: str) -> list[str]:
     return lines if len(lines) < 4 else [*lines[:3], "..."]
 
 
-def draw(shown: list[Panel]) -> "Figure":
+def draw_crops(shown: list[CropPanel]) -> "Figure":
     """The picture; inside :func:`figures.fixed_style`.
 
     Args:
@@ -176,71 +179,59 @@ def draw(shown: list[Panel]) -> "Figure":
     """
     heights = [_height_in(panel) for panel in shown]
     figure = figures.new_figure(sum(heights))
-    top = sum(heights)
-    for panel, height in zip(shown, heights, strict=True):
-        _draw_panel(figure, panel, top)
-        top -= height
+    for index, panel in enumerate(shown):
+        _draw_panel(figure, panel, sum(heights[:index]))
     return figure
 
 
-def _text_in(panel: Panel) -> float:
+def _text_in(panel: CropPanel) -> float:
     return _LINE_IN * max(len(tile.lines) for tile in panel.tiles) + 0.08
 
 
-def _height_in(panel: Panel) -> float:
-    rows = -(-len(panel.tiles) // _COLUMNS)
-    tiles = rows * (_TILE_IN + _text_in(panel))
-    return _TITLE_IN + max(tiles, _whole_height_in(panel)) + _MARGIN_IN
-
-
-def _whole_height_in(panel: Panel) -> float:
+def _whole_in(panel: CropPanel) -> float:
     """The whole image is as wide as its column, but not taller than it is wide by half."""
     height, width = panel.whole.shape[:2]
     return _WHOLE_IN * min(height / width, 1.5)
 
 
-def _draw_panel(figure: "Figure", panel: Panel, top: float) -> None:
-    """Draw below ``top`` inches from the figure's bottom."""
+def _height_in(panel: CropPanel) -> float:
+    rows = -(-len(panel.tiles) // _COLUMNS)
+    return _TITLE_IN + max(rows * (_TILE_IN + _text_in(panel)), _whole_in(panel)) + _MARGIN_IN
+
+
+def _draw_panel(figure: "Figure", panel: CropPanel, top: float) -> None:
+    """Draw from ``top`` inches below the figure's upper edge."""
     from matplotlib.patches import Rectangle
 
-    figure_height = figure.get_figheight()
+    width_in, height_in = figures.WIDTH_IN, figure.get_figheight()
 
-    def axes_at(left: float, bottom: float, width: float, height: float):
-        axes = figure.add_axes(
-            (
-                left / figures.WIDTH_IN,
-                bottom / figure_height,
-                width / figures.WIDTH_IN,
-                height / figure_height,
-            )
-        )
+    def at(x: float, y: float) -> tuple[float, float]:
+        """Inches from the left and from the panel's upper edge, as parts of the figure."""
+        return x / width_in, 1 - (top + y) / height_in
+
+    def show(pixels: np.ndarray, x: float, y: float, width: float, height: float) -> "Axes":
+        axes = figure.add_axes((*at(x, y + height), width / width_in, height / height_in))
         axes.set_axis_off()
+        axes.imshow(pixels, interpolation="antialiased" if pixels is panel.whole else "nearest")
         return axes
 
-    figure.text(
-        _MARGIN_IN / figures.WIDTH_IN, (top - 0.28) / figure_height, panel.title, fontsize=10
-    )
-    top -= _TITLE_IN
-    height = _whole_height_in(panel)
-    axes = axes_at(_MARGIN_IN, top - height, _WHOLE_IN, height)
-    axes.imshow(panel.whole, interpolation="antialiased")
+    figure.text(*at(_MARGIN_IN, 0.28), panel.title, fontsize=10)
+    axes = show(panel.whole, _MARGIN_IN, _TITLE_IN, _WHOLE_IN, _whole_in(panel))
     axes.set_anchor("NW")
-    left, upper, width, below = panel.box
+    left, upper, width, height = panel.box
     for colour, line in (("black", 3.0), ("#F0E442", 1.5)):
         corner = left - 0.5, upper - 0.5
-        axes.add_patch(Rectangle(corner, width, below, fill=False, edgecolor=colour, lw=line))
+        axes.add_patch(Rectangle(corner, width, height, fill=False, edgecolor=colour, lw=line))
     for index, tile in enumerate(panel.tiles):
         row, column = divmod(index, _COLUMNS)
         x = 2 * _MARGIN_IN + _WHOLE_IN + column * (_TILE_IN + _GAP_IN)
-        y = top - row * (_TILE_IN + _text_in(panel)) - _TILE_IN
-        axes = axes_at(x, y, _TILE_IN, _TILE_IN)
-        axes.imshow(tile.pixels, interpolation="nearest")
+        y = _TITLE_IN + row * (_TILE_IN + _text_in(panel))
+        show(tile.pixels, x, y, _TILE_IN, _TILE_IN)
         figure.text(
-            (x + _TILE_IN / 2) / figures.WIDTH_IN,
-            (y - 0.03) / figure_height,
+            *at(x + _TILE_IN / 2, y + _TILE_IN + 0.03),
             "\n".join(tile.lines),
             fontsize=7.5,
-            verticalalignment="top",
-            horizontalalignment="center",
+            va="top",
+            ha="center",
             linespacing=1.1,
         )

@@ -1,6 +1,6 @@
 """PSNR and SSIM of networks and of bicubic interpolation, with BasicSR's datasets and metrics.
 
-An image goes the way of BasicSR's validation: the output is rounded to 8 bits, ``scale``
+As in BasicSR's validation, the output is rounded to 8 bits, ``scale``
 pixels of each border are left out, and the Y channel is compared.  A greyscale file counts
 as an image of three equal channels, as BasicSR reads it.  Networks of the ESC family get the
 image extended by reflection to whole windows, as ESRModel does and as their published numbers
@@ -26,11 +26,12 @@ from torch.utils.data import Dataset
 
 from esc_arch.archs.whole_windows import WholeWindows
 from esc_arch.compare import results
-from esc_arch.compare.contenders import Contender
+from esc_arch.compare.candidates import Candidate
 from esc_arch.compare.results import Row
+from esc_arch.compare.series import BICUBIC
 from esc_arch.data.bicubic import imresize
 from esc_arch.data.image_files import encode_png
-from esc_arch.errors import UserError
+from esc_arch.errors import UserError, first_line
 from esc_arch.ops.padding import pad_to_windows
 from esc_arch.options.constructors import registered
 from esc_arch.options.data_files import inspect_data
@@ -39,19 +40,15 @@ from esc_arch.options.run import Run
 from esc_arch.progress import progress
 
 __all__ = [
-    "BICUBIC",
     "TestSet",
     "Tested",
-    "by_set",
     "compare",
-    "means",
     "open_benchmark",
     "open_validation_sets",
     "output_folder",
     "without_greyscale",
 ]
 
-BICUBIC = "bicubic"
 SSIM_WINDOW = 11  # pixels
 
 
@@ -74,10 +71,10 @@ class TestSet:
 
 
 class Tested(NamedTuple):
-    """What a comparison found.
+    """Results of a test.
 
     Attributes:
-        rows: of ``results.json``; only of sets that a network went through.
+        rows: of ``results.json``; only of sets that a network completed.
         errors: one message for each network, or network and set, that failed.
     """
 
@@ -128,7 +125,7 @@ def _pairs(section: Mapping[str, object], scale: int) -> Dataset:
 
 
 def compare(
-    contenders: Sequence[Contender],
+    candidates: Sequence[Candidate],
     test_sets: Sequence[TestSet],
     folder: Path,
     device: str,
@@ -149,29 +146,29 @@ def compare(
     """
     found = results.read(folder)
     scales = sorted({test_set.scale for test_set in test_sets})
-    entered = [Contender(BICUBIC, None, scale, None) for scale in scales] + list(contenders)
+    entered = [Candidate(BICUBIC, None, scale, None) for scale in scales] + list(candidates)
     pairs = [(c, [t for t in test_sets if t.scale == c.scale]) for c in entered]
     tested = Tested([], [])
     count = sum(len(t.pairs) for _, own_sets in pairs for t in own_sets)
     with progress("testing", count) as advance:
-        for contender, own_sets in pairs:
-            images = output_folder(contender, found["quality"])
+        for candidate, own_sets in pairs:
+            images = output_folder(candidate, found["quality"])
             try:
-                enlarge = _enlarger(contender, device)
+                enlarge = _enlarger(candidate, device)
             except Exception as error:  # of any kind: the others are to be tested
-                tested.errors.append(_described(contender, error))
+                tested.errors.append(_described(candidate, error))
                 advance(sum(len(t.pairs) for t in own_sets))
                 continue
             for test_set in own_sets:
                 done = 0
                 try:
                     rows = []
-                    for row in _rows(contender, enlarge, test_set, folder, images):
+                    for row in _rows(candidate, enlarge, test_set, folder, images):
                         rows.append(row)
                         done += 1
                         advance(1)
                 except Exception as error:
-                    tested.errors.append(_described(contender, error, test_set))
+                    tested.errors.append(_described(candidate, error, test_set))
                     advance(len(test_set.pairs) - done)
                     continue
                 rows.sort(key=lambda row: row["image"])  # folders are read in any order
@@ -181,24 +178,22 @@ def compare(
     return tested
 
 
-def _described(contender: Contender, error: Exception, test_set: TestSet | None = None) -> str:
-    reason = str(error).strip() or type(error).__name__
-    # PyTorch adds pages to some messages.
-    reason = reason if isinstance(error, UserError) else reason.splitlines()[0]
+def _described(candidate: Candidate, error: Exception, test_set: TestSet | None = None) -> str:
+    reason = str(error) if isinstance(error, UserError) else first_line(error)
     where = f" on {test_set.name}" if test_set else ""
-    weights = f" ({contender.weights})" if contender.weights else ""
-    return f"{contender.network} x{contender.scale}{weights}{where} failed: {reason}"
+    weights = f" ({candidate.weights})" if candidate.weights else ""
+    return f"{candidate.network} x{candidate.scale}{weights}{where} failed: {reason}"
 
 
-def _enlarger(contender: Contender, device: str) -> Callable[[Tensor], np.ndarray]:
-    """What makes an 8-bit image of ``lq``, (3, h, w) in [0, 1]."""
-    if contender.network == BICUBIC:
-        return lambda lq: imresize(tensor2img(lq), contender.scale)
-    network = WholeWindows(contender.build()).to(device)
+def _enlarger(candidate: Candidate, device: str) -> Callable[[Tensor], np.ndarray]:
+    """A function that makes an 8-bit image of ``lq``, (3, h, w) in [0, 1]."""
+    if candidate.network == BICUBIC:
+        return lambda lq: imresize(tensor2img(lq), candidate.scale)
+    network = WholeWindows(candidate.build()).to(device)
 
     def enlarge(lq: Tensor) -> np.ndarray:
-        height, width = (side * contender.scale for side in lq.shape[1:])
-        extended = pad_to_windows(lq[None], (contender.window,) * 2)
+        height, width = (side * candidate.scale for side in lq.shape[1:])
+        extended = pad_to_windows(lq[None], (candidate.window,) * 2)
         with torch.inference_mode():
             output = network(extended.contiguous().to(device))
         return tensor2img(output[..., :height, :width])
@@ -207,7 +202,7 @@ def _enlarger(contender: Contender, device: str) -> Callable[[Tensor], np.ndarra
 
 
 def _rows(
-    contender: Contender,
+    candidate: Candidate,
     enlarge: Callable[[Tensor], np.ndarray],
     test_set: TestSet,
     folder: Path,
@@ -229,9 +224,9 @@ def _rows(
         results.write_file(folder / name, encode_png(output))
         metric = {"crop_border": scale, "test_y_channel": True}
         yield {
-            "network": contender.network,
+            "network": candidate.network,
             "scale": scale,
-            "weights": contender.weights,
+            "weights": candidate.weights,
             "set": test_set.name,
             "image": path.stem,
             "psnr": float(calculate_psnr(output, hr, **metric)),
@@ -241,7 +236,7 @@ def _rows(
         }
 
 
-def output_folder(contender: Contender, earlier: Iterable[Row]) -> str:
+def output_folder(candidate: Candidate, earlier: Iterable[Row]) -> str:
     """Where a network's outputs go, relative to the comparison's folder: images/NETWORK.
 
     Other weights of the same network and scale have theirs in images/NETWORK_2 and so on.
@@ -249,38 +244,24 @@ def output_folder(contender: Contender, earlier: Iterable[Row]) -> str:
     Args:
         earlier: rows of the comparison.
     """
-    name = re.sub(r"[^\w.-]+", "_", contender.network).strip("_")
+    name = re.sub(r"[^\w.-]+", "_", candidate.network).strip("_")
     taken = set()
     for row in earlier:
         if not row["output"].startswith("images/"):
             continue  # merged in from another comparison, where its images stay
         place = "/".join(row["output"].split("/")[:2])
         if (row["network"], row["scale"], row["weights"]) == (
-            contender.network,
-            contender.scale,
-            contender.weights,
+            candidate.network,
+            candidate.scale,
+            candidate.weights,
         ):
             return place
-        if row["scale"] == contender.scale:
+        if row["scale"] == candidate.scale:
             taken.add(place)
     number = 1
     while (place := f"images/{name}" + (f"_{number}" if number > 1 else "")) in taken:
         number += 1
     return place
-
-
-def means(rows: Sequence[Row]) -> tuple[float, float]:
-    """Mean PSNR in dB and mean SSIM."""
-    return tuple(float(np.mean([row[name] for row in rows])) for name in ("psnr", "ssim"))
-
-
-def by_set(rows: Iterable[Row]) -> list[list[Row]]:
-    """The rows of each set, scale, network and checkpoint, in the order of the first ones."""
-    groups: dict[tuple, list[Row]] = {}
-    for row in rows:
-        key = tuple(row[name] for name in ("set", "scale", "network", "weights"))
-        groups.setdefault(key, []).append(row)
-    return list(groups.values())
 
 
 def without_greyscale(rows: Iterable[Row]) -> list[Row]:

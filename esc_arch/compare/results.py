@@ -1,4 +1,4 @@
-"""What a comparison found: one ``results.json`` to which every sub-command adds its rows.
+"""Results of a comparison: one ``results.json`` to which every sub-command adds its rows.
 
     runs       how the rows were made: command, versions, machine, commit, date
     cost       parameters, multiply-adds, latency, memory of a network
@@ -17,6 +17,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -37,7 +38,7 @@ __all__ = [
     "write_file",
 ]
 
-# What tells the rows of a kind apart: a newer row replaces an older one with the same values.
+# The key of each kind of rows: a newer row replaces an older one with the same values.
 KINDS: Mapping[str, tuple[str, ...]] = {
     "cost": ("network", "scale", "width", "height", "device", "dtype", "machine"),
     "quality": ("network", "scale", "weights", "set", "image"),
@@ -45,12 +46,12 @@ KINDS: Mapping[str, tuple[str, ...]] = {
 }
 FILE = "results.json"
 
-Row = dict[str, object]
+Row = dict[str, Any]
 Results = dict[str, list[Row]]
 
 
 def folder_of(name: str) -> Path:
-    """Where the comparison of a name lies.
+    """The folder of a comparison.
 
     Raises:
         UserError: when the name is not that of one folder.
@@ -80,10 +81,10 @@ def read(folder: Path) -> Results:
         raise UserError(
             f"{path}: expected the results of a comparison; found: {error}. Move it away."
         ) from None
-    names = set(empty())
-    if not isinstance(found, dict) or set(found) != names:
+    kinds = set(empty())
+    if not isinstance(found, dict) or set(found) != kinds:
         raise UserError(
-            f"{path}: expected the keys {', '.join(sorted(names))}; found another file. "
+            f"{path}: expected the keys {', '.join(sorted(kinds))}; found another file. "
             "Move it away, or name another comparison."
         )
     for kind, names in KINDS.items():
@@ -91,21 +92,21 @@ def read(folder: Path) -> Results:
             if not {"run", *names[:2]} <= set(row) or not 0 <= row["run"] < len(found["runs"]):
                 raise UserError(
                     f"{path}: {kind}: expected rows with network, scale and the number of a run; "
-                    f"found {row}. Mend it, or move it away."
+                    f"found {row}. Correct it, or move it away."
                 )
     return found
 
 
 def add(results: Results, kind: str, rows: Iterable[Row], run: Row) -> None:
-    """Put rows of one run in; rows that they repeat go, and runs without rows too."""
+    """Add rows of one run; rows with the same keys go, and runs without rows too."""
     merged = merge([results, {**empty(), "runs": [run], kind: [{**r, "run": 0} for r in rows]}])
     results.update(merged)
 
 
 def merge(several: Iterable[Results]) -> Results:
-    """All rows together; of rows that tell the same, the one that comes last stays."""
+    """All rows together; of rows with the same key, the last one stays."""
     out = empty()
-    kept: dict[str, dict[tuple, tuple[Row, Row]]] = {kind: {} for kind in KINDS}
+    kept: dict[str, dict[tuple[object, ...], tuple[Row, Row]]] = {kind: {} for kind in KINDS}
     for results in several:
         for kind, names in KINDS.items():
             for row in results[kind]:
@@ -121,7 +122,7 @@ def merge(several: Iterable[Results]) -> Results:
 
 
 def write(folder: Path, results: Results) -> None:
-    """Write ``results.json`` and ``results.csv``; neither is ever there by half."""
+    """Write ``results.json`` and ``results.csv``; each is complete or absent."""
     write_file(folder / FILE, (json.dumps(results, indent=1) + "\n").encode())
     write_file(folder / "results.csv", csv_text(results).encode())
 
@@ -141,9 +142,13 @@ def csv_text(results: Results) -> str:
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Write a file beside its place, flush it, and rename it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a file, with its folder; it is complete or as it was before.
+
+    Raises:
+        UserError: when it cannot be written.
+    """
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as part:
             part.write_bytes(content)
     except OSError as error:
@@ -174,7 +179,7 @@ def machine() -> str:
 
 
 def _commit() -> str | None:
-    """The commit of the sources, with a mark when they were changed since."""
+    """The commit of the sources, with ``+changes`` when they were changed since."""
     root = Path(__file__).parents[2]
     if not (root / ".git").exists():
         return None

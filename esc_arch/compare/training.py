@@ -1,47 +1,46 @@
 """Training several networks from scratch under one option template, each in its own process.
 
 Each network is trained by ``basicsr train --auto_resume``, so a comparison that was killed
-goes on where it was: plan.json tells which networks are done, BasicSR's training states how
-far the others are.
+continues where it was: plan.json says which networks are trained, the checkpoints how far the
+others are.
 """
 
 import ctypes
-import fcntl
 import os
-import queue
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 from esc_arch import options
-from esc_arch.checkpoints.state_dicts import read_file
 from esc_arch.compare import quality, results
-from esc_arch.compare.contenders import read_contender
-from esc_arch.compare.results import Row
-from esc_arch.compare.training_log import History, read_logs
-from esc_arch.compare.training_plan import (
+from esc_arch.compare.candidates import read_candidate
+from esc_arch.compare.plan import (
     Plan,
     Request,
     Speed,
     affordable,
+    read_plan,
     scaled,
     with_network,
     write_option,
 )
+from esc_arch.compare.results import Row
+from esc_arch.compare.training_log import History, read_logs
 from esc_arch.errors import UserError
+from esc_arch.files import Held, locked
 from esc_arch.progress import progress
 
-__all__ = ["Trained", "train"]
+__all__ = ["Command", "Trained", "train", "train_command"]
+
+# The command line that trains by an option file.
+Command = Callable[[Path], list[str]]
 
 # A calibration ends after this time, or this share of the budget if that is less, but not
 # before it has LEAST_TIMED iterations and one validation.
@@ -52,14 +51,14 @@ LEAST_TIMED = 5
 # The first iterations find memory and choose kernels.
 WARM_UP = 2
 POLL_S = 0.5
-PROGRESS_S = 5.0  # the logs are read anew for it
+PROGRESS_S = 5.0  # between two readings of the logs for it
 LAST_LINES = 12
 
 _PR_SET_PDEATHSIG = 1
 
 
 class Trained(NamedTuple):
-    """What a comparison found.
+    """Results of a comparison.
 
     Attributes:
         rows: of training; those of quality are in ``tested``.
@@ -72,125 +71,142 @@ class Trained(NamedTuple):
     errors: list[str]
 
 
-class _Failure(Exception):
-    """A network's process ended badly; the text has the last lines of its log."""
+class _Job(NamedTuple):
+    """A training to be run; what it prints is added to ``log``."""
+
+    option_file: Path
+    log: Path
 
 
-def train(request: Request) -> Trained:
+def train_command(option_file: Path) -> list[str]:
+    """Trains in the current directory, continuing from the newest checkpoint."""
+    train = [sys.executable, "-m", "esc_arch", "train", "-opt", str(option_file)]
+    return [*train, "--auto_resume"]
+
+
+def train(
+    request: Request,
+    command: Command = train_command,
+    gpus: Sequence[str | None] | None = None,
+) -> Trained:
     """Train the networks that are not trained yet, and test all.
 
     Nothing is written before every option file is checked.
 
+    Args:
+        request: the comparison.
+        command: trains a network, whose name the option file has.
+        gpus: CUDA_VISIBLE_DEVICES for each of the networks that train at one time, None to leave
+            it; when no list is given, one network for each GPU that is visible.
+
     Raises:
-        UserError: when the template is wrong, or an earlier run of this name had other
-            arguments.
+        UserError: when the template is wrong, an earlier run of this name had other arguments, or
+            another process works on it.
     """
     template = request.read_template()
     wanted = {name: with_network(request, template, name) for name in request.networks}
     for name, opt in wanted.items():
         options.check(opt, f"{request.template} with {name}", options.Run(is_train=True))
     request.folder.mkdir(parents=True, exist_ok=True)
-    with _alone(request.folder):
-        return _train(request, template, wanted)
+    try:
+        with locked(request.folder / ".lock"):
+            slots = _slots(template) if gpus is None else list(gpus)
+            return _train(request, template, wanted, command, slots)
+    except Held as held:
+        raise UserError(
+            f"{request.folder}: expected a comparison that nothing works on; found that another "
+            f"process does{held.holder}. Wait for it, or give another --name."
+        ) from None
 
 
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Keep a second process from training the same networks; the lock ends with this one."""
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"{folder}: expected a comparison that nothing works on; found that another "
-                "process does. Wait for it, or give another --name."
-            ) from None
-        yield
-
-
-def _train(request: Request, template: dict, wanted: dict[str, dict]) -> Trained:
-    plan = Plan(request, template)
-    if not plan.path.exists():
+def _train(
+    request: Request,
+    template: dict[str, Any],
+    wanted: dict[str, dict[str, Any]],
+    command: Command,
+    slots: Sequence[str | None],
+) -> Trained:
+    plan = read_plan(request, template)
+    if not request.plan_file.exists():
         for name in wanted:
             folder = Path("experiments", request.run_name(name))
-            # BasicSR would go on from its states, whatever options they are of.
+            # Training would continue from its checkpoints, whatever options they are of.
             if folder.exists():
                 raise UserError(
-                    f"{folder}: expected no such experiment, as {plan.path} is not there; found "
-                    "one. Remove it, or give another --name."
+                    f"{folder}: expected no such experiment, as {request.plan_file} is not there; "
+                    "found one. Remove it, or give another --name."
                 )
-        plan.write()
+        plan.write(request.plan_file)
     errors: dict[str, str] = {}
-    with _Processes(_slots(template)) as processes:
-        unplanned = [name for name in wanted if plan.schedule(name) is None]
-        if request.steps is not None:
-            for name in unplanned:
-                plan.set_schedule(name, request.steps, None, None)
-        elif unplanned:
-            seconds = min(CALIBRATION_S, CALIBRATION_SHARE * 60 * request.budget_minutes)
-
-            def measure(name: str, gpu: str | None) -> Speed:
-                return _calibrate(request, name, wanted[name], seconds, processes, gpu)
-
-            with progress("measuring the speed", len(unplanned), "networks") as advance:
-                for name, speed in processes.each(unplanned, measure, errors):
-                    advance(1)
-                    if speed is not None:
-                        fits = affordable(template, request.budget_minutes, speed)
-                        plan.set_schedule(name, *fits, speed)
-        ready = [name for name in wanted if plan.schedule(name) is not None]
-        for name in ready:
-            opt = scaled(wanted[name], *plan.schedule(name))
-            write_option(request.option_file(name), opt)
-        _train_all(request, plan, ready, processes, errors)
+    unplanned = [name for name in wanted if name not in plan.total_iter]
+    if request.steps is not None:
+        for name in unplanned:
+            plan.total_iter[name], plan.checks[name] = request.steps, None
+    elif unplanned and request.budget_minutes is not None:
+        with progress("measuring the speed", len(unplanned), "networks") as advance:
+            unmeasured = {name: wanted[name] for name in unplanned}
+            for name, speed in _speeds(request, unmeasured, command, slots, errors):
+                advance(1)
+                fits = affordable(template, request.budget_minutes, speed)
+                plan.total_iter[name], plan.checks[name] = fits
+                plan.speed[name] = speed
+                plan.write(request.plan_file)
+    plan.write(request.plan_file)
+    ready = [name for name in wanted if name in plan.total_iter]
+    for name in ready:
+        opt = scaled(wanted[name], plan.total_iter[name], plan.checks[name])
+        write_option(request.option_file(name), opt)
+    _train_all(request, plan, ready, command, slots, errors)
     return _report(request, template, plan, ready, errors)
 
 
 def _train_all(
-    request: Request, plan: Plan, ready: Sequence[str], processes: "_Processes", errors: dict
+    request: Request,
+    plan: Plan,
+    ready: Sequence[str],
+    command: Command,
+    slots: Sequence[str | None],
+    errors: dict[str, str],
 ) -> None:
-    left = [name for name in ready if name not in plan.finished]
-    totals = {name: plan.schedule(name)[0] for name in ready}
+    totals = {name: plan.total_iter[name] for name in ready}
 
-    def iterations(name: str) -> int:
-        return totals[name] if name in plan.finished else _history(request, name).iteration
+    def iterations() -> int:
+        return sum(
+            totals[name]
+            if name in plan.finished
+            else min(_history(request, name).iteration, totals[name])
+            for name in ready
+        )
 
-    begun = {name: min(iterations(name), totals[name]) for name in ready}
-    shown = sum(begun.values())
-    last = time.monotonic()
-    what = f"training {len(left)} of {len(ready)} networks"
+    jobs = {
+        name: _Job(request.option_file(name), request.folder / "logs" / f"{name}.log")
+        for name in ready
+        if name not in plan.finished
+    }
+    shown, last = iterations(), time.monotonic()
+    what = f"training {len(jobs)} of {len(ready)} networks"
     with progress(what, sum(totals.values()), "iterations", shown) as advance:
 
-        def poll() -> None:
+        def show_progress(name: str) -> bool:
             nonlocal shown, last
-            if time.monotonic() - last < PROGRESS_S:
-                return
-            last = time.monotonic()
-            now = sum(min(iterations(name), totals[name]) for name in ready)
-            if now > shown:
+            if time.monotonic() - last >= PROGRESS_S:
+                last, now = time.monotonic(), iterations()
                 advance(now - shown)
-                shown = now
+                shown = max(shown, now)
+            return False
 
-        def run(name: str, gpu: str | None) -> bool:
-            _set_damaged_states_aside(Path("experiments", request.run_name(name)))
-            _run_to_end(request, name, processes, gpu)
-            return True
-
-        for name, done in processes.each(left, run, errors, poll):
-            if done:
-                plan.set_finished(name)
-
-
-def _run_to_end(request: Request, name: str, processes: "_Processes", gpu: str | None) -> None:
-    log = request.folder / "logs" / f"{name}.log"
-    process = processes.start(request.option_file(name), log, gpu)
-    if process.wait():
-        raise _Failure(_last_words(process.returncode, log))
-    if not _weights(request, name).is_file():
-        raise _Failure(f"no {_weights(request, name)} after training; see {log}")
+        for name, code in _run(jobs, command, slots, show_progress):
+            log, weights = jobs[name].log, _weights(request, name)
+            if code:
+                errors[name] = _last_lines(code, log)
+            elif not weights.is_file():
+                errors[name] = f"no {weights} after training; see {log}"
+            else:
+                plan.finished.append(name)
+                plan.write(request.plan_file)
 
 
-def _last_words(code: int, log: Path) -> str:
+def _last_lines(code: int, log: Path) -> str:
     why = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     kept = [line for line in lines if line.strip()][-LAST_LINES:]
@@ -209,58 +225,51 @@ def _logs_below(folder: Path) -> History:
     return read_logs(sorted(folder.glob("train_*.log")))
 
 
-def _set_damaged_states_aside(folder: Path) -> None:
-    """BasicSR writes in place: a kill while it does leaves a part of a file behind."""
-    states = (folder / "training_states").glob("[0-9]*.state")
-    for state in sorted(states, key=lambda path: int(path.stem), reverse=True):
-        try:
-            for path in (state, folder / "models" / f"net_g_{state.stem}.pth"):
-                read_file(path)
-        except Exception:  # the unpickler of a garbled file may raise anything
-            state.replace(state.with_suffix(".state.damaged"))
-        else:
-            return
-
-
-def _calibrate(
+def _speeds(
     request: Request,
-    name: str,
-    opt: dict,
-    seconds: float,
-    processes: "_Processes",
-    gpu: str | None,
-) -> Speed:
-    """Train shortly, with validation, and take the times from the log."""
-    run_name = f"{request.run_name(name)}_calibration"
-    folder = Path("experiments", run_name)
-    opt = scaled(opt, CALIBRATION_ITERATIONS)
-    opt["name"] = run_name
-    opt["logger"] |= {"print_freq": 1, "save_checkpoint_freq": LEAST_TIMED, "use_tb_logger": False}
-    opt["logger"].pop("wandb", None)
-    if opt.get("val"):
-        opt["val"]["val_freq"] = LEAST_TIMED
-    file = request.folder / "options" / f"{name}_calibration.yml"
-    write_option(file, opt)
-    shutil.rmtree(folder, ignore_errors=True)  # of a killed one
-    log = request.folder / "logs" / f"{name}_calibration.log"
-    process = processes.start(file, log, gpu)
-    while process.poll() is None:
-        time.sleep(POLL_S)
-        history = _logs_below(folder)
-        if 60 * history.total_minutes >= seconds and history.iteration >= 2 * LEAST_TIMED + WARM_UP:
-            processes.stop(process)
-            break
-    else:
-        if process.returncode:
-            raise _Failure(_last_words(process.returncode, log))
-    speed = _speed(_logs_below(folder))
-    shutil.rmtree(folder, ignore_errors=True)
-    return speed
+    wanted: dict[str, dict[str, Any]],
+    command: Command,
+    slots: Sequence[str | None],
+    errors: dict[str, str],
+) -> Iterator[tuple[str, Speed]]:
+    """Train each network for a short time, with validation, and read the times from its log.
+
+    Yields:
+        Each network that did not fail, with its speed.
+    """
+    seconds = min(CALIBRATION_S, CALIBRATION_SHARE * 60 * (request.budget_minutes or 0))
+    jobs, folders = {}, {}
+    for name, full in wanted.items():
+        opt = scaled(full, CALIBRATION_ITERATIONS)
+        opt["name"] = f"{request.run_name(name)}_calibration"
+        opt["logger"] |= {"print_freq": 1, "save_checkpoint_freq": LEAST_TIMED}
+        opt["logger"] |= {"use_tb_logger": False}
+        opt["logger"].pop("wandb", None)
+        if opt.get("val"):
+            opt["val"]["val_freq"] = LEAST_TIMED
+        file = request.folder / "options" / f"{name}_calibration.yml"
+        write_option(file, opt)
+        jobs[name] = _Job(file, request.folder / "logs" / f"{name}_calibration.log")
+        folders[name] = Path("experiments", opt["name"])
+        shutil.rmtree(folders[name], ignore_errors=True)  # of a killed one
+
+    def is_measured(name: str) -> bool:
+        history = _logs_below(folders[name])
+        is_long = 60 * history.total_minutes >= seconds
+        return is_long and history.iteration >= 2 * LEAST_TIMED + WARM_UP
+
+    for name, code in _run(jobs, command, slots, is_measured):
+        if code:
+            errors[name] = _last_lines(code, jobs[name].log)
+            continue
+        yield name, _speed(_logs_below(folders[name]))
+        shutil.rmtree(folders[name], ignore_errors=True)
 
 
 def _speed(history: History) -> Speed:
     """Mean seconds of an iteration, and of one with a check beyond that."""
-    plain, checked = [], []
+    plain: list[float] = []
+    checked: list[float] = []
     for iteration in sorted(history.minutes):
         before = history.minutes.get(iteration - 1)
         if before is None or iteration <= WARM_UP:
@@ -273,10 +282,14 @@ def _speed(history: History) -> Speed:
 
 
 def _report(
-    request: Request, template: dict, plan: Plan, ready: Sequence[str], errors: dict[str, str]
+    request: Request,
+    template: dict[str, Any],
+    plan: Plan,
+    ready: Sequence[str],
+    errors: dict[str, str],
 ) -> Trained:
     run = results.describe_run()
-    rows, contenders = [], []
+    rows, candidates = [], []
     for name in ready:
         if name not in plan.finished:
             continue
@@ -288,23 +301,23 @@ def _report(
                 "scale": template["scale"],
                 "weights": weights,
                 "option": str(request.option_file(name)),
-                "iterations": plan.schedule(name)[0],
+                "iterations": plan.total_iter[name],
                 "minutes": history.total_minutes,
                 "curve": history.curve(),
             }
         )
-        contenders.append(read_contender(f"{name}={weights}", template["scale"]))
+        candidates.append(read_candidate(f"{name}={weights}", template["scale"]))
     found = results.read(request.folder)
     results.add(found, "training", rows, run)
     results.write(request.folder, found)
     device = "cuda" if torch.cuda.is_available() and template["num_gpu"] != 0 else "cpu"
     test_sets = quality.open_validation_sets(template)
-    tested = quality.compare(contenders, test_sets, request.folder, device, run)
+    tested = quality.compare(candidates, test_sets, request.folder, device, run)
     return Trained(rows, tested, [f"{name} failed: {text}" for name, text in errors.items()])
 
 
-def _slots(template: dict) -> list[str | None]:
-    """What CUDA_VISIBLE_DEVICES is to be for each network that trains at one time."""
+def _slots(template: dict[str, Any]) -> list[str | None]:
+    """CUDA_VISIBLE_DEVICES for each network that trains at one time."""
     if template.get("num_gpu") == 0 or not torch.cuda.is_available():
         return [None]
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -312,107 +325,71 @@ def _slots(template: dict) -> list[str | None]:
     return [name.strip() for name in names]
 
 
-def _command(option_file: Path) -> list[str]:
-    """Trains in the current directory, going on from the newest state."""
-    train = [sys.executable, "-m", "esc_arch", "train", "-opt", str(option_file)]
-    return [*train, "--auto_resume"]
-
-
-@dataclass
-class _Processes:
-    """The training processes: as many at one time as there are slots; they end with this one.
+def _run(
+    jobs: Mapping[str, _Job],
+    command: Command,
+    slots: Sequence[str | None],
+    is_done: Callable[[str], bool],
+) -> Iterator[tuple[str, int | None]]:
+    """Run trainings, as many at a time as there are slots; they end with this process.
 
     Args:
         slots: CUDA_VISIBLE_DEVICES of each, None to leave it.
+        is_done: called every half second for each that runs; ends it when true.
+
+    Yields:
+        The name and the exit code of each, None where ``is_done`` ended it, as they end.
     """
+    waiting, free = list(jobs), list(slots)
+    running: dict[str, tuple[subprocess.Popen[bytes], str | None]] = {}
+    try:
+        while waiting or running:
+            while waiting and free:
+                name = waiting.pop(0)
+                slot = free.pop(0)
+                running[name] = _start(command, jobs[name], slot), slot
+            time.sleep(POLL_S)
+            for name, (process, slot) in list(running.items()):
+                code = process.poll()
+                if code is None:
+                    if not is_done(name):
+                        continue
+                    _stop(process)
+                del running[name]
+                free.append(slot)
+                yield name, code
+    finally:
+        for process, _ in running.values():
+            _stop(process)
 
-    slots: list[str | None]
-    _running: list[subprocess.Popen] = field(default_factory=list)
-    _stopped: bool = False
 
-    def __enter__(self) -> "_Processes":
-        return self
+def _start(command: Command, job: _Job, slot: str | None) -> subprocess.Popen[bytes]:
+    job.log.parent.mkdir(parents=True, exist_ok=True)
+    own_gpu = {} if slot is None else {"CUDA_VISIBLE_DEVICES": slot}
+    with job.log.open("ab") as output:
+        return subprocess.Popen(
+            command(job.option_file),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **own_gpu},
+            start_new_session=True,
+            preexec_fn=_die_with(os.getpid()) if sys.platform == "linux" else None,
+        )
 
-    def __exit__(self, *exception: object) -> None:
-        self._stopped = True
-        for process in self._running:
-            self.stop(process)
 
-    def start(self, option_file: Path, log: Path, gpu: str | None) -> subprocess.Popen:
-        """Start the training of an option file; what it prints is added to ``log``."""
-        if self._stopped:
-            raise _Failure("stopped before it began")
-        log.parent.mkdir(parents=True, exist_ok=True)
-        own_gpu = {} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu}
-        with log.open("ab") as output:
-            process = subprocess.Popen(
-                _command(option_file),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, **own_gpu},
-                start_new_session=True,
-                preexec_fn=_die_with(os.getpid()),
-            )
-        self._running.append(process)
-        return process
-
-    def stop(self, process: subprocess.Popen) -> None:
-        """End a process and the workers that it started."""
-        if process.poll() is None:
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """End a process and the workers that it started."""
+    if process.poll() is None:
+        if os.name == "posix":
             os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-
-    def each(
-        self,
-        names: Sequence[str],
-        work: Callable,
-        errors: dict[str, str],
-        poll: Callable[[], None] = lambda: None,
-    ) -> Iterator[tuple[str, object]]:
-        """Do the work for each network, in as many threads as there are slots.
-
-        Args:
-            work: takes a network and CUDA_VISIBLE_DEVICES.
-            errors: gets what failed, by network.
-            poll: called every half second.
-
-        Yields:
-            Each network with what came out, None when it failed, as it comes.
-        """
-        free: queue.Queue[str | None] = queue.Queue()
-        for slot in self.slots:
-            free.put(slot)
-
-        def one(name: str) -> object:
-            gpu = free.get()
-            try:
-                return work(name, gpu)
-            finally:
-                free.put(gpu)
-
-        with ThreadPoolExecutor(len(self.slots)) as pool:
-            futures = {pool.submit(one, name): name for name in names}
-            try:
-                while futures:
-                    done, _ = wait(futures, timeout=POLL_S, return_when=FIRST_COMPLETED)
-                    poll()
-                    for future in done:
-                        name = futures.pop(future)
-                        try:
-                            yield name, future.result()
-                        except (_Failure, UserError) as error:
-                            errors[name] = str(error)
-                            yield name, None
-            finally:
-                # The pool waits for its threads, and they for their processes.
-                if futures:
-                    pool.shutdown(wait=False, cancel_futures=True)
-                    self.__exit__()
+        else:
+            process.kill()
+        process.wait()
 
 
 def _die_with(parent: int) -> Callable[[], None]:
-    """What a child does first: ask Linux for SIGKILL at its parent's end, however it ends."""
+    """First call of a child: asks Linux for SIGKILL at its parent's end, however that ends."""
     prctl = ctypes.CDLL(None).prctl
 
     def ask() -> None:

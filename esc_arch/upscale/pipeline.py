@@ -1,4 +1,4 @@
-"""Many image files through one network, which never waits for a file.
+"""Enlarges many image files; the network never waits for a file.
 
 One thread reads ahead, the calling thread computes, one thread encodes and writes.  Few images
 wait on each side, so that a folder of any length takes the same memory.
@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from esc_arch.errors import UserError
+from esc_arch.errors import UserError, first_line
+from esc_arch.progress import Progress
 from esc_arch.upscale.planning import Job
 from esc_arch.upscale.reading import Picture, read_picture
 from esc_arch.upscale.writing import Encoding, check_size, write_picture
@@ -35,12 +36,12 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 @dataclass
 class Outcome:
-    """What came of the files.
+    """Results of a run over files.
 
     Attributes:
         written: targets, in order.
-        failed: sources that could not be done.
-        network_s: seconds in which the network was at work.
+        failed: sources that could not be enlarged.
+        network_s: seconds of computing.
     """
 
     written: list[Path] = field(default_factory=list)
@@ -56,7 +57,7 @@ def upscale_files(
     lossless: bool = False,
     overwrite: bool = False,
     say: Callable[[str], None],
-    advance: Callable[[float], None],
+    progress: Progress,
     outcome: Outcome,
 ) -> None:
     """Enlarge image files.
@@ -66,13 +67,13 @@ def upscale_files(
     done is left.
 
     Args:
-        jobs: what to do.
+        jobs: files to read and to write.
         upscaler: the network.
         quality, lossless: see :class:`esc_arch.upscale.writing.Encoding`.
         overwrite: replace files that are there.
         say: takes lines for the user.
-        advance: takes fractions of images.
-        outcome: is filled, so that it tells how far it came whatever happens.
+        progress: in images.
+        outcome: is filled, so that it is right after an exception too.
 
     Raises:
         UserError: when no room is left to write to.
@@ -99,7 +100,7 @@ def upscale_files(
                 ) from None
             fail(job, reason)
         except Exception as error:
-            fail(job, f"expected to write {job.target}; found {_reason(error)}")
+            fail(job, f"expected to write {job.target}; found {_described(error)}")
         else:
             outcome.written.append(job.target)
             for note in notes:
@@ -107,7 +108,7 @@ def upscale_files(
 
     try:
         for job, future in _ahead(jobs, reading):
-            share = _Share(advance)
+            part = progress.part()
             try:
                 picture = future.result()
                 encoding = Encoding(job.format, quality, lossless)
@@ -116,19 +117,19 @@ def upscale_files(
                 channel_bytes = picture.pixels.nbytes // (height * width)
                 check_size(job.target, job.format, size[1], size[0], channel_bytes)
                 start = time.perf_counter()
-                larger = upscaler(picture.pixels, share)
+                larger = upscaler(picture.pixels, part)
                 outcome.network_s += time.perf_counter() - start
             except UserError as error:
                 fail(job, str(error))
             except Exception as error:
                 # Too little memory, an image too small for the network, ...: the others go on.
-                fail(job, f"expected to enlarge it; found {_reason(error)}")
+                fail(job, f"expected to enlarge it; found {_described(error)}")
             else:
                 picture = Picture(larger, picture.metadata)
                 written = writing.submit(write_picture, job.target, picture, encoding, overwrite)
                 waiting.append(_Written(job, written, larger.nbytes))
             picture = larger = None  # the next one may need the memory
-            share.rest()
+            part.finish()
             while waiting and (
                 waiting[0].future.done() or sum(each.size for each in waiting) > _WAITING_BYTES
             ):
@@ -167,20 +168,5 @@ def _ahead(
         yield begun.popleft()
 
 
-class _Share:
-    """Passes the fractions of an image on, and makes them 1 in sum, whatever became of it."""
-
-    def __init__(self, advance: Callable[[float], None]) -> None:
-        self._advance, self._left = advance, 1.0
-
-    def __call__(self, fraction: float) -> None:
-        self._left -= fraction
-        self._advance(fraction)
-
-    def rest(self) -> None:
-        self._advance(self._left)
-
-
-def _reason(error: BaseException) -> str:
-    lines = str(error).splitlines() or ["nothing more"]
-    return f"{type(error).__name__}: {lines[0].rstrip('.')}."
+def _described(error: BaseException) -> str:
+    return f"{type(error).__name__}: {first_line(error)}."

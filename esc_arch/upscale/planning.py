@@ -1,4 +1,4 @@
-"""Which files are to be made of which, settled before anything is computed."""
+"""Finds the images to enlarge, and names their outputs, before anything is computed."""
 
 import glob
 import os
@@ -33,7 +33,7 @@ class Job(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be done.
+    """Files to read and to write.
 
     Attributes:
         jobs: in order.
@@ -47,7 +47,7 @@ class Plan:
 
 
 class Existing(NamedTuple):
-    """What becomes of targets that are there already: neither of the two refuses them."""
+    """How to treat targets that exist; with neither of the two they are an error."""
 
     overwrite: bool = False
     skip: bool = False
@@ -61,7 +61,7 @@ class _Found(NamedTuple):
 
 
 def plan(inputs: Sequence[str], output: str, image_format: str | None, existing: Existing) -> Plan:
-    """Find the images, and name what is made of them.
+    """Find the images, and name their outputs.
 
     An input is a file, a folder (searched to the bottom, by the extensions of image files;
     hidden files are left out), or a pattern with ``*``, ``?``, ``[...]`` or ``**`` that is no
@@ -74,7 +74,7 @@ def plan(inputs: Sequence[str], output: str, image_format: str | None, existing:
             with a slash, or there are several inputs or folders.
         image_format: one of FORMATS; None for the one of the output's extension, or else of
             each input's.
-        existing: what becomes of targets that are there already.
+        existing: how to treat targets that exist.
 
     Raises:
         UserError: when an input is not there, nothing is found, two inputs would make the same
@@ -108,7 +108,7 @@ def plan(inputs: Sequence[str], output: str, image_format: str | None, existing:
     if there and not existing.overwrite:
         raise UserError(
             f"{listed(there, _SHOWN)}: expected no such output yet; found {len(there)} of "
-            f"{len(jobs)}. Take --overwrite to replace, --skip-existing to go on with the "
+            f"{len(jobs)}. Use --overwrite to replace, --skip-existing to go on with the "
             "others, or another output."
         )
     return Plan(tuple(jobs), (), tuple(unreadable))

@@ -1,4 +1,4 @@
-"""One network, and images of all kinds through it.
+"""Enlarges images of any type by one network.
 
 Shapes: B images, H x W pixels before and h x w after; C channels: grey, grey and alpha, RGB,
 RGBA (1, 2, 3, 4).
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -18,19 +18,19 @@ from torch import Tensor, nn
 
 from esc_arch.data.bicubic import imresize
 from esc_arch.deployment import deploy
-from esc_arch.errors import UserError
+from esc_arch.errors import UserError, first_line
+from esc_arch.progress import Progress
 from esc_arch.upscale.transparency import fill_transparent
 
 if TYPE_CHECKING:
     from esc_arch.checkpoints.loading import LoadedModel
-    from esc_arch.fast.maps import Region
+    from esc_arch.upscale.tiling import ArrayOutput
 
 __all__ = ["DTYPES", "Upscaler"]
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 AnyImage = TypeVar("AnyImage", Image.Image, np.ndarray, Tensor)
-Advance = Callable[[float], None]
 
 _LEVELS = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535}
 _KEPT_MODES = ("L", "LA", "RGB", "RGBA", "I;16")
@@ -102,7 +102,9 @@ class Upscaler:
         self._may_fall_back = dtype == "auto"
         self._ready(opened, _dtype(dtype, self.device, opened))
 
-    def __call__(self, image: AnyImage, advance: Advance | None = None) -> AnyImage:
+    def __call__(
+        self, image: AnyImage, advance: Callable[[float], object] | None = None
+    ) -> AnyImage:
         """Enlarge an image.
 
         Alpha is resized by antialiased bicubic interpolation, and colours under fully
@@ -125,16 +127,19 @@ class Upscaler:
             ValueError: for another number of dimensions or channels, or another mode.
             UserError: when the values overflow in the chosen dtype.
         """
-        advance = advance or _ignore
+        progress = Progress(advance).part()
         if isinstance(image, Image.Image):
-            return self._pil(image, advance)
-        if isinstance(image, np.ndarray):
-            return self._array(image, advance)
-        if isinstance(image, Tensor):
-            return self._tensor(image, advance)
-        raise TypeError(
-            f"expected a PIL image, a numpy array or a tensor; found {type(image).__name__}"
-        )
+            result = self._pil(image, progress)
+        elif isinstance(image, np.ndarray):
+            result = self._array(image, progress)
+        elif isinstance(image, Tensor):
+            result = self._tensor(image, progress)
+        else:
+            raise TypeError(
+                f"expected a PIL image, a numpy array or a tensor; found {type(image).__name__}"
+            )
+        progress.finish()
+        return result
 
     def size(self, height: int, width: int) -> tuple[int, int]:
         """Height and width of the result of an image."""
@@ -146,7 +151,7 @@ class Upscaler:
         if isinstance(opened.network, nn.Module):
             self.network = deploy(opened.network.to(self.device), dtype)
 
-    def _pil(self, image: Image.Image, advance: Advance) -> Image.Image:
+    def _pil(self, image: Image.Image, progress: Progress) -> Image.Image:
         mode = _AS_MODE.get(image.mode, image.mode)
         if "transparency" in image.info and mode in ("L", "RGB"):
             mode = {"L": "LA", "RGB": "RGBA"}[mode]
@@ -158,12 +163,12 @@ class Upscaler:
         plain = image if mode in (image.mode, "I;16") else image.convert(mode)
         pixels = np.asarray(plain)
         pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
-        result = Image.fromarray(self._array(pixels, advance))
+        result = Image.fromarray(self._array(pixels, progress))
         # As Pillow's own resize does: profile, dpi, EXIF.
         result.info = {k: v for k, v in image.info.items() if k != "transparency"}
         return result
 
-    def _array(self, image: np.ndarray, advance: Advance) -> np.ndarray:
+    def _array(self, image: np.ndarray, progress: Progress) -> np.ndarray:
         channels = 1 if image.ndim == 2 else image.shape[-1]
         if image.ndim not in (2, 3) or channels not in (1, 2, 3, 4) or 0 in image.shape:
             raise ValueError(f"expected (H, W) or (H, W, C), C from 1 to 4; found {image.shape}")
@@ -171,12 +176,13 @@ class Upscaler:
         if levels == 1 and not np.issubdtype(image.dtype, np.floating):
             raise TypeError(f"expected uint8, uint16 or floating point; found {image.dtype}")
         planes = np.moveaxis(image.reshape(*image.shape[:2], channels), -1, 0)
-        planes = torch.from_numpy(planes.astype(np.float32)).div_(levels)
         result = np.empty((*self.size(*image.shape[:2]), channels), image.dtype)
-        self._planes(planes, _into_array(result, levels), advance)
+        values = torch.from_numpy(planes.astype(np.float32)).div_(levels)
+        for index, plane in self._planes(values, progress, result if levels > 1 else None):
+            result[..., index] = _quantised(plane, levels).cpu().numpy()
         return result if image.ndim == 3 else result[..., 0]
 
-    def _tensor(self, image: Tensor, advance: Advance) -> Tensor:
+    def _tensor(self, image: Tensor, progress: Progress) -> Tensor:
         if image.ndim not in (3, 4) or image.shape[-3] not in (1, 2, 3, 4) or 0 in image.shape:
             raise ValueError(
                 f"expected (C, H, W) or (B, C, H, W), C from 1 to 4; found {tuple(image.shape)}"
@@ -186,66 +192,72 @@ class Upscaler:
         batch = image.detach() if image.ndim == 4 else image.detach()[None]
         levels = 255 if image.dtype == torch.uint8 else 1
         results = batch.new_empty((*batch.shape[:2], *self.size(*batch.shape[-2:])))
-
-        def share(fraction: float) -> None:
-            advance(fraction / len(batch))
-
         for planes, result in zip(batch, results, strict=True):
-            self._planes(planes.float() / levels, _into_tensor(result, levels), share)
+            part = progress.part(1 / len(batch))
+            for index, plane in self._planes(planes.float() / levels, part, None):
+                result[index] = _quantised(plane, levels)
         return results if image.ndim == 4 else results[0]
 
     @torch.no_grad()
-    def _planes(self, planes: Tensor, result: _Result, advance: Advance) -> None:
-        """Enlarge (C, H, W) in [0, 1], float32, into a result of C planes."""
-        channels, size = len(planes), self.size(*planes.shape[-2:])
-        alpha = planes[-1:] if channels in (2, 4) else None
-        colour = planes if alpha is None else planes[:-1]
-        if alpha is not None:
+    def _planes(
+        self, planes: Tensor, progress: Progress, array: np.ndarray | None
+    ) -> list[tuple[int, Tensor]]:
+        """Enlarge (C, H, W) in [0, 1], float32.
+
+        Args:
+            array: (h, w, C) of integers; takes the colours where the network gives them as they
+                are, so that the largest images are never whole in floating point.
+
+        Returns:
+            The other planes (h, w), each with its number.
+        """
+        size = self.size(*planes.shape[-2:])
+        has_alpha = len(planes) in (2, 4)
+        colour, done = planes, []
+        if has_alpha:
+            colour, alpha = planes[:-1], planes[-1:]
             filled = fill_transparent(colour.cpu().numpy(), alpha[0].cpu().numpy())
             colour = torch.from_numpy(filled)
-            result.put(channels - 1, imresize(alpha, size=size)[0])
+            done.append((len(planes) - 1, imresize(alpha, size=size)[0]))
         device = self.device if isinstance(self.network, nn.Module) else torch.device("cpu")
         colour = colour.to(device)[None]
-        # The largest images are never whole in floating point.
-        if result.array is not None and self._is_one_run(len(colour[0])):
-            self._run(colour, advance, result.array[..., : len(colour[0])])
-            return
-        for index, plane in enumerate(self._colour(colour, size, advance)[0]):
-            result.put(index, plane)
+        if array is not None and self._is_one_run(len(colour[0])):
+            self._run(colour, progress, array[..., : len(colour[0])])
+            return done
+        return done + list(enumerate(self._colour(colour, size, progress)[0]))
 
     def _is_one_run(self, channels: int) -> bool:
         """Whether what the network gives is the result."""
         as_wanted = self.scale == self.network_scale and channels == self._channels
         return as_wanted and not self._self_ensemble
 
-    def _colour(self, colour: Tensor, size: tuple[int, int], advance: Advance) -> Tensor:
+    def _colour(self, colour: Tensor, size: tuple[int, int], progress: Progress) -> Tensor:
         """Enlarge (1, 1 or 3, H, W) to (1, 1 or 3, *size)."""
         channels = colour.shape[1]
         if channels == self._channels:
-            return self._sized(colour, size, advance)
+            return self._sized(colour, size, progress)
         if channels == 1:
             grey = colour.expand(1, self._channels, -1, -1)
-            return self._sized(grey, size, advance).mean(1, keepdim=True)
+            return self._sized(grey, size, progress).mean(1, keepdim=True)
+        planes = [
+            self._sized(plane, size, progress.part(1 / channels)) for plane in colour.split(1, 1)
+        ]
+        return torch.cat(planes, 1)
 
-        def share(fraction: float) -> None:
-            advance(fraction / channels)
-
-        return torch.cat([self._sized(plane, size, share) for plane in colour.split(1, 1)], 1)
-
-    def _sized(self, colour: Tensor, size: tuple[int, int], advance: Advance) -> Tensor:
+    def _sized(self, colour: Tensor, size: tuple[int, int], progress: Progress) -> Tensor:
         passes = 1
         while self.network_scale**passes < self.scale and self.network_scale > 1:
             passes += 1
         # The pixels that a pass starts from, since the time goes with them.
         shares = [self.network_scale ** (2 * index) for index in range(passes)]
         for share in shares:
-            part = _part(advance, share / sum(shares))
+            part = progress.part(share / sum(shares))
             colour = (
                 self._ensemble(colour, part) if self._self_ensemble else self._run(colour, part)
             )
         return colour if colour.shape[-2:] == size else imresize(colour, size=size)
 
-    def _ensemble(self, colour: Tensor, advance: Advance) -> Tensor:
+    def _ensemble(self, colour: Tensor, progress: Progress) -> Tensor:
         """The mean over the eight flips and quarter turns, one after the other.
 
         Source: "Enhanced Deep Residual Networks for Single Image Super-Resolution",
@@ -255,124 +267,60 @@ class Upscaler:
         for flipped in (False, True):
             for turns in range(4):
                 seen = torch.rot90(colour.flip(-1) if flipped else colour, turns, (-2, -1))
-                result = self._run(seen.contiguous(), _part(advance, 1 / 8))
+                result = self._run(seen.contiguous(), progress.part(1 / 8))
                 result = torch.rot90(result, -turns, (-2, -1))
                 result = result.flip(-1) if flipped else result
                 total = result.clone() if total is None else total.add_(result)
         return total.div_(8)
 
     def _run(
-        self, colour: Tensor, advance: Advance, array: np.ndarray | None = None
+        self, colour: Tensor, progress: Progress, array: np.ndarray | None = None
     ) -> Tensor | None:
         """The network once, by tiles where the memory asks for them.
 
         Args:
             colour: (1, C, H, W).
-            advance: gets fractions of the run.
             array: (rH, rW, C) of integers, which takes the result if it is given.
 
         Returns:
             (1, C, rH, rW), or None when an array takes it.
         """
-        sink = None if array is None else _CheckedSink(array)
-        done = _Done(advance)
-        result = self._enlarge(colour, sink, done)
+        from esc_arch.upscale.tiling import ArrayOutput
+
+        output = None if array is None else ArrayOutput(array)
+        result = self._enlarge(colour, output, progress)
         if self.dtype != torch.float32:
-            finite = sink.is_finite if sink else bool(torch.isfinite(result.sum()))
+            finite = output.is_finite if output else bool(torch.isfinite(result.sum()))
             if not finite:
                 self._take_float32()
-                result = self._enlarge(colour, sink, _Done(_ignore))
-        done.rest()
-        return result if sink is None else None
+                result = self._enlarge(colour, output, None)
+        return result
 
-    def _enlarge(self, colour: Tensor, sink: _CheckedSink | None, done: _Done) -> Tensor | None:
-        from esc_arch.upscale.tiling import enlarge, work
+    def _enlarge(
+        self, colour: Tensor, output: ArrayOutput | None, progress: Progress | None
+    ) -> Tensor | None:
+        from esc_arch.upscale.tiling import enlarge
 
-        done.steps = work(self.network, tuple(colour.shape[-2:]))
         return enlarge(
             self.network,
             colour,
             self.network_scale,
             memory=self._memory,
             tile=self._tile,
-            advance=done,
-            sink=sink,
+            progress=progress,
+            output=output,
         )
 
     def _take_float32(self) -> None:
-        """Go on in float32, from weights that were never rounded."""
+        """Continue in float32, from weights that were never rounded."""
         from esc_arch.checkpoints.loading import open_weights
 
         if not self._may_fall_back:
             raise UserError(
                 f"dtype: expected one that holds this image in {self.name}; found values beyond "
-                f"{str(self.dtype).removeprefix('torch.')}. Take --dtype fp32."
+                f"{str(self.dtype).removeprefix('torch.')}. Use --dtype fp32."
             )
         self._ready(open_weights(self._weights), torch.float32)
-
-
-class _Done:
-    """Turns steps of tiling into fractions of their sum, and makes the sum of these 1."""
-
-    def __init__(self, advance: Advance) -> None:
-        self.steps = 1
-        self._advance, self._fraction = advance, 0.0
-
-    def __call__(self, steps: int) -> None:
-        part = min(steps / self.steps, 1 - self._fraction)
-        self._fraction += part
-        self._advance(part)
-
-    def rest(self) -> None:
-        self._advance(1 - self._fraction)
-
-
-class _CheckedSink:
-    """Rounds parts of a result into an array, and sees whether all were numbers."""
-
-    def __init__(self, array: np.ndarray) -> None:
-        from esc_arch.upscale.tiling import ArraySink
-
-        self.is_finite = True
-        self._into_array = ArraySink(array)
-
-    def __call__(self, region: Region, part: Tensor) -> None:
-        self.is_finite &= bool(torch.isfinite(part.sum()))
-        self._into_array(region, part)
-
-
-class _Result(NamedTuple):
-    """Where the result goes.
-
-    Attributes:
-        put: takes the number of a plane and the plane (h, w).
-        array: (h, w, C) of integers, if that is the result.
-    """
-
-    put: Callable[[int, Tensor], None]
-    array: np.ndarray | None
-
-
-def _into_array(result: np.ndarray, levels: int) -> _Result:
-    def put(index: int, plane: Tensor) -> None:
-        result[..., index] = _quantised(plane, levels).cpu().numpy()
-
-    return _Result(put, None if levels == 1 else result)
-
-
-def _into_tensor(result: Tensor, levels: int) -> _Result:
-    def put(index: int, plane: Tensor) -> None:
-        result[index] = _quantised(plane, levels)
-
-    return _Result(put, None)
-
-
-def _ignore(_: float) -> None:
-    pass
-
-
-def _part(advance: Advance, part: float) -> Advance:
-    return lambda fraction: advance(part * fraction)
 
 
 def _quantised(plane: Tensor, levels: int) -> Tensor:
@@ -390,10 +338,9 @@ def _device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
         raise UserError(
-            f"device: expected one that PyTorch can use here; found {name} ({reason}). "
-            "Take auto or cpu."
+            f"device: expected one that PyTorch can use here; found {name} "
+            f"({first_line(error)}). Use auto or cpu."
         ) from None
     return device
 

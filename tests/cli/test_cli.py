@@ -2,14 +2,21 @@
 
 import pytest
 
-from esc_arch.cli import data, nets
+from esc_arch.cli import compare, data, nets, weights
 from esc_arch.cli import main as cli
 from esc_arch.errors import UserError
 from tests.run_python import output_of, start_python
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], *([n] for n in cli.COMMANDS), *(["data", n] for n in data.COMMANDS)]
+    "arguments",
+    [
+        [],
+        *([name] for name in cli.COMMANDS),
+        *(["compare", name] for name in compare.COMMANDS),
+        *(["data", name] for name in data.COMMANDS),
+        *(["weights", name] for name in weights.COMMANDS),
+    ],
 )
 def test_help_everywhere(arguments, capsys):
     with pytest.raises(SystemExit) as end:
@@ -54,6 +61,13 @@ def test_what_needs_no_network_starts_without_pytorch():
             pass
         print("LOADED", {"torch", "basicsr"} & set(sys.modules))
     """
-    for arguments in ([], ["data", "prepare"], ["data", "verify"], ["data", "download"]):
+    for arguments in (
+        [],
+        ["compare"],
+        ["weights"],
+        ["data", "prepare"],
+        ["data", "verify"],
+        ["data", "download"],
+    ):
         printed = output_of(start_python(code, *arguments, "--help"))
         assert printed.endswith("LOADED set()\n"), printed

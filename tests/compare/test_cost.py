@@ -6,7 +6,7 @@ import pytest
 
 from esc_arch.cli.main import main
 from esc_arch.compare import cost, results
-from esc_arch.compare.measuring import Request, measure
+from esc_arch.compare.cost import Request, measure
 from esc_arch.errors import UserError
 
 

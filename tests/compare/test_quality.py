@@ -10,7 +10,8 @@ from skimage.metrics import structural_similarity
 
 import esc_arch
 from esc_arch.compare import quality, results
-from esc_arch.compare.contenders import Contender, read_contender
+from esc_arch.compare.candidates import Candidate, read_candidate
+from esc_arch.compare.series import BICUBIC, Series, set_means
 from esc_arch.errors import UserError
 from tests.compare.photos import make_set, photo
 
@@ -63,8 +64,8 @@ def weights(tmp_path: Path) -> Path:
 def test_scores_and_outputs_agree_with_the_formulas(tmp_path: Path, data: Path, weights: Path):
     test_sets = [quality.open_benchmark(data, name, 2) for name in ("Little", "Bare")]
     assert [test_set.is_made for test_set in test_sets] == [False, True]
-    contenders = [read_contender(str(weights))]
-    tested = quality.compare(contenders, test_sets, tmp_path / "out", "cpu", RUN)
+    candidates = [read_candidate(str(weights))]
+    tested = quality.compare(candidates, test_sets, tmp_path / "out", "cpu", RUN)
     assert not tested.errors
     assert len(tested.rows) == 2 * 4
     network = esc_arch.create("esc_light", 2, weights=weights).eval()
@@ -76,7 +77,7 @@ def test_scores_and_outputs_agree_with_the_formulas(tmp_path: Path, data: Path, 
         assert row["psnr"] == pytest.approx(psnr(output, hr, 2), abs=1e-4)
         assert row["ssim"] == pytest.approx(ssim(output, hr, 2), abs=1e-4)
         lr = data / row["set"] / "LR_bicubic" / "X2" / f"{row['image']}x2.png"
-        if row["network"] == quality.BICUBIC or not lr.is_file():
+        if row["network"] == BICUBIC or not lr.is_file():
             continue
         # As the authors validate: reflected to whole windows of 32 pixels first.
         lq = cv2.imread(str(lr))[..., ::-1] / np.float32(255)
@@ -87,9 +88,9 @@ def test_scores_and_outputs_agree_with_the_formulas(tmp_path: Path, data: Path, 
         wanted = (wanted.clip(0, 1) * 255).round()[: hr.shape[0], : hr.shape[1], ::-1]
         assert np.abs(wanted - output).max() <= 1  # a half may be rounded either way
         assert (wanted != output).mean() < 1e-3
-    groups = {(g[0]["set"], g[0]["network"]): g for g in quality.by_set(tested.rows)}
-    little = groups["Little", "bicubic"]
-    assert quality.means(little)[0] == pytest.approx(np.mean([row["psnr"] for row in little]))
+    little = [r for r in tested.rows if (r["set"], r["network"]) == ("Little", BICUBIC)]
+    mean = set_means(tested.rows)[Series(BICUBIC, None)]["Little"]
+    assert mean.psnr == pytest.approx(np.mean([row["psnr"] for row in little]))
     assert [row["image"] for row in quality.without_greyscale(little)] == ["photo0", "photo1"]
     assert results.read(tmp_path / "out")["quality"] == [{**row, "run": 0} for row in tested.rows]
 
@@ -106,18 +107,18 @@ def test_made_lr_images_are_those_that_the_benchmark_has(data: Path):
 def test_a_network_that_fails_leaves_the_others(
     tmp_path: Path, data: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    gone = Contender("esc_light", "esc_light", 2, str(tmp_path / "gone.pth"))
-    hungry = Contender("esc", "esc", 2, "hungry.pth")
+    gone = Candidate("esc_light", "esc_light", 2, str(tmp_path / "gone.pth"))
+    hungry = Candidate("esc", "esc", 2, "hungry.pth")
 
     class Hungry(torch.nn.Module):
         def forward(self, x):
             raise torch.OutOfMemoryError("out of memory\nand pages more")
 
-    build = Contender.build
-    monkeypatch.setattr(Contender, "build", lambda c: Hungry() if c is hungry else build(c))
-    contenders = [gone, hungry, read_contender(str(weights))]
+    build = Candidate.build
+    monkeypatch.setattr(Candidate, "build", lambda c: Hungry() if c is hungry else build(c))
+    candidates = [gone, hungry, read_candidate(str(weights))]
     test_sets = [quality.open_benchmark(data, "Little", 2)]
-    tested = quality.compare(contenders, test_sets, tmp_path / "out", "cpu", RUN)
+    tested = quality.compare(candidates, test_sets, tmp_path / "out", "cpu", RUN)
     assert {row["network"] for row in tested.rows} == {"bicubic", "esc_light"}
     assert len(tested.errors) == 2
     assert "gone.pth" in tested.errors[0] and "no such file" in tested.errors[0]
@@ -125,23 +126,23 @@ def test_a_network_that_fails_leaves_the_others(
 
 
 def test_other_weights_of_a_network_have_a_folder_of_their_own():
-    first = Contender("esc", "esc", 4, "a.pth")
-    second = Contender("esc", "esc", 4, "b.pth")
+    first = Candidate("esc", "esc", 4, "a.pth")
+    second = Candidate("esc", "esc", 4, "b.pth")
     assert quality.output_folder(first, []) == "images/esc"
     rows = [
         {"network": "esc", "scale": 4, "weights": "a.pth", "output": "images/esc/Set5/babyx4.png"}
     ]
     assert quality.output_folder(first, rows) == "images/esc"
     assert quality.output_folder(second, rows) == "images/esc_2"
-    assert quality.output_folder(Contender("esc", "esc", 2, "b.pth"), rows) == "images/esc"
+    assert quality.output_folder(Candidate("esc", "esc", 2, "b.pth"), rows) == "images/esc"
 
 
 def test_a_checkpoint_tells_its_network_and_scale(tmp_path: Path, weights: Path):
-    assert read_contender(str(weights)) == Contender("esc_light", "esc_light", 2, str(weights), 32)
-    assert read_contender(f"esc_light={weights}", 2).scale == 2
+    assert read_candidate(str(weights)) == Candidate("esc_light", "esc_light", 2, str(weights), 32)
+    assert read_candidate(f"esc_light={weights}", 2).scale == 2
     small = esc_arch.ESC(8, 4, 5, 1, 1, 16, 2, 3)
     torch.save(small.state_dict(), tmp_path / "small.pth")
-    found = read_contender(str(tmp_path / "small.pth"))
+    found = read_candidate(str(tmp_path / "small.pth"))
     assert (found.preset, found.scale, found.window) == (None, 3, 16)
     assert found.network.startswith("ESC (") and "dim 8" in found.network
     image = torch.rand(1, 3, 16, 16)
@@ -165,7 +166,7 @@ def test_wrong_weights_are_one_clear_message(
     torch.save({"weight": torch.zeros(3)}, weights.parent / "other.pth")
     entry = entry.format(weights) if "/.." not in entry else str(weights.parent / "other.pth")
     with pytest.raises(UserError) as error:
-        read_contender(entry, scale)
+        read_candidate(entry, scale)
     for part in parts:
         assert part in str(error.value)
 
@@ -183,7 +184,8 @@ def test_a_set_without_pairs_is_one_clear_message(data: Path):
 def test_bicubic_of_set5_is_as_published(tmp_path: Path, scale: int, published: float):
     test_set = quality.open_benchmark(SHARED / "data", "Set5", scale)
     tested = quality.compare([], [test_set], tmp_path, "cpu", RUN)
-    assert quality.means(tested.rows)[0] == pytest.approx(published, abs=0.0151)
+    mean = set_means(tested.rows)[Series(BICUBIC, None)]["Set5"]
+    assert mean.psnr == pytest.approx(published, abs=0.0151)
 
 
 @pytest.mark.skipif(
@@ -193,9 +195,9 @@ def test_bicubic_of_set5_is_as_published(tmp_path: Path, scale: int, published: 
 )
 @pytest.mark.slow
 def test_hit_srf_of_set5_is_as_published(tmp_path: Path):
-    contender = read_contender(str(SHARED / "weights" / "HiT_SRF_x4_official.pth"))
-    assert (contender.network, contender.scale) == ("hit_srf", 4)
+    candidate = read_candidate(str(SHARED / "weights" / "HiT_SRF_x4_official.pth"))
+    assert (candidate.network, candidate.scale) == ("hit_srf", 4)
     test_set = quality.open_benchmark(SHARED / "data", "Set5", 4)
-    tested = quality.compare([contender], [test_set], tmp_path, "cpu", RUN)
+    tested = quality.compare([candidate], [test_set], tmp_path, "cpu", RUN)
     rows = [row for row in tested.rows if row["network"] == "hit_srf"]
-    assert round(quality.means(rows)[0], 2) == 32.55
+    assert round(float(np.mean([row["psnr"] for row in rows])), 2) == 32.55

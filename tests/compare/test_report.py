@@ -1,6 +1,5 @@
 """The report: every number from the rows, missing parts said, pictures that can be read."""
 
-import argparse
 import json
 import math
 import re
@@ -13,13 +12,13 @@ import numpy as np
 import pytest
 from basicsr.metrics import calculate_psnr
 from matplotlib import style
+from matplotlib.colors import rgb_to_hsv, to_rgb
 
-from esc_arch.cli.compare import report as command
-from esc_arch.compare import crops, curves, figures, results, tradeoff
-from esc_arch.compare.entries import Entry, labels
-from esc_arch.compare.label_places import Bubble, place_labels
+from esc_arch.cli.main import main
+from esc_arch.compare import crops, figures, results
 from esc_arch.compare.published import PUBLISHED
 from esc_arch.compare.report import merge_folders, write_report
+from esc_arch.compare.series import Series, labels
 from esc_arch.errors import UserError
 
 NETWORKS = ("esc", "esc_light", "esc_fp", "hit_srf", "swinir_light", "omnisr")
@@ -139,7 +138,7 @@ def test_two_machines_are_two_tables_each_with_its_fastest(tmp_path):
     text = reported(tmp_path, found)
     assert [line[6] for line in table(text, "Processor x 2")[1:]] == ["1.00", "2.00"]
     assert [line[6] for line in table(text, "Other x 64")[1:]] == ["1.02", "1.00"]
-    shown, _ = tradeoff.panels(found)
+    shown, _ = figures.tradeoff_panels(found)
     assert [len(panel.points) for panel in shown] == [2, 2]
 
 
@@ -191,8 +190,8 @@ def test_not_a_number_is_told_and_not_drawn(tmp_path):
     by_name = {line[0]: line for line in table(text, "cost")[1:]}
     assert by_name["omnisr"][5].startswith("nan ") and by_name["omnisr"][6] == "–"
     assert by_name["esc"][6] == "1.00" and by_name["esc_fp"][7] == "nan"
-    (panel,), notes = tradeoff.panels(found)
-    assert [point.entry.network for point in panel.points] == ["esc_fp"]
+    (panel,), notes = figures.tradeoff_panels(found)
+    assert [point.series.network for point in panel.points] == ["esc_fp"]
     for name in ("omnisr", "esc_light", "esc ", "hit_srf", "esc_fp"):
         assert sum(f": {name.strip()} " in note for note in notes) == 1, name
 
@@ -232,18 +231,18 @@ def test_pictures_without_rows_go_and_the_report_says_why(tmp_path):
     text = reported(tmp_path, found)
     assert [(tmp_path / name).exists() for name in pictures] == [False, True, False]
     assert "`tradeoff.png` is not drawn." in text and "x4: no cost was measured." in text
-    assert "`crops.png` is not drawn anew; this one is of an earlier report" in text
+    assert "`crops.png` is not drawn; this one is of an earlier report" in text
     assert "No network was trained" in text
 
 
 def test_published_psnr_is_drawn_only_under_its_name():
     costs = [cost(n, i + 1) for i, n in enumerate(("esc", "esc_fp", "esc_real"))]
-    (panel,), notes = tradeoff.panels(rows_of(cost=costs))
+    (panel,), notes = figures.tradeoff_panels(rows_of(cost=costs))
     assert panel.is_published and "PUBLISHED" in panel.title[0] and panel.set == "Urban100"
-    assert {p.entry.network: p.psnr for p in panel.points} == {"esc": 27.07, "esc_fp": 26.90}
+    assert {p.series.network: p.psnr for p in panel.points} == {"esc": 27.07, "esc_fp": 26.90}
     assert any("esc_real is left out: no published PSNR" in note for note in notes)
     # As soon as anything is measured, nothing published is drawn.
-    shown, notes = tradeoff.panels(rows_of(cost=costs, quality=[quality("rcan", 30.0)]))
+    shown, notes = figures.tradeoff_panels(rows_of(cost=costs, quality=[quality("rcan", 30.0)]))
     assert shown == [] and any("nothing to draw" in note for note in notes)
 
 
@@ -251,10 +250,10 @@ def test_the_set_is_the_first_that_all_have():
     costs = [cost("esc", 1), cost("esc_fp", 2)]
     rows = [quality(n, 30.0, set=s) for n in ("esc", "esc_fp") for s in ("B100", "Set5", "mine")]
     rows += [quality("esc", 25.0, set="Urban100"), quality("bicubic", 20.0, set="Set14")]
-    (panel,), _ = tradeoff.panels(rows_of(cost=costs, quality=rows))
+    (panel,), _ = figures.tradeoff_panels(rows_of(cost=costs, quality=rows))
     assert panel.set == "Set5" and len(panel.points) == 2
     rows.append(quality("esc", 33.0, "two"))
-    (panel,), notes = tradeoff.panels(rows_of(cost=costs, quality=rows))
+    (panel,), notes = figures.tradeoff_panels(rows_of(cost=costs, quality=rows))
     assert [p.psnr for p in panel.points] == [31.5]
     assert any("esc_fp is left out: 1 of 2 images of Set5" in note for note in notes)
 
@@ -289,17 +288,17 @@ def test_labels_of_a_crowded_tradeoff_stay_apart():
     rows = [quality(n, 30 + x / 10 + 0.02 * rng.random()) for n, x in zip(names, near, strict=True)]
     rows.append(quality(names[0], 30.4, weights="other/checkpoint.pth"))
     found = rows_of(cost=costs, quality=rows)
-    shown, _ = tradeoff.panels(found)
-    everyone = [Entry(row["network"], row.get("weights")) for row in costs + rows]
+    shown, _ = figures.tradeoff_panels(found)
+    everyone = [Series(row["network"], row.get("weights")) for row in costs + rows]
     with figures.fixed_style():
-        figure = tradeoff.draw(shown, everyone)
+        figure = figures.draw_tradeoff(shown, everyone)
         first = figures.png(figure)
-        assert first == figures.png(tradeoff.draw(shown, everyone))
+        assert first == figures.png(figures.draw_tradeoff(shown, everyone))
         boxes = boxes_of(figure)
     assert len(boxes) > len(names) + 3 and apart(boxes) and within(figure, boxes)
     (axes,) = figure.axes
     texts = {text.get_text(): text.get_window_extent() for text in axes.texts}
-    wanted = labels(point.entry for point in shown[0].points)
+    wanted = labels(point.series for point in shown[0].points)
     assert set(wanted.values()) <= set(texts) and f"{names[0]}, checkpoint" in texts
     largest = max(row["peak_mb"] for row in costs)
     drawn = [
@@ -313,23 +312,47 @@ def test_labels_of_a_crowded_tradeoff_stay_apart():
     np.testing.assert_allclose(areas, memory, rtol=1e-3)
 
 
-def test_labels_stay_apart_and_off_the_bubbles():
+def test_labels_of_the_tradeoff_stay_off_the_bubbles():
     rng = np.random.default_rng(3)
-    area = (0.0, 0.0, 900.0, 600.0)
-    bubbles = [Bubble(*rng.uniform(250, 550, 2), rng.uniform(5, 30), 130, 22) for _ in range(14)]
-    boxes = place_labels(bubbles, area)
-    assert boxes == place_labels(bubbles, area)
-    canvas = np.zeros((600, 900), np.uint8)
-    for bubble in bubbles:
-        cv2.circle(canvas, (round(bubble.x), round(bubble.y)), int(bubble.radius), 1, -1)
-    for left, bottom, right, top in boxes:
-        assert (right - left, top - bottom) == pytest.approx((130, 22))
-        inside = canvas[math.floor(bottom) : math.ceil(top), math.floor(left) : math.ceil(right)]
-        assert inside.size and not inside.any()
-        inside[:] = 1
+    names = sorted({name for name, scale in PUBLISHED if scale == 4})
+    costs = [
+        cost(n, 1, median_ms=100 * 8 ** rng.random(), peak_mb=50 + 900 * rng.random())
+        for n in names
+    ]
+    rows = [quality(n, 30 + 2 * rng.random()) for n in names]
+    shown, _ = figures.tradeoff_panels(rows_of(cost=costs, quality=rows))
+    with figures.fixed_style():
+        figure = figures.draw_tradeoff(shown, [point.series for point in shown[0].points])
+    (axes,) = figure.axes
+    texts = {text.get_text(): text for text in axes.texts}
+    pixels_of_a_point = figure.dpi / 72
+    largest = max(row["peak_mb"] for row in costs)
+    for name in names:
+        box = texts[name].get_window_extent()
+        for point in shown[0].points:
+            x, y = axes.transData.transform((point.latency_ms, point.psnr))
+            radius = math.sqrt(1500 * point.peak_mb / largest) / 2 * pixels_of_a_point
+            nearest = min(max(x, box.x0), box.x1), min(max(y, box.y0), box.y1)
+            assert math.dist(nearest, (x, y)) >= radius, (name, point)
 
 
-def test_names_are_as_short_as_tells_entries_apart():
+def test_the_family_has_one_hue_and_no_rival_has_it():
+    names = sorted({name for name, scale in PUBLISHED if scale == 4})
+    shown, _ = figures.curve_panels(rows_of(training=[training(name, 0.5) for name in names]))
+    with figures.fixed_style():
+        figure = figures.draw_curves(shown, [line.series for line in shown[0].lines])
+    hues = {}
+    for line, drawn in zip(shown[0].lines, figure.axes[0].lines, strict=False):
+        hue, saturation, _ = rgb_to_hsv(to_rgb(drawn.get_color()))
+        hues[line.series.network] = hue if saturation > 0.1 else None  # grey
+    family = [hue for name, hue in hues.items() if name.startswith("esc")]
+    assert len(family) == 3 and max(family) - min(family) < 0.03
+    for name, hue in hues.items():
+        if not name.startswith("esc"):
+            assert hue is None or abs(hue - family[0]) > 0.1, name
+
+
+def test_names_are_as_short_as_distinguishes_series():
     paths = {
         "esc": ["runs/a/models/net_g_latest.pth", "runs/b/models/net_g_latest.pth"],
         "esc_fp": ["x/net_g_1.pth", "y/net_g_2.pth"],
@@ -338,18 +361,13 @@ def test_names_are_as_short_as_tells_entries_apart():
         "omnisr": ["w.pth", "v/w.pth"],
         "bicubic": [None],
     }
-    entries = [Entry(network, path) for network, several in paths.items() for path in several]
-    named = labels(entries)
-    assert [named[entry] for entry in entries] == [
+    series = [Series(network, path) for network, several in paths.items() for path in several]
+    named = labels(series)
+    assert [named[one] for one in series] == [
         *("esc, a", "esc, b", "esc_fp, net_g_1", "esc_fp, net_g_2"),
         *("esc_light, w.pth", "esc_light, w.safetensors"),
         *("hit_srf", "hit_srf, initial weights", "omnisr, w", "omnisr, v/w", "bicubic"),
     ]
-
-
-def test_labels_without_room_are_still_placed():
-    bubbles = [Bubble(5, 5, 3, 400, 10), Bubble(6, 6, 3, 30, 10)]
-    assert len(place_labels(bubbles, (0, 0, 100, 60))) == 2
 
 
 def test_curves_end_at_labels_that_stay_apart():
@@ -357,12 +375,12 @@ def test_curves_end_at_labels_that_stay_apart():
         training(n, 0.5 + i / 1000) for i, n in enumerate(sorted({n for n, _ in PUBLISHED}))
     ]
     found = rows_of(training=[*trainings, training("esc", 0.1, scale=2)])
-    shown, notes = curves.panels(found)
+    shown, notes = figures.curve_panels(found)
     assert [panel.scale for panel in shown] == [2, 4] and notes == []
     assert shown[0].lines[0].minutes == [0.5, 1.5, 2.5]
     assert shown[0].lines[0].psnr == [25.1, 25.3, 25.5]
     with figures.fixed_style():
-        figure = curves.draw(shown, [Entry(r["network"], r["weights"]) for r in trainings])
+        figure = figures.draw_curves(shown, [Series(r["network"], r["weights"]) for r in trainings])
         boxes = boxes_of(figure)
         assert len(boxes) == len(trainings) + 1 and apart(boxes) and within(figure, boxes)
     drawn = figure.axes[1].lines[: len(trainings)]
@@ -375,7 +393,7 @@ def test_curves_end_at_labels_that_stay_apart():
 def test_crops_show_where_networks_differ_on_the_image_of_the_widest_spread(tmp_path):
     names = ("bicubic", "esc", "esc_fp", "hit_srf")
     rows = images(tmp_path, names)
-    (panel,), notes = crops.panels(rows_of(quality=rows), tmp_path)
+    (panel,), notes = crops.crop_panels(rows_of(quality=rows), tmp_path)
     assert notes == [] and panel.title.startswith("x4: wide (Set5)")
     assert panel.whole.shape == (88, 120, 3)
     left, top, width, height = panel.box
@@ -393,7 +411,7 @@ def test_crops_show_where_networks_differ_on_the_image_of_the_widest_spread(tmp_
     sums = {(y, x): variance[y : y + 64, x : x + 64].sum() for y in range(25) for x in range(57)}
     assert sums[top, left] == pytest.approx(max(sums.values()))
     with figures.fixed_style():
-        figure = crops.draw([panel])
+        figure = crops.draw_crops([panel])
         boxes = boxes_of(figure)
     assert apart(boxes) and within(figure, boxes) and len(figure.axes) == 6
 
@@ -403,7 +421,7 @@ def test_crops_of_one_network_of_a_small_grey_image(tmp_path):
     for name in ("hr", "out"):
         cv2.imwrite(str(tmp_path / f"{name}.png"), grey)
     row = quality("esc", math.inf, hr=str(tmp_path / "hr.png"), output="out.png")
-    (panel,), _ = crops.panels(rows_of(quality=[row]), tmp_path)
+    (panel,), _ = crops.crop_panels(rows_of(quality=[row]), tmp_path)
     assert panel.box == (0, 0, 48, 40) and panel.tiles[1].lines == ["esc", "inf dB"]
     np.testing.assert_array_equal(panel.whole, np.repeat(grey[..., None], 3, 2))
 
@@ -413,19 +431,19 @@ def test_crops_say_what_is_missing(tmp_path):
     for row in rows:
         if row["network"] == "esc":
             (tmp_path / row["output"]).unlink()
-    (panel,), (note,) = crops.panels(rows_of(quality=rows), tmp_path)
+    (panel,), (note,) = crops.crop_panels(rows_of(quality=rows), tmp_path)
     assert note.startswith("x4: esc is left out: no output of ")
     assert [tile.lines[0] for tile in panel.tiles] == ["HR", "bicubic", "esc_fp"]
     for row in rows:
         if row["network"] == "esc_fp":
             cv2.imwrite(str(tmp_path / row["output"]), np.zeros((8, 9, 3), np.uint8))
-    shown, (note,) = crops.panels(rows_of(quality=rows), tmp_path)
+    shown, (note,) = crops.crop_panels(rows_of(quality=rows), tmp_path)
     assert shown == [] and "found 9 x 8" in note
     (tmp_path / rows[0]["output"]).write_bytes(b"no image")
     (tmp_path / rows[3]["output"]).write_bytes(b"no image")
-    shown, (note,) = crops.panels(rows_of(quality=rows), tmp_path)
+    shown, (note,) = crops.crop_panels(rows_of(quality=rows), tmp_path)
     assert shown == [] and "found no such image" in note
-    shown, (note,) = crops.panels(rows_of(quality=[quality("esc", 30.0)]), tmp_path)
+    shown, (note,) = crops.crop_panels(rows_of(quality=[quality("esc", 30.0)]), tmp_path)
     assert shown == [] and "not there" in note
 
 
@@ -466,9 +484,12 @@ def test_merging_keeps_the_newer_row_and_finds_the_images(tmp_path):
 
 
 def run_command(*arguments: str) -> None:
-    parser = argparse.ArgumentParser()
-    command.add_arguments(parser)
-    command.run(parser.parse_args(arguments))
+    assert main(["compare", "report", *arguments]) == 0
+
+
+def refused(capsys, *arguments: str) -> str:
+    assert main(["compare", "report", *arguments]) == 2
+    return capsys.readouterr().err
 
 
 def test_the_command(tmp_path, monkeypatch, capsys):
@@ -483,13 +504,10 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     text = Path("experiments/compare/both/report.md").read_text()
     assert text.startswith("# Comparison both\n")
     assert [line[0] for line in table(text, "cost")[1:]] == ["esc_fp", "esc"]
-    with pytest.raises(UserError, match="--name"):
-        run_command("one", "two")
-    with pytest.raises(UserError, match="--name"):
-        run_command("one", "two", "--name", "")
-    with pytest.raises(UserError, match=r"absent: expected a comparison's folder"):
-        run_command("one", "absent", "--name", "new")
+    assert "--name" in refused(capsys, "one", "two")
+    assert "--name" in refused(capsys, "one", "two", "--name", "")
+    said = refused(capsys, "one", "absent", "--name", "new")
+    assert "absent: expected a comparison's folder" in said
     assert not Path("experiments/compare/new").exists() and not Path("absent").exists()
     Path("two/results.json").write_text(json.dumps([1]))
-    with pytest.raises(UserError, match="another file"):
-        run_command("two")
+    assert "another file" in refused(capsys, "two")

@@ -14,17 +14,12 @@ import yaml
 
 from esc_arch import options
 from esc_arch.compare import results, training
-from esc_arch.compare.training_plan import Plan, Request, Speed, affordable, scaled, with_network
+from esc_arch.compare.plan import Request, Speed, affordable, read_plan, scaled, with_network
 from esc_arch.errors import UserError
 from esc_arch.options.networks import build
 from tests.compare.template import write_template
 
 ROOT = Path(__file__).parents[2]
-COMMAND = (
-    "import sys; from esc_arch.cli.compare import train; import argparse;"
-    "parser = argparse.ArgumentParser(); train.add_arguments(parser);"
-    "sys.exit(train.run(parser.parse_args()))"
-)
 
 
 @pytest.fixture
@@ -127,15 +122,17 @@ def test_a_budget_buys_what_fits():
 )
 def test_other_arguments_do_not_continue_a_comparison(folder: Path, changes: dict, part: str):
     first = request_of("esc_light", "esc_fp")
-    Plan(first, first.read_template()).write()
-    assert not Plan(first, first.read_template()).finished
+    plan = read_plan(first, first.read_template())
+    plan.finished.append("esc_fp")
+    plan.write(first.plan_file)
+    assert read_plan(first, first.read_template()) == plan
     if not changes:
         path = folder / "template.yml"
         path.write_text(path.read_text().replace("lr: 0.001", "lr: 0.5"))
     networks = changes.pop("networks", first.networks)
     second = request_of(*networks, **changes)
     with pytest.raises(UserError) as error:
-        Plan(second, second.read_template())
+        read_plan(second, second.read_template())
     assert part in str(error.value) and "another --name" in str(error.value)
 
 
@@ -177,24 +174,17 @@ def test_states_of_an_earlier_comparison_are_not_continued(folder: Path):
         training.train(request_of("esc_light"))
 
 
-def test_a_damaged_state_is_set_aside(tmp_path: Path):
-    for name in ("training_states", "models"):
-        (tmp_path / name).mkdir()
-    for iteration in (8, 10, 12):
-        torch.save({"iter": iteration}, tmp_path / "training_states" / f"{iteration}.state")
-        torch.save({"params": {}}, tmp_path / "models" / f"net_g_{iteration}.pth")
-    newest = tmp_path / "training_states" / "12.state"
-    newest.write_bytes(newest.read_bytes()[:100])
-    (tmp_path / "models" / "net_g_10.pth").unlink()
-    training._set_damaged_states_aside(tmp_path)
-    assert sorted(path.name for path in newest.parent.iterdir()) == [
-        "10.state.damaged",
-        "12.state.damaged",
-        "8.state",
-    ]
+def test_a_damaged_plan_is_one_clear_message(folder: Path):
+    request = request_of("esc_light")
+    plan = read_plan(request, request.read_template())
+    plan.write(request.plan_file)
+    for content in (request.plan_file.read_bytes()[:50], b"{}", b'{"asked": {}}', b"[]"):
+        request.plan_file.write_bytes(content)
+        with pytest.raises(UserError, match="found another or a damaged file"):
+            read_plan(request, request.read_template())
 
 
-def test_a_network_that_fails_leaves_the_others(folder: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_network_that_fails_leaves_the_others(folder: Path):
     def command(option_file: Path) -> list[str]:
         if option_file.stem == "esc_light":
             return [sys.executable, "-c", "print('step 1'); raise MemoryError('no more')"]
@@ -204,8 +194,7 @@ def test_a_network_that_fails_leaves_the_others(folder: Path, monkeypatch: pytes
         torch.save({"params": network.state_dict()}, weights / "net_g_latest.pth")
         return [sys.executable, "-c", "pass"]
 
-    monkeypatch.setattr(training, "_command", command)
-    trained = training.train(request_of("esc_light", "esc_fp"))
+    trained = training.train(request_of("esc_light", "esc_fp"), command)
     assert [row["network"] for row in trained.rows] == ["esc_fp"]
     assert {row["network"] for row in trained.tested.rows} == {"bicubic", "esc_fp"}
     (error,) = trained.errors
@@ -213,7 +202,7 @@ def test_a_network_that_fails_leaves_the_others(folder: Path, monkeypatch: pytes
     assert "step 1" in error and error.endswith("MemoryError: no more")
 
 
-def test_each_gpu_trains_a_network_at_the_same_time(folder: Path, monkeypatch: pytest.MonkeyPatch):
+def test_each_gpu_trains_a_network_at_the_same_time(folder: Path):
     # Each waits until the other has begun.
     code = """
 import os, pathlib, sys, time
@@ -227,9 +216,7 @@ sys.exit("no weights")
         own = names.index(option_file.stem)
         return [sys.executable, "-c", code, names[own], names[1 - own]]
 
-    monkeypatch.setattr(training, "_command", command)
-    monkeypatch.setattr(training, "_slots", lambda template: ["3", "5"])
-    trained = training.train(request_of(*names))
+    trained = training.train(request_of(*names), command, gpus=["3", "5"])
     assert len(trained.errors) == 2 and not trained.rows
     assert {(folder / name).read_text() for name in names} == {"3", "5"}
 
@@ -250,12 +237,12 @@ def children_of(process: int) -> list[int]:
 
 
 @pytest.mark.slow
-def test_a_killed_comparison_goes_on(folder: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_killed_comparison_continues(folder: Path):
     arguments = ["--networks", "esc_light", "esc_fp", "--template", "template.yml"]
     arguments += ["--name", "pair", "--steps", "4"]
     log = (folder / "output.txt").open("w")
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", COMMAND, *arguments]
+    command = [sys.executable, "-m", "esc_arch", "compare", "train", *arguments]
     killed = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
     first = folder / "experiments" / "compare_pair_esc_light"
     end = time.monotonic() + 100
@@ -299,8 +286,7 @@ def test_a_killed_comparison_goes_on(folder: Path, monkeypatch: pytest.MonkeyPat
     def command_not_wanted(option_file: Path) -> list[str]:
         raise AssertionError(f"{option_file} is trained again")
 
-    monkeypatch.setattr(training, "_command", command_not_wanted)
-    again = training.train(request_of("esc_light", "esc_fp"))
+    again = training.train(request_of("esc_light", "esc_fp"), command_not_wanted)
     assert not again.errors
     assert [row["curve"] for row in again.rows] == [row["curve"] for row in found["training"]]
 
@@ -309,11 +295,12 @@ def test_two_processes_do_not_train_the_same_comparison(folder: Path):
     first = request_of("esc_light")
     first.folder.mkdir(parents=True)
     code = """
-import fcntl, sys
-lock = open(sys.argv[1], "w")
-fcntl.flock(lock, fcntl.LOCK_EX)
-print("locked", flush=True)
-sys.stdin.read()
+import sys
+from pathlib import Path
+from esc_arch.files import locked
+with locked(Path(sys.argv[1])):
+    print("locked", flush=True)
+    sys.stdin.read()
 """
     command = [sys.executable, "-c", code, str(first.folder / ".lock")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:

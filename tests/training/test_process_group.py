@@ -4,7 +4,7 @@ import argparse
 
 import pytest
 
-from esc_arch.cli.pipeline_arguments import add_arguments
+from esc_arch.cli.train import add_arguments
 from esc_arch.errors import UserError
 from esc_arch.training import process_group
 

@@ -11,6 +11,7 @@ from PIL import Image
 
 import esc_arch
 from esc_arch.errors import UserError
+from esc_arch.progress import Progress
 from esc_arch.upscale import pipeline, writing
 from esc_arch.upscale.pipeline import Outcome, upscale_files
 from esc_arch.upscale.planning import Existing, Job, plan
@@ -142,7 +143,8 @@ def test_existing_outputs(here):
 
 def run(jobs: list[Job], upscaler: object, **options: object) -> tuple[Outcome, list[str], float]:
     outcome, said, told = Outcome(), [], []
-    upscale_files(jobs, upscaler, say=said.append, advance=told.append, outcome=outcome, **options)
+    progress = Progress(told.append)
+    upscale_files(jobs, upscaler, say=said.append, progress=progress, outcome=outcome, **options)
     return outcome, said, sum(told)
 
 
@@ -229,7 +231,7 @@ def test_ctrl_c_leaves_whole_files_alone(here, monkeypatch):
             jobs,
             esc_arch.Upscaler(),
             say=pytest.fail,
-            advance=lambda part: None,
+            progress=Progress(),
             outcome=outcome,
         )
     left = sorted(os.listdir("o"))

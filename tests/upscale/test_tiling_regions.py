@@ -5,8 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from esc_arch.fast.maps import cut, tiles
-from esc_arch.upscale.tiling.budget import available_memory, bytes_per_pixel
-from esc_arch.upscale.tiling.plan import side_of_tiles
+from esc_arch.upscale.tiling.memory import available_memory, bytes_per_pixel, side_of_tiles
 
 sides = st.integers(1, 300)
 

@@ -230,7 +230,7 @@ def test_overflow_is_an_error_and_automatically_mended(monkeypatch, as_type):
     use(monkeypatch, _Overflowing())
     pixels = photo(8, 8).astype(as_type) / as_type(1)
     pixels = (pixels / 255).astype(as_type) if as_type == np.float32 else pixels.astype(as_type)
-    with pytest.raises(UserError, match=r"beyond bfloat16\. Take --dtype fp32"):
+    with pytest.raises(UserError, match=r"beyond bfloat16\. Use --dtype fp32"):
         esc_arch.Upscaler(dtype="bf16")(pixels)
     upscaler = esc_arch.Upscaler()
     # What ``auto`` chooses on CUDA.

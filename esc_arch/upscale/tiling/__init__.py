@@ -9,7 +9,7 @@ where it does not.  How far the tiles agree with the whole image depends on the 
 * All others: see :mod:`.overlapping`.
 """
 
-from esc_arch.upscale.tiling.enlarging import enlarge, work
-from esc_arch.upscale.tiling.sinks import ArraySink, Sink
+from esc_arch.upscale.tiling.enlarger import enlarge
+from esc_arch.upscale.tiling.outputs import ArrayOutput, Output
 
-__all__ = ["ArraySink", "Sink", "enlarge", "work"]
+__all__ = ["ArrayOutput", "Output", "enlarge"]

@@ -1,14 +1,14 @@
 """Any network tile by tile: overlapping tiles whose outer parts are thrown away.
 
-How far the result agrees with the whole image's depends on how far the network looks:
+How far the result agrees with that of the whole image depends on how far the network looks:
 
 * Windows (SwinIR, SRFormer, ELAN, HiT-SRF and spandrel's networks that say the side of their
   windows): tiles and overlaps begin at multiples of all of them, so every window holds the pixels
   that it holds in the whole image.  What reaches further than the overlap by many layers is lost.
   ELAN's shifted windows wrap around the image: its tiles at an edge get a strip of the opposite
   one.
-* Means over the whole image (RCAN and others with ``AdaptiveAvgPool2d(1)``): the tiles meet at
-  every mean, see :mod:`.pooling`.
+* Means over the whole image (RCAN and others with ``AdaptiveAvgPool2d(1)``): the tiles wait
+  for each other at every mean, see :mod:`.pooling`.
 * Anything else that depends on the whole image: pixels sorted by content (ATD, MambaIRv2, which
   draws noise besides), grids over the image (OmniSR), statistics without a pooling module.  Then
   each tile is enlarged as an image of its own and differs from the whole; the overlap hides seams
@@ -23,8 +23,9 @@ from torch import Tensor, nn
 
 from esc_arch.archs.elan_arch import ELAN
 from esc_arch.fast.maps import Region, tiles
-from esc_arch.upscale.tiling.pooling import means_over_image
-from esc_arch.upscale.tiling.sinks import Sink
+from esc_arch.progress import Progress
+from esc_arch.upscale.tiling.outputs import Output
+from esc_arch.upscale.tiling.pooling import shared_means
 
 __all__ = ["OVERLAP", "alignment", "enlarge_overlapping", "overlap"]
 
@@ -76,8 +77,8 @@ def enlarge_overlapping(
     scale: int,
     side: tuple[int, int],
     together: int,
-    sink: Sink,
-    advance: Callable[[float], None],
+    output: Output,
+    progress: Progress,
 ) -> None:
     """Enlarge an image tile by tile.
 
@@ -88,10 +89,10 @@ def enlarge_overlapping(
         side: height and width of a tile in pixels, without the overlap.
         together: how many tiles may be in the network at a time, to take their common means; with
             fewer than all, that many tiles spread over the image stand for it.
-        sink: takes the parts of the result.
-        advance: told what part of the work has been done since it was told last, 1 in all.
+        output: takes the parts of the result.
+        progress: of the image, 1 in all.
     """
-    size, halo = tuple(image.shape[2:]), overlap(network)
+    size, halo = (image.shape[2], image.shape[3]), overlap(network)
     multiple = alignment(network)
     parts = tiles(size, side, multiple)
     outer = [part.grown(halo, size) for part in parts]
@@ -112,22 +113,22 @@ def enlarge_overlapping(
         if wraps:
             _, (down, right) = _with_opposite_edges(image, outer[i], halo, multiple)
             inner = inner.moved(down, right)
-        sink(parts[i].scaled(scale), inner.scaled(scale).of(result))
-        advance(parts[i].pixels / (size[0] * size[1]))
+        output(parts[i].scaled(scale), inner.scaled(scale).of(result))
+        progress(parts[i].pixels / (size[0] * size[1]))
 
-    meeting = means_over_image(network)
-    if meeting is None or len(parts) == 1:
+    shared = shared_means(network)
+    if shared is None or len(parts) == 1:
         for i in range(len(parts)):
             deliver(i, compute(i))
         return
     frames = [_Frame(part.inside(whole), whole) for part, whole in zip(parts, outer, strict=True)]
     if together >= len(parts):
-        meeting.run(range(len(parts)), frames, compute, deliver)
+        shared.run(range(len(parts)), frames, compute, deliver)
         return
     sample = [i * len(parts) // together for i in range(together)]
-    means = meeting.run(sample, frames, compute, lambda i, result: None)
+    means = shared.run(sample, frames, compute, lambda i, result: None)
     for i in range(len(parts)):
-        deliver(i, meeting.replay(means, lambda i=i: compute(i)))
+        deliver(i, shared.replay(means, lambda i=i: compute(i)))
 
 
 def _with_opposite_edges(

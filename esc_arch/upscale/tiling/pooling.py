@@ -1,22 +1,27 @@
-"""Tiles that meet where a network takes the mean over the whole image.
+"""Means over a whole image, taken while the image goes through a network by tiles.
 
-Every tile goes through the network in a thread of its own; only one of them runs at a time.  At a
-mean it waits until all others have come to the same one, and goes on with the mean of all.  What
-the waiting tiles hold is what the network keeps of the whole image at that place, which is less
-than it takes at its peak (in RCAN a few maps at the image's own resolution).
+Every tile goes through the network in a thread of its own; they take turns, always in the same
+order.  At a mean a tile hands the turn on, and gets it back when all have come to that mean, with
+the mean of all.  A waiting tile holds the maps that the
+network keeps at that place, which is less than the network takes at its peak (in RCAN a few maps at
+the image's own resolution).
 """
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Meeting", "means_over_image"]
+__all__ = ["SharedMeans", "shared_means"]
+
+_Hook = Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]
 
 
-def means_over_image(network: Callable[[Tensor], Tensor]) -> "Meeting | None":
-    """Where a network's tiles have to meet; None for one without such a place."""
+def shared_means(network: Callable[[Tensor], Tensor]) -> "SharedMeans | None":
+    """The means over the image that a network takes; None for a network without any."""
     if not isinstance(network, nn.Module):
         return None
     pools = [
@@ -24,10 +29,14 @@ def means_over_image(network: Callable[[Tensor], Tensor]) -> "Meeting | None":
         for module in network.modules()
         if isinstance(module, nn.AdaptiveAvgPool2d) and module.output_size in (1, (1, 1))
     ]
-    return Meeting(pools) if pools else None
+    return SharedMeans(pools) if pools else None
 
 
-class Meeting:
+class _Stopped(BaseException):
+    """Ends a tile when another one failed."""
+
+
+class SharedMeans:
     """Replaces the means of a network by those over several tiles.
 
     Args:
@@ -39,49 +48,65 @@ class Meeting:
 
     def run(
         self,
-        members: Sequence[int],
-        frames: Sequence[Callable[[Tensor], Tensor]],
+        tiles: Sequence[int],
+        inner: Sequence[Callable[[Tensor], Tensor]],
         compute: Callable[[int], Tensor],
         deliver: Callable[[int, Tensor], None],
     ) -> list[Tensor]:
         """Run some tiles together.
 
         Args:
-            members: the tiles' numbers.
-            frames: of all tiles: what of a tile's map counts for the mean.
+            tiles: their numbers.
+            inner: of each tile by its number: cuts the overlap off its map, (1, C, h, w).
             compute: the network's result of a tile.
             deliver: takes it.
 
         Returns:
-            The means, in the order in which the network takes them.
+            The means, (1, C, 1, 1) each, in the order in which the network takes them.
         """
         means: list[Tensor] = []
-        tasks = [_Task(i, frames[i], compute, deliver) for i in members]
-        here = threading.local()
+        sums: list[tuple[Tensor, int]] = []
+        own = threading.local()
+        turns = [threading.Semaphore(0) for _ in tiles]  # handed on from tile to tile
+        stopped = threading.Event()
 
         def pool(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            return here.task.wait(args[0]).to(output.dtype).expand_as(output)
+            part = inner[tiles[own.place]](args[0])
+            sums.append((part.sum((2, 3), keepdim=True, dtype=torch.float64), part[0, 0].numel()))
+            if len(sums) == len(tiles):
+                total = torch.stack([total for total, _ in sums]).sum(0)
+                means.append(total / sum(count for _, count in sums))
+                sums.clear()
+            turns[(own.place + 1) % len(tiles)].release()
+            turns[own.place].acquire()
+            if stopped.is_set():
+                raise _Stopped
+            return means[-1].to(output.dtype).expand_as(output)
 
-        handles = [module.register_forward_hook(pool) for module in self._pools]
-        try:
-            for task in tasks:
-                task.start(here)
-            running = tasks
-            while running:
-                # Each runs to its next mean or its end, one after the other.
-                for task in running:
-                    task.step()
-                running = [task for task in running if not task.done]
-                if running:
-                    total = sum(task.total for task in running)
-                    means.append(total / sum(task.count for task in running))
-                    for task in running:
-                        task.mean = means[-1]
-        finally:
-            for handle in handles:
-                handle.remove()
-            for task in tasks:
-                task.cancel()
+        def one(place: int) -> None:
+            own.place = place
+            turns[place].acquire()
+            try:
+                if not stopped.is_set():
+                    with torch.no_grad():  # which holds for a thread
+                        deliver(tiles[place], compute(tiles[place]))
+            except BaseException:
+                stopped.set()
+                raise
+            finally:
+                turns[(place + 1) % len(tiles)].release()
+
+        with self._hooked(pool), ThreadPoolExecutor(len(tiles)) as threads:
+            try:
+                futures = [threads.submit(one, place) for place in range(len(tiles))]
+                turns[0].release()
+                errors = [error for future in futures if (error := future.exception())]
+            except BaseException:  # Ctrl-C
+                stopped.set()
+                raise
+        for error in errors:
+            if not isinstance(error, _Stopped):
+                raise error
         return means
 
     def replay(self, means: Sequence[Tensor], compute: Callable[[], Tensor]) -> Tensor:
@@ -91,72 +116,14 @@ class Meeting:
         def pool(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
             return next(remaining).to(output.dtype).expand_as(output)
 
-        handles = [module.register_forward_hook(pool) for module in self._pools]
-        try:
+        with self._hooked(pool):
             return compute()
+
+    @contextmanager
+    def _hooked(self, hook: _Hook) -> Iterator[None]:
+        handles = [module.register_forward_hook(hook) for module in self._pools]
+        try:
+            yield
         finally:
             for handle in handles:
                 handle.remove()
-
-
-class _Cancelled(BaseException):
-    """Ends the thread of a tile whose companions failed."""
-
-
-class _Task:
-    def __init__(
-        self,
-        number: int,
-        frame: Callable[[Tensor], Tensor],
-        compute: Callable[[int], Tensor],
-        deliver: Callable[[int, Tensor], None],
-    ) -> None:
-        self._number, self._frame, self._compute, self._deliver = number, frame, compute, deliver
-        self._go, self._stopped = threading.Semaphore(0), threading.Semaphore(0)
-        self._cancelled = self.done = False
-        self._error: BaseException | None = None
-        self.total: Tensor | float = 0.0
-        self.count = 0
-        self.mean: Tensor | None = None
-
-    def start(self, here: threading.local) -> None:
-        self._thread = threading.Thread(target=self._run, args=(here,), daemon=True)
-        self._thread.start()
-
-    def step(self) -> None:
-        """Let the tile run to its next mean or its end."""
-        self._go.release()
-        self._stopped.acquire()
-        if self._error is not None:
-            raise self._error
-
-    def wait(self, x: Tensor) -> Tensor:
-        """In the tile's thread: hand in its part of a mean, and come back with the whole."""
-        own = self._frame(x)
-        self.total = own.sum((2, 3), keepdim=True, dtype=torch.float64)
-        self.count = own[0, 0].numel()
-        self._stopped.release()
-        self._go.acquire()
-        if self._cancelled:
-            raise _Cancelled
-        return self.mean
-
-    def cancel(self) -> None:
-        self._cancelled = True
-        self._go.release()
-        self._thread.join()
-
-    def _run(self, here: threading.local) -> None:
-        self._go.acquire()
-        here.task = self
-        try:
-            if not self._cancelled:
-                with torch.no_grad():  # which holds for a thread
-                    self._deliver(self._number, self._compute(self._number))
-        except _Cancelled:
-            pass
-        except BaseException as error:
-            self._error = error
-        finally:
-            self.done = True
-            self._stopped.release()

@@ -2,8 +2,8 @@
 
 All tiles go through the network together, layer by layer; the maps of the whole image lie in memory
 or in a file between the layers.  What the blocks do with them is :mod:`esc_arch.fast`'s; here are
-the layers before and behind the blocks.  DySample samples far away: how far, is looked for before
-the map is read.
+the layers before and behind the blocks.  DySample samples far away: its offsets are
+computed first, then the map is read as far as they reach.
 
 So the result differs from the whole image's by the rounding of floating point alone: the sum of the
 mean goes by tiles, and kernels may group their sums by the size of the map.  In float64 the
@@ -13,6 +13,7 @@ difference stays below 1e-9, in float32 below 1e-4 for images in [0, 1], which i
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from math import ceil
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +24,8 @@ from esc_arch.archs.esc_fp_arch import ESCFP
 from esc_arch.archs.esc_real_arch import ESCReal, ESCRealM
 from esc_arch.fast.maps import FeatureMap, Region, tiles
 from esc_arch.layers.upsamplers import DySample
-from esc_arch.upscale.tiling.sinks import Sink
+from esc_arch.progress import Progress
+from esc_arch.upscale.tiling.outputs import Output
 
 __all__ = ["enlarge_synchronously", "fold", "goes_by_tiles", "map_size", "window"]
 
@@ -31,9 +33,9 @@ __all__ = ["enlarge_synchronously", "fold", "goes_by_tiles", "map_size", "window
 _BICUBIC_REACH = 2
 
 
-def goes_by_tiles(network: object, dtype: torch.dtype) -> bool:
-    """Whether a network is one of ours, as it was built, and nobody listens to its modules."""
-    if type(network) not in (ESC, ESCFP, ESCReal, ESCRealM):
+def goes_by_tiles(network: object, dtype: torch.dtype) -> TypeGuard[ESCFamily]:
+    """Whether a network is one of ours, as it was built, and its modules have no hooks."""
+    if not isinstance(network, ESCFamily) or type(network) not in (ESC, ESCFP, ESCReal, ESCRealM):
         return False
     return fast.as_built(network, dtype, network.last.weight.device)
 
@@ -50,7 +52,7 @@ def fold(network: ESCFamily) -> int:
 
 def map_size(network: ESCFamily, size: tuple[int, int]) -> tuple[int, int]:
     """Height and width of the maps of an image."""
-    return tuple(-(-side // fold(network)) for side in size)
+    return -(-size[0] // fold(network)), -(-size[1] // fold(network))
 
 
 def enlarge_synchronously(
@@ -58,8 +60,8 @@ def enlarge_synchronously(
     image: Tensor,
     side: tuple[int, int],
     make_map: Callable[[int, torch.dtype], FeatureMap],
-    sink: Sink,
-    advance: Callable[[float], None],
+    output: Output,
+    progress: Progress,
 ) -> None:
     """Enlarge an image tile by tile, layer by layer.
 
@@ -68,11 +70,11 @@ def enlarge_synchronously(
         image: (1, 3, H, W), on any device, in the type that the network takes.
         side: height and width of a tile in pixels of the maps.
         make_map: of so many channels and this type, for maps of :func:`map_size`.
-        sink: takes the parts of the result.
-        advance: told what part of the work has been done since it was told last, 1 in all.
+        output: takes the parts of the result.
+        progress: of the image, 1 in all.
     """
     with ExitStack() as stack:
-        _Run(network, image, side, make_map, sink, advance, stack).run()
+        _Run(network, image, side, make_map, output, progress, stack).run()
 
 
 class _Run:
@@ -82,22 +84,24 @@ class _Run:
         image: Tensor,
         side: tuple[int, int],
         make_map: Callable[[int, torch.dtype], FeatureMap],
-        sink: Sink,
-        advance: Callable[[float], None],
+        output: Output,
+        progress: Progress,
         stack: ExitStack,
     ) -> None:
-        self.network, self.sink, self._make_map, self._stack = network, sink, make_map, stack
+        self.network, self.output = network, output
+        self._make_map, self._stack = make_map, stack
         self.fold, self.scale = fold(network), network.upscaling_factor
-        self.result_size = tuple(side * self.scale for side in image.shape[2:])
+        height, width = image.shape[2:]
+        self.result_size = height * self.scale, width * self.scale
         self.image = network.pad(image) if isinstance(network, ESCRealM) else image
-        self.size = map_size(network, image.shape[2:])
+        self.size = map_size(network, (height, width))
         self.device = next(network.parameters()).device
         self.dim = network.last.out_channels
         self.tiles = tiles(self.size, side, window(network))
         stages = 2 if _sampler(network)[0] is None else 3
         stages += sum(fast.layers(block) for block in network.blocks)
         self.halo = _halo(network)
-        self._advance, self._step = advance, 1 / stages / (self.size[0] * self.size[1])
+        self._progress, self._step = progress, 1 / stages / (self.size[0] * self.size[1])
 
     def run(self) -> None:
         first = self.shallow(self.tiles[0])
@@ -119,10 +123,10 @@ class _Run:
         return made
 
     def __iter__(self) -> Iterator[Region]:
-        """The tiles, once through; the progress is told."""
+        """The tiles, once through, with progress."""
         for tile in self.tiles:
             yield tile
-            self._advance(tile.pixels * self._step)
+            self._progress(tile.pixels * self._step)
 
     def of_image(self, tile: Region) -> Tensor:
         return tile.scaled(self.fold).of(self.image).to(self.device)
@@ -146,6 +150,7 @@ class _Run:
             if sampled is None:
                 sampled = self.make_map(part.shape[1], part.dtype)
             sampled.write(tile, part)
+        assert sampled is not None  # an image has a tile
         for tile in self:
             farthest = dysample.offsets(sampled.view(tile)).abs().max().item()
             outer = tile.grown(ceil(farthest) + 1, self.size)
@@ -162,7 +167,7 @@ class _Run:
         region = tile.scaled(scale).clipped(self.result_size)
         inner = inner.scaled(scale)
         inner = Region(inner.top, inner.top + region.height, inner.left, inner.left + region.width)
-        self.sink(region, inner.of(result))
+        self.output(region, inner.of(result))
 
 
 def _halo(network: ESCFamily) -> int:
@@ -174,7 +179,7 @@ def _halo(network: ESCFamily) -> int:
 
 
 def _of_maps(module: nn.Module) -> list[nn.Module]:
-    """What reads the image, without the folding of its pixels: in pixels of the maps."""
+    """The layers that read the image, without the folding of its pixels: in pixels of the maps."""
     layers = module if isinstance(module, nn.Sequential) else [module]
     return [layer for layer in layers if not isinstance(layer, nn.PixelUnshuffle)]
 

@@ -1,4 +1,4 @@
-"""One call that enlarges any image: whole, or by the tiles that fit the memory."""
+"""Enlarges an image of any size: whole, or by the tiles that fit the memory."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,20 +6,22 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from esc_arch.archs.esc_arch import ESCFamily
 from esc_arch.deployment import Deployed
 from esc_arch.errors import UserError
 from esc_arch.fast.maps import FeatureMap, Region, TensorMap
-from esc_arch.upscale.tiling.budget import (
+from esc_arch.progress import Progress
+from esc_arch.upscale.tiling.feature_file import FileMap
+from esc_arch.upscale.tiling.memory import (
     AMPLE_BYTES_PER_PIXEL,
     available_memory,
     bytes_per_pixel,
     is_out_of_memory,
     release_memory,
+    side_of_tiles,
 )
-from esc_arch.upscale.tiling.file_map import FileMap
+from esc_arch.upscale.tiling.outputs import Output, TensorOutput
 from esc_arch.upscale.tiling.overlapping import alignment, enlarge_overlapping, overlap
-from esc_arch.upscale.tiling.plan import side_of_tiles
-from esc_arch.upscale.tiling.sinks import Sink, TensorSink
 from esc_arch.upscale.tiling.synchronous import (
     enlarge_synchronously,
     fold,
@@ -28,13 +30,13 @@ from esc_arch.upscale.tiling.synchronous import (
     window,
 )
 
-__all__ = ["enlarge", "work"]
+__all__ = ["enlarge"]
 
 # Pixels of a tile of the ESC networks at most: more is not faster on a CPU.
 _LARGEST_TILE = {"cpu": 1 << 17, "cuda": 1 << 20}
 
-# Memory that a tile takes, in maps of its size: three regions of the stores and what the layers
-# make of them; on a CPU the layers go by bands inside the tile.
+# Memory that a tile takes, in maps of its size: three regions of the feature maps and what the
+# layers make of them; on a CPU the layers go by bands inside the tile.
 _MAPS_OF_TILE = {"cpu": 8, "cuda": 20}
 
 # Widest of what the kernel of ConvAttn and the upsampling read around a tile.
@@ -45,16 +47,6 @@ _HALO = 6
 _WAITING = 0.4
 
 
-def work(network: Callable[[Tensor], Tensor], image_size: tuple[int, int]) -> int:
-    """The number of steps that :func:`enlarge` will report for an image: its pixels.
-
-    Args:
-        network: any.
-        image_size: height and width.
-    """
-    return image_size[0] * image_size[1]
-
-
 def enlarge(
     network: Callable[[Tensor], Tensor],
     image: Tensor,
@@ -63,8 +55,8 @@ def enlarge(
     memory: int | None = None,
     tile: str | int = "auto",
     scratch: Path | None = None,
-    advance: Callable[[int], None] | None = None,
-    sink: Sink | None = None,
+    progress: Progress | None = None,
+    output: Output | None = None,
 ) -> Tensor | None:
     """Enlarge an image of any size.
 
@@ -79,35 +71,37 @@ def enlarge(
         image: (B, C, H, W) in [0, 1], on any device, in a type that the network takes.
         scale: r.
         memory: bytes that may be taken on top of the network and the image, on the network's
-            device; the float result counts where there is no sink.  None: half of what is available
-            now, on a GPU 0.9.
+            device; the float result counts where there is no output.  None: half of what is
+            available now, on a GPU 0.9.
         tile: ``"auto"``, ``"off"`` for the whole image in any case, or the side of a tile in
             pixels of the image, of which a multiple of the attention's windows is made.
         scratch: folder for temporary files; None: the system's.
-        advance: told how many pixels of the image have been done since it was told last; all
-            together are :func:`work` of each image.
-        sink: takes the finished parts, of one image; see
-            :class:`esc_arch.upscale.tiling.ArraySink`.  Nothing is returned then.
+        progress: of the work, 1 in all.
+        output: takes the finished parts, of one image; see
+            :class:`esc_arch.upscale.tiling.ArrayOutput`.  Nothing is returned then.
 
     Returns:
-        (B, C', rH, rW) on the image's device, when there is no sink.
+        (B, C', rH, rW) on the image's device, when there is no output.
 
     Raises:
         UserError: when ``tile`` is none of these, or the scratch folder has no room.
-        ValueError: for a sink and more than one image.
+        ValueError: for an output and more than one image.
     """
     _check_tile(tile)
-    if sink is not None and len(image) != 1:
-        raise ValueError(f"a sink takes one image, not {len(image)}")
+    progress = progress or Progress()
+    if output is not None and len(image) != 1:
+        raise ValueError(f"an output takes one image, not {len(image)}")
     with torch.no_grad():
-        if sink is not None:
-            _Enlarging(network, image, scale, memory, tile, scratch, advance, sink).run()
+        if output is not None:
+            part = progress.part()
+            _Enlarging(network, image, scale, memory, tile, scratch, part, output).run()
             return None
         results = []
         for one in image.split(1):
             shape = (1, 1, image.shape[2] * scale, image.shape[3] * scale)
-            result = TensorSink(shape, image.device)
-            _Enlarging(network, one, scale, memory, tile, scratch, advance, result).run()
+            result = TensorOutput(shape, image.device)
+            part = progress.part(1 / len(image))
+            _Enlarging(network, one, scale, memory, tile, scratch, part, result).run()
             results.append(result.result)
     return results[0] if len(results) == 1 else torch.cat(results)
 
@@ -121,29 +115,6 @@ def _check_tile(tile: str | int) -> None:
         )
 
 
-class _Progress:
-    """From parts of the work to pixels, so that they add up to all pixels."""
-
-    def __init__(self, pixels: int, advance: Callable[[int], None] | None) -> None:
-        self._pixels, self._advance = pixels, advance
-        self._part, self._told = 0.0, 0
-
-    def __call__(self, part: float) -> None:
-        self._part += part
-        self._tell(min(int(self._part * self._pixels), self._pixels))
-
-    def restart(self) -> None:
-        self._part = 0.0
-
-    def end(self) -> None:
-        self._tell(self._pixels)
-
-    def _tell(self, pixels: int) -> None:
-        if self._advance is not None and pixels > self._told:
-            self._advance(pixels - self._told)
-            self._told = pixels
-
-
 class _Enlarging:
     """One image."""
 
@@ -155,18 +126,17 @@ class _Enlarging:
         memory: int | None,
         tile: str | int,
         scratch: Path | None,
-        advance: Callable[[int], None] | None,
-        sink: Sink,
+        progress: Progress,
+        output: Output,
     ) -> None:
         self.network, self.image, self.scale = network, image, scale
-        self.tile, self.scratch, self.sink = tile, scratch, sink
-        self.size = tuple(image.shape[2:])
+        self.tile, self.scratch, self.output, self.progress = tile, scratch, output, progress
+        self.size = image.shape[2], image.shape[3]
         self.pixels = self.size[0] * self.size[1]
         self.inner, self.dtype = _innermost(network, image.dtype)
         parameters = self.inner.parameters() if isinstance(self.inner, nn.Module) else iter(())
         self.device = next((p.device for p in parameters), image.device)
         self.memory = available_memory(self.device) if memory is None else memory
-        self.progress = _Progress(self.pixels, advance)
 
     def run(self) -> None:
         if self.tile == "off":
@@ -174,17 +144,17 @@ class _Enlarging:
         else:
             first = self.whole if self.starts_whole() else lambda: self.by_tiles(1)
             attempts = [first, lambda: self.by_tiles(2)]
-        for attempt, last in zip(attempts, [*[False] * (len(attempts) - 1), True], strict=True):
+        for attempt in attempts:
             try:
                 attempt()
                 break
             except Exception as error:
-                if last or not is_out_of_memory(error):
+                if attempt is attempts[-1] or not is_out_of_memory(error):
                     raise
             # Outside of the handler, as the error keeps the maps of its frames alive.
             release_memory()
             self.progress.restart()
-        self.progress.end()
+        self.progress.finish()
 
     def starts_whole(self) -> bool:
         if self.tile != "auto":
@@ -196,20 +166,20 @@ class _Enlarging:
 
     def whole(self) -> None:
         result = self.network(self.image.to(self.device))
-        self.sink(Region(0, result.shape[2], 0, result.shape[3]), result)
+        self.output(Region(0, result.shape[2], 0, result.shape[3]), result)
 
     def by_tiles(self, shrink: int) -> None:
         """By tiles whose sides are ``1 / shrink`` of what should fit."""
         memory = self.memory
-        if isinstance(self.sink, TensorSink) and self.image.device == self.device:
+        if isinstance(self.output, TensorOutput) and self.image.device == self.device:
             memory -= self.pixels * self.scale**2 * 3 * self.image.element_size()
         if goes_by_tiles(self.inner, self.dtype):
-            self.by_synchronous_tiles(max(memory, 0), shrink)
+            self.by_synchronous_tiles(self.inner, max(memory, 0), shrink)
         else:
             self.by_overlapping_tiles(max(memory, 0), shrink)
 
-    def by_synchronous_tiles(self, memory: int, shrink: int) -> None:
-        network, size = self.inner, map_size(self.inner, self.size)
+    def by_synchronous_tiles(self, network: ESCFamily, memory: int, shrink: int) -> None:
+        size = map_size(network, self.size)
         kind = "cuda" if self.device.type == "cuda" else "cpu"
         pixel = network.last.out_channels * self.dtype.itemsize
         of_tile = _MAPS_OF_TILE[kind] * pixel
@@ -234,9 +204,9 @@ class _Enlarging:
         enlarge_synchronously(
             network,
             self.image.to(self.dtype),
-            tuple(-(-s // shrink) for s in side),
+            (-(-side[0] // shrink), -(-side[1] // shrink)),
             make_map,
-            lambda region, part: self.sink(region, part.to(self.image.dtype)),
+            lambda region, part: self.output(region, part.to(self.image.dtype)),
             self.progress,
         )
 
@@ -247,12 +217,12 @@ class _Enlarging:
             side = (self.tile, self.tile)
         else:
             side = side_of_tiles(self.size, multiple, halo, int(memory / pixel))
-        side = tuple(-(-s // shrink) for s in side)
+        side = -(-side[0] // shrink), -(-side[1] // shrink)
         largest = (max(s, multiple) + 2 * halo for s in side)
         of_tile = pixel * min(next(largest), self.size[0]) * min(next(largest), self.size[1])
         together = max(int((memory - of_tile) / (_WAITING * of_tile)), 1)
         enlarge_overlapping(
-            self.network, self.image, self.scale, side, together, self.sink, self.progress
+            self.network, self.image, self.scale, side, together, self.output, self.progress
         )
 
 

@@ -1,4 +1,4 @@
-"""How much memory there is, and how much a network takes for each pixel of an image."""
+"""Memory: how much there is, how much a network takes for a pixel, and the tiles that fit."""
 
 import ctypes
 import gc
@@ -6,6 +6,7 @@ import os
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
+from math import inf
 from pathlib import Path
 
 import torch
@@ -13,17 +14,23 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
+from esc_arch.fast.maps import cut
+
 __all__ = [
     "AMPLE_BYTES_PER_PIXEL",
     "available_memory",
     "bytes_per_pixel",
     "is_out_of_memory",
     "release_memory",
+    "side_of_tiles",
 ]
 
 # Side of the image that a network is measured with.  Networks that run by bands of rows do so
 # from 20,000 pixels.
 _SIDE = 160
+
+# Where the system does not say how much is available: 4 GB.
+_UNKNOWN_MEMORY = 4 << 30
 
 # Of what is measured: work space inside the operations is not seen.
 _ALLOWANCE = 1.25
@@ -32,7 +39,9 @@ _ALLOWANCE = 1.25
 # of onnxruntime.
 AMPLE_BYTES_PER_PIXEL = 64_000
 
-_measured: weakref.WeakKeyDictionary[nn.Module, dict[tuple, float]] = weakref.WeakKeyDictionary()
+_measured: weakref.WeakKeyDictionary[nn.Module, dict[tuple[object, ...], float]] = (
+    weakref.WeakKeyDictionary()
+)
 
 
 def available_memory(device: torch.device) -> int:
@@ -53,11 +62,13 @@ def _system_memory() -> int:
         lines = Path("/proc/meminfo").read_text().splitlines()
         line = next(line for line in lines if line.startswith("MemAvailable:"))
         return int(line.split()[1]) * 1024
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    with suppress(AttributeError, ValueError):  # no Linux, perhaps Windows
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    return _UNKNOWN_MEMORY
 
 
 def _group_memory() -> list[int]:
-    """What the limit of each control group that this process is in leaves, in bytes."""
+    """Bytes below the limit of each control group that this process is in."""
     rooms = []
     with suppress(OSError):
         for line in Path("/proc/self/cgroup").read_text().splitlines():
@@ -169,3 +180,46 @@ def release_memory() -> None:
         torch.cuda.empty_cache()
     with suppress(OSError, AttributeError):  # of glibc
         ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+def side_of_tiles(size: tuple[int, int], multiple: int, halo: int, pixels: int) -> tuple[int, int]:
+    """Tiles of at most so many pixels whose overlaps are smallest.
+
+    Args:
+        size: height and width of the image.
+        multiple: of which the tiles' sides are multiples.
+        halo: pixels around a tile that are computed, too; they count for its size.
+        pixels: a tile of ``multiple`` on each side is taken even if it has more.
+
+    Returns:
+        Height and width of a tile without its halo.
+    """
+    best, least = (multiple, multiple), inf
+    for columns in range(1, max(size[1] // multiple, 1) + 1):
+        width, across = _largest(size[1], columns, multiple, halo)
+        room = pixels // width
+        if room < min(size[0], multiple):
+            continue
+        if room >= size[0]:
+            height = size[0]
+        else:
+            # The last tile has up to a multiple less one pixel more than the others.
+            height = (room - 2 * halo - multiple + 1) // multiple * multiple
+            if height < multiple:
+                continue
+        down = sum(
+            min(end + halo, size[0]) - max(start - halo, 0)
+            for start, end in cut(size[0], height, multiple)
+        )
+        if down * across < least:
+            best, least = (height, -(-size[1] // columns)), down * across
+    return best
+
+
+def _largest(size: int, count: int, multiple: int, halo: int) -> tuple[int, int]:
+    """The widest of so many tiles with its halo, and all of them together."""
+    side = -(-size // count)
+    widths = [
+        min(end + halo, size) - max(start - halo, 0) for start, end in cut(size, side, multiple)
+    ]
+    return max(widths), sum(widths)

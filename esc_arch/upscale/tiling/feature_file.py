@@ -7,6 +7,7 @@ the process, pages that the system keeps of a file do not.
 import errno
 import os
 import tempfile
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from esc_arch.errors import UserError
 from esc_arch.fast.maps import Region
+from esc_arch.files import free_bytes
 
 __all__ = ["FileMap"]
 
@@ -45,22 +47,24 @@ class FileMap:
         self._channels, self._width, self._dtype, self._device = channels, size[1], dtype, device
         self._pixel = channels * dtype.itemsize  # bytes
         length = size[0] * size[1] * self._pixel
-        self._file = None
+        place = folder or Path(tempfile.gettempdir())
         try:
-            self._file = tempfile.TemporaryFile(dir=folder, prefix="esc_arch-")  # noqa: SIM115
+            self._file = tempfile.TemporaryFile(dir=place, prefix="esc_arch-")  # noqa: SIM115
             # Now rather than in the middle of the work.
-            _reserve(self._file.fileno(), length)
+            if free_bytes(place) < length:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            self._file.truncate(length)
+            with suppress(OSError, AttributeError):  # not every file system and system can
+                os.posix_fallocate(self._file.fileno(), 0, length)
         except OSError as error:
-            self.close()
-            where = folder or tempfile.gettempdir()
             raise UserError(
-                f"{where}: expected room for a temporary file of {length / 1e9:.1f} GB; found: "
+                f"{place}: expected room for a temporary file of {length / 1e9:.1f} GB; found: "
                 f"{error.strerror}. Name another folder, or allow more memory."
             ) from error
 
     def view(self, region: Region) -> Tensor:
         pixels = torch.empty(region.height, region.width, self._channels, dtype=self._dtype)
-        self._transfer(os.preadv, region, pixels)
+        self._transfer(self._file.readinto, region, pixels)
         return pixels.unsqueeze(0).permute(0, 3, 1, 2).to(self._device)
 
     def space(self, region: Region) -> Tensor:
@@ -73,34 +77,18 @@ class FileMap:
 
     def write(self, region: Region, x: Tensor) -> None:
         pixels = x[0].permute(1, 2, 0).to("cpu", self._dtype).contiguous()
-        self._transfer(os.pwritev, region, pixels)
+        self._transfer(self._file.write, region, pixels)
 
     def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
+        self._file.close()
 
-    def _transfer(self, call, region: Region, pixels: Tensor) -> None:
+    def _transfer(self, call: Callable[[memoryview], int], region: Region, pixels: Tensor) -> None:
         """Read or write the rows of a region, those of the whole width at once."""
         memory = memoryview(pixels.view(torch.uint8).numpy()).cast("B")
         rows = region.height if region.width == self._width else 1
         length = rows * region.width * self._pixel
         for row in range(0, region.height, rows):
-            place = ((region.top + row) * self._width + region.left) * self._pixel
-            done = 0
-            while done < length:  # one call moves 2 GB at most
-                start = row * region.width * self._pixel + done
-                part = memory[start : start + length - done]
-                step = call(self._file.fileno(), [part], place + done)
-                if step == 0:
-                    raise OSError(errno.EIO, "the temporary file ends early")
-                done += step
-
-
-def _reserve(file: int, length: int) -> None:
-    with suppress(OSError):  # not every file system can
-        os.posix_fallocate(file, 0, length)
-        return
-    room = os.fstatvfs(file)
-    if room.f_bavail * room.f_frsize < length:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    os.ftruncate(file, length)
+            self._file.seek(((region.top + row) * self._width + region.left) * self._pixel)
+            start = row * region.width * self._pixel
+            if call(memory[start : start + length]) != length:
+                raise OSError(errno.EIO, "the temporary file ends early")

@@ -1,4 +1,4 @@
-"""Where finished parts of a result go."""
+"""Outputs: what takes the finished parts of a result."""
 
 from typing import Protocol
 
@@ -8,10 +8,10 @@ from torch import Tensor
 
 from esc_arch.fast.maps import Region
 
-__all__ = ["ArraySink", "Sink", "TensorSink"]
+__all__ = ["ArrayOutput", "Output", "TensorOutput"]
 
 
-class Sink(Protocol):
+class Output(Protocol):
     """Takes finished parts of the result, in any order, each pixel at least once.
 
     After a first attempt that ran out of memory, parts come again with the same pixels.
@@ -21,12 +21,15 @@ class Sink(Protocol):
         """``part`` (1, C, height, width) of the result, at ``region``."""
 
 
-class ArraySink:
+class ArrayOutput:
     """Rounds the result to integers, so that it is never held in floating point.
 
     Args:
         array: (rH, rW, C) or, of one channel, (rH, rW); uint8 or uint16; takes the result,
             from 0 for 0 to the largest integer for 1.
+
+    Attributes:
+        is_finite: whether all values so far were finite numbers.
 
     Raises:
         ValueError: for an array of another type.
@@ -36,9 +39,11 @@ class ArraySink:
         if array.dtype not in (np.uint8, np.uint16):
             raise ValueError(f"an array of {array.dtype} is neither of uint8 nor of uint16")
         self.array = array if array.ndim == 3 else array[:, :, None]
+        self.is_finite = True
         self._white = np.iinfo(array.dtype).max
 
     def __call__(self, region: Region, part: Tensor) -> None:
+        self.is_finite &= bool(torch.isfinite(part.sum()))
         part = part[0].permute(1, 2, 0).to(torch.float32, copy=True)
         # Not a number becomes black, as no integer is one.
         part = part.nan_to_num_(0).clamp_(0, 1).mul_(self._white).round_()
@@ -46,7 +51,7 @@ class ArraySink:
         self.array[rows, columns] = part.cpu().numpy()
 
 
-class TensorSink:
+class TensorOutput:
     """Puts the result together in a tensor.
 
     Args:

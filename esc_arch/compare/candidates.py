@@ -1,4 +1,4 @@
-"""Networks with trained weights, as ``basicsr compare quality`` is given them."""
+"""Candidates: networks with trained weights, as ``basicsr compare quality`` compares them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,13 +12,13 @@ from esc_arch.checkpoints import create, detect, load
 from esc_arch.checkpoints.state_dicts import read_state_dict
 from esc_arch.errors import UserError
 
-__all__ = ["Contender", "read_contender"]
+__all__ = ["Candidate", "read_candidate"]
 
 ESC_FAMILY = (ESC, ESCFP, ESCReal, ESCRealM)
 
 
 @dataclass(frozen=True)
-class Contender:
+class Candidate:
     """A network and the file of its weights.
 
     Attributes:
@@ -26,8 +26,8 @@ class Contender:
         preset: the preset, or None where the file is of a network of other sizes.
         scale: upscaling factor.
         weights: path of the checkpoint, as it was given; None for bicubic.
-        window: of whose multiples the sides of an image are to be made, as the published
-            numbers of the ESC family are measured; 1 for every other network.
+        window: images are extended to multiples of it, as the published numbers of the ESC
+            family are measured; 1 for every other network.
     """
 
     network: str
@@ -46,12 +46,12 @@ class Contender:
         return network.eval()
 
 
-def read_contender(text: str, scale: int | None = None) -> Contender:
-    """Know network and scale of a checkpoint.
+def read_candidate(text: str, scale: int | None = None) -> Candidate:
+    """Detect network and scale of a checkpoint.
 
     Args:
         text: FILE, or PRESET=FILE.
-        scale: what the scale has to be; None to take the checkpoint's.
+        scale: the scale that is required; None for the checkpoint's.
 
     Raises:
         UserError: when there is no such preset, the file is missing or broken, or it is of
@@ -92,13 +92,13 @@ def read_contender(text: str, scale: int | None = None) -> Contender:
         return _of_preset(detected.preset, detected.scale, path)
     sizes = str(detected).replace(f" x{detected.scale}", "", 1)
     window = detected.arguments["window_size"] if detected.network in ESC_FAMILY else 1
-    return Contender(sizes, None, detected.scale, path, window)
+    return Candidate(sizes, None, detected.scale, path, window)
 
 
-def _of_preset(name: str, scale: int, path: str) -> Contender:
+def _of_preset(name: str, scale: int, path: str) -> Candidate:
     preset = PRESETS[name]
     window = preset.arguments["window_size"] if preset.network in ESC_FAMILY else 1
-    return Contender(name, name, scale, path, window)
+    return Candidate(name, name, scale, path, window)
 
 
 def _holds(state: Mapping[str, Tensor], name: str, scale: int) -> bool:

@@ -1,8 +1,8 @@
-"""What ``basicsr compare train`` is to do: option files, their schedules, and plan.json.
+"""The plan of ``basicsr compare train``: option files, their schedules, and plan.json.
 
 A schedule is stretched or shortened in proportion: milestones, periods, warm-up, averaging,
 validation, saving and logging keep their share of the run.  So a network that gets fewer
-iterations in the same minutes goes through the same schedule.
+iterations in the same minutes has the same schedule.
 """
 
 import copy
@@ -12,20 +12,31 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 from basicsr.archs.swinir_arch import SwinIR
+from pydantic import BaseModel, ConfigDict
 
 from esc_arch import options
 from esc_arch.archs.presets import PRESETS
 from esc_arch.compare import results
-from esc_arch.compare.contenders import ESC_FAMILY
+from esc_arch.compare.candidates import ESC_FAMILY
 from esc_arch.compare.results import write_file
 from esc_arch.errors import UserError
 from esc_arch.options.kinds import COUNT
 from esc_arch.options.problems import describe, suggestion
 
-__all__ = ["Plan", "Request", "Speed", "affordable", "scaled", "with_network", "write_option"]
+__all__ = [
+    "Plan",
+    "Request",
+    "Speed",
+    "affordable",
+    "read_plan",
+    "scaled",
+    "with_network",
+    "write_option",
+]
 
 # Of a budget of minutes, the most that validation and saving may take.
 CHECKS_SHARE = 0.2
@@ -33,7 +44,7 @@ CHECKS_SHARE = 0.2
 
 @dataclass(frozen=True)
 class Request:
-    """A comparison as the command line asks for it.
+    """A comparison as the command line describes it.
 
     Attributes:
         networks: presets.
@@ -52,7 +63,10 @@ class Request:
     force_yml: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Raises: UserError: when a part of it cannot be."""
+        """
+        Raises:
+            UserError: when an argument is wrong.
+        """
         for network in self.networks:
             if network not in PRESETS:
                 raise UserError(
@@ -78,6 +92,11 @@ class Request:
         """Of the comparison."""
         return results.folder_of(self.name)
 
+    @property
+    def plan_file(self) -> Path:
+        """Where the plan is written."""
+        return self.folder / "plan.json"
+
     def run_name(self, network: str) -> str:
         """The experiment of a network."""
         return f"compare_{self.name}_{network}"
@@ -86,7 +105,7 @@ class Request:
         """Where the option file of a network is written."""
         return self.folder / "options" / f"{network}.yml"
 
-    def read_template(self) -> dict:
+    def read_template(self) -> dict[str, Any]:
         """The template with the forced values.
 
         Raises:
@@ -117,7 +136,7 @@ class Speed:
     check_s: float
 
 
-def affordable(template: Mapping, budget_minutes: float, speed: Speed) -> tuple[int, int]:
+def affordable(template: Mapping[str, Any], budget_minutes: float, speed: Speed) -> tuple[int, int]:
     """What fits in a budget.
 
     Returns:
@@ -132,7 +151,7 @@ def affordable(template: Mapping, budget_minutes: float, speed: Speed) -> tuple[
     return max(1, iterations), checks
 
 
-def _checks(template: Mapping) -> int:
+def _checks(template: Mapping[str, Any]) -> int:
     """How often a template validates or saves, whichever it does more often."""
     total = int(template["train"]["total_iter"])
     intervals = [template["logger"]["save_checkpoint_freq"]]
@@ -141,7 +160,7 @@ def _checks(template: Mapping) -> int:
     return total // min(intervals)
 
 
-def with_network(request: Request, template: Mapping[str, object], network: str) -> dict:
+def with_network(request: Request, template: Mapping[str, Any], network: str) -> dict[str, Any]:
     """The template with the network, the name and what else depends on it; for checking."""
     opt = copy.deepcopy(dict(template))
     preset = PRESETS[network]
@@ -162,7 +181,7 @@ def with_network(request: Request, template: Mapping[str, object], network: str)
     return opt
 
 
-def scaled(opt: Mapping, total_iter: int, checks: int | None = None) -> dict:
+def scaled(opt: Mapping[str, Any], total_iter: int, checks: int | None = None) -> dict[str, Any]:
     """A checked option file with its schedule scaled.
 
     Args:
@@ -207,88 +226,79 @@ def _scaled_periods(periods: Sequence[int], ratio: float) -> list[int]:
     return scaled
 
 
-def write_option(path: Path, opt: Mapping[str, object]) -> None:
+def write_option(path: Path, opt: Mapping[str, Any]) -> None:
     """Write an option file."""
     write_file(path, yaml.safe_dump(dict(opt), sort_keys=False, allow_unicode=True).encode())
 
 
-class Plan:
+class Plan(BaseModel):
     """plan.json: what was asked for, what was measured, and which networks are trained.
 
+    Attributes:
+        asked: the arguments and the content of the template.
+        total_iter: iterations of each network that has a schedule.
+        checks: the most validations of each; None for as many as in the template.
+        speed: what was measured for a budget.
+        finished: the networks that are trained.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    asked: dict[str, Any]
+    total_iter: dict[str, int] = {}
+    checks: dict[str, int | None] = {}
+    speed: dict[str, Speed] = {}
+    finished: list[str] = []
+
+    def write(self, path: Path) -> None:
+        """Write plan.json, complete or not at all."""
+        write_file(path, (self.model_dump_json(indent=1) + "\n").encode())
+
+
+def read_plan(request: Request, template: Mapping[str, Any]) -> Plan:
+    """The plan of a comparison: that of its earlier run, or a new one, which is not written yet.
+
     Args:
-        request: has to be the one that an earlier run of this comparison had.
+        request: has to be the one of the earlier run.
         template: its template, with the forced values.
 
     Raises:
         UserError: when the file is damaged, or the earlier run had other arguments, saying
             which.
     """
-
-    def __init__(self, request: Request, template: Mapping[str, object]) -> None:
-        self.path = request.folder / "plan.json"
-        asked = {
-            "networks": list(request.networks),
-            "template": request.template,
-            "steps": request.steps,
-            "budget-minutes": request.budget_minutes,
-            "force_yml": list(request.force_yml),
-            "template content": json.loads(json.dumps(template, default=str)),
-        }
-        self._content: dict = {"asked": asked, "total_iter": {}, "checks": {}, "speed": {}}
-        self._content["finished"] = []
-        try:
-            found = json.loads(self.path.read_text(encoding="utf-8"))
-            earlier = found["asked"]
-            if found.keys() != self._content.keys() or earlier.keys() != asked.keys():
-                raise KeyError
-        except FileNotFoundError:
-            return
-        except (ValueError, KeyError, TypeError, OSError):
+    path = request.plan_file
+    asked = {
+        "networks": list(request.networks),
+        "template": request.template,
+        "steps": request.steps,
+        "budget-minutes": request.budget_minutes,
+        "force_yml": list(request.force_yml),
+        "template content": json.loads(json.dumps(template, default=str)),
+    }
+    try:
+        plan = Plan.model_validate_json(path.read_bytes())
+        if plan.asked.keys() != asked.keys():
+            raise ValueError
+    except FileNotFoundError:
+        return Plan(asked=asked)
+    except (ValueError, OSError):
+        raise UserError(
+            f"{path}: expected the plan of a comparison; found another or a damaged "
+            "file. Move it away, or give another --name."
+        ) from None
+    for key, value in asked.items():
+        earlier = plan.asked[key]
+        if earlier != value:
+            if key == "template content":
+                difference = _difference(earlier, value)
+            else:
+                difference = f"--{key}: {value} instead of {earlier}"
             raise UserError(
-                f"{self.path}: expected the plan of a comparison; found another or a damaged "
-                "file. Move it away, or give another --name."
-            ) from None
-        for key, value in asked.items():
-            if earlier[key] != value:
-                what = f"--{key}" if " " not in key else _difference(earlier[key], value)
-                raise UserError(
-                    f"{self.path}: expected the arguments that the comparison {request.name} was "
-                    f"begun with; found another {what}"
-                    + (f": {value} instead of {earlier[key]}" if " " not in key else "")
-                    + ". Give the same ones to continue it, or another --name."
-                )
-        self._content = found
-
-    @property
-    def finished(self) -> list[str]:
-        """The networks whose training is done."""
-        return self._content["finished"]
-
-    def schedule(self, network: str) -> tuple[int, int | None] | None:
-        """Iterations and the most checks of a network; None where they are to be measured."""
-        if network not in self._content["total_iter"]:
-            return None
-        return self._content["total_iter"][network], self._content["checks"][network]
-
-    def set_schedule(
-        self, network: str, total_iter: int, checks: int | None, speed: Speed | None
-    ) -> None:
-        """Keep what a network is given."""
-        self._content["total_iter"][network] = total_iter
-        self._content["checks"][network] = checks
-        if speed is not None:
-            self._content["speed"][network] = vars(speed)
-        self.write()
-
-    def set_finished(self, network: str) -> None:
-        """Keep that a network is trained."""
-        if network not in self.finished:
-            self.finished.append(network)
-            self.write()
-
-    def write(self) -> None:
-        """Write plan.json; it is never there by half."""
-        write_file(self.path, (json.dumps(self._content, indent=1) + "\n").encode())
+                f"{path}: expected the arguments that the comparison {request.name} was begun "
+                f"with; found another {difference}. Give the same ones to continue it, or another "
+                "--name."
+            )
+    return plan
 
 
 def _difference(earlier: object, now: object, key: str = "") -> str:

@@ -1,0 +1,334 @@
+"""``basicsr data``: prepares, packs, checks, measures and downloads images."""
+
+import argparse
+import itertools
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.filesize import decimal
+from rich.table import Table
+
+from esc_arch.cli.commands import add_commands
+from esc_arch.errors import UserError
+
+if TYPE_CHECKING:
+    from esc_arch.data.sources import Archive
+    from esc_arch.data.statistics import Extent, SetStatistics, TooSmall
+    from esc_arch.data.verifying import Report
+
+_INTERRUPTED = 130  # the exit code that shells give for Ctrl-C
+_GT_SIZES = (128, 192, 256)
+# Columns of sets that fit beside each other on 80 characters.
+_BESIDE = 3
+_SHOWN_SMALL = 3
+# Of one type; the others are counted.
+_SHOWN = 20
+_SHOWN_NAMES = 5
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The sub-commands, each with its arguments."""
+    add_commands(parser, COMMANDS)
+
+
+def _add_jobs(parser: argparse.ArgumentParser) -> None:
+    from esc_arch.data.processes import default_jobs
+
+    parser.add_argument(
+        "--jobs",
+        type=_positive,
+        default=default_jobs(),
+        metavar="N",
+        help="number of processes (default: one for each CPU)",
+    )
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected 1 or more; found {text}")
+    return number
+
+
+def _add_prepare(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("src", metavar="SRC", help="folder with images below it, or one image")
+    parser.add_argument("--dest", required=True, metavar="DIR", help="where to put the results")
+    parser.add_argument(
+        "--scales",
+        type=int,
+        nargs="*",
+        default=[2, 3, 4],
+        metavar="S",
+        help="of the LR images (default: 2 3 4); no number: HR alone",
+    )
+    parser.add_argument("--sub-image", type=int, metavar="SIZE", help="also cut windows of SIZE")
+    parser.add_argument("--step", type=int, help="from window to window (default: half of SIZE)")
+    parser.add_argument(
+        "--thresh", type=int, help="pixels that windows may leave out at the edges (default: 0)"
+    )
+    parser.add_argument(
+        "--lmdb", action="store_true", help="also pack the sub-images, or the images, into LMDBs"
+    )
+    _add_jobs(parser)
+    parser.add_argument("--strict", action="store_true", help="stop at the first bad image")
+    parser.set_defaults(run=_prepare)
+
+
+def _prepare(args: argparse.Namespace) -> int:
+    """Prepare.
+
+    Returns:
+        The exit code: 0; 1 when images were skipped; 130 after Ctrl-C.
+    """
+    from esc_arch.data.prepare import prepare, settings
+    from esc_arch.data.prepare.summary import summary
+
+    chosen = settings(args.scales, args.sub_image, args.step, args.thresh, args.lmdb)
+    try:
+        done = prepare(args.src, args.dest, chosen, args.jobs, args.strict)
+    except KeyboardInterrupt:
+        print("Stopped. Run the same command again to go on from here.", file=sys.stderr)
+        return _INTERRUPTED
+    for reason in done.skipped:
+        print(f"skipped: {reason}", file=sys.stderr)
+    print(summary(done, Path(args.dest), chosen))
+    return 1 if done.skipped else 0
+
+
+def _add_lmdb(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="images; not searched deeper")
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="OUT.lmdb",
+        help="default: FOLDER.lmdb; it is replaced once the new one is complete",
+    )
+    parser.add_argument(
+        "--strip",
+        metavar="SUFFIX",
+        help="taken off the end of each name, since HR and LR need the same keys (default: x2, "
+        "x3, ... where all names end so; '' keeps names as they are)",
+    )
+    _add_jobs(parser)
+    parser.set_defaults(run=_lmdb)
+
+
+def _lmdb(args: argparse.Namespace) -> None:
+    from esc_arch.data.packing import folder_entries, pack
+
+    # A name that a key can be appended to, also for "." and "..".
+    folder = args.folder.resolve() if args.folder.name in ("", "..") else args.folder
+    output = args.output or folder.with_name(f"{folder.name}.lmdb")
+    entries, suffix = folder_entries(folder, args.strip)
+    if suffix:
+        print(
+            f"keys: names without {suffix}, such as {entries[0].key} for {entries[0].source.name}"
+        )
+    if pack(output, entries, args.jobs):
+        print(f"{output}: {len(entries)} images")
+    else:
+        print(f"{output}: was made of these {len(entries)} images before; nothing to do")
+
+
+def _add_verify(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "path",
+        metavar="PATH",
+        help="a folder of images, an LMDB, or what `basicsr data prepare` made",
+    )
+    parser.add_argument(
+        "--lq", metavar="LR_PATH", help="LR images of those in PATH, NAME.png or NAMEx2.png"
+    )
+    parser.add_argument("--scale", type=int, metavar="N", help="of the LR images")
+    _add_jobs(parser)
+    parser.set_defaults(run=_verify)
+
+
+def _verify(args: argparse.Namespace) -> int:
+    from esc_arch.data.verifying import verify, verify_pair
+
+    if (args.lq is None) != (args.scale is None):
+        raise UserError("basicsr data verify: expected --lq and --scale together; found one.")
+    if args.lq is None:
+        report = verify(args.path, args.jobs)
+    elif args.scale < 1:
+        raise UserError(f"--scale: expected 1 or more; found {args.scale}.")
+    else:
+        report = verify_pair(args.path, args.lq, args.scale, args.jobs)
+    _print_report(report)
+    return 1 if report.problems else 0
+
+
+def _print_report(report: "Report") -> None:
+    for kind, problems in itertools.groupby(report.problems, lambda problem: problem.kind):
+        texts = [problem.text for problem in problems]
+        for text in texts[:_SHOWN]:
+            print(f"problem: {text}")
+        if len(texts) > _SHOWN:
+            print(f"problem: {len(texts) - _SHOWN} more of this kind ({kind})")
+    for group in report.duplicates[:_SHOWN]:
+        more = f" and {len(group) - _SHOWN_NAMES} more" if len(group) > _SHOWN_NAMES else ""
+        print(f"note: the same pixels: {', '.join(group[:_SHOWN_NAMES])}{more}")
+    if len(report.duplicates) > _SHOWN:
+        print(f"note: {len(report.duplicates) - _SHOWN} more groups of the same pixels")
+    table = Table()
+    table.add_column("checked", overflow="fold")
+    for column in ("images", "size", "problems"):
+        table.add_column(column, justify="right")
+    for row in report.sets:
+        table.add_row(row.name, str(row.images), decimal(row.bytes), str(row.problems))
+    for name, problems in report.pairs:
+        table.add_row(name, "", "", str(problems))
+    Console().print(table)
+
+
+def _add_stats(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "path",
+        metavar="PATH",
+        help="a folder of images, an LMDB, or what `basicsr data prepare` made",
+    )
+    parser.add_argument(
+        "--gt-size",
+        type=int,
+        nargs="+",
+        default=_GT_SIZES,
+        metavar="N",
+        help=f"sides of HR crops to try (default: {' '.join(map(str, _GT_SIZES))})",
+    )
+    _add_jobs(parser)
+    parser.set_defaults(run=_stats)
+
+
+def _stats(args: argparse.Namespace) -> int:
+    """Measure.
+
+    Returns:
+        The exit code: 0; 1 when an image could not be read.
+    """
+    from esc_arch.data.statistics import measure
+
+    if min(args.gt_size) < 1:
+        raise UserError(f"--gt-size: expected 1 or more; found {min(args.gt_size)}.")
+    sets = measure(args.path, args.gt_size, args.jobs)
+    console = Console()
+    for start in range(0, len(sets), _BESIDE):
+        console.print(_statistics(sets[start : start + _BESIDE]))
+    unreadable = [reason for one in sets for reason in one.unreadable]
+    for reason in unreadable:
+        print(f"left out: {reason}", file=sys.stderr)
+    return 1 if unreadable else 0
+
+
+def _statistics(sets: "list[SetStatistics]") -> Table:
+    table = Table(show_lines=True)
+    table.add_column("", no_wrap=True)
+    for one in sets:
+        table.add_column(one.name, overflow="fold")
+    table.add_row("images", *(str(one.images) for one in sets))
+    table.add_row("files", *(decimal(one.bytes) for one in sets))
+    table.add_row("width min/med/max", *(_extent(one.width) for one in sets))
+    table.add_row("height min/med/max", *(_extent(one.height) for one in sets))
+    table.add_row("smallest", *("{}, {}x{}".format(*one.smallest) for one in sets))
+    table.add_row("kinds", *("\n".join(f"{k}: {n}" for k, n in one.kinds.items()) for one in sets))
+    table.add_row("mean R G B", *(" ".join(f"{m:.4f}" for m in one.mean) for one in sets))
+    for row in zip(*(one.too_small for one in sets), strict=True):
+        table.add_row(f"gt_size {row[0].gt_size}", *map(_fit, row))
+    return table
+
+
+def _extent(extent: "Extent") -> str:
+    return f"{extent.smallest}/{extent.median:g}/{extent.largest}"
+
+
+def _fit(small: "TooSmall") -> str:
+    if not small.names:
+        return "fits"
+    more = f" and {len(small.names) - _SHOWN_SMALL} more" if len(small.names) > _SHOWN_SMALL else ""
+    return f"{len(small.names)} too small: {', '.join(small.names[:_SHOWN_SMALL])}{more}"
+
+
+def _add_download(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("names", nargs="*", metavar="NAME", help="image set; none lists all")
+    parser.add_argument(
+        "--dest",
+        default="datasets",
+        metavar="FOLDER",
+        help="where to put them (default: datasets, as in the option files)",
+    )
+    parser.set_defaults(run=_download)
+
+
+def _download(args: argparse.Namespace) -> None:
+    from esc_arch.data.obtain import obtain
+    from esc_arch.data.sources import find
+
+    if not args.names:
+        _print_sets()
+        return
+    # All names before the first download, which may take hours.
+    for image_set in [find(name) for name in args.names]:
+        if image_set.archives:
+            print(f"{image_set.name}: {image_set.images}. Terms: {image_set.terms}", flush=True)
+        obtain(image_set, args.dest, say=lambda line: print(line, flush=True))
+
+
+def _print_sets() -> None:
+    from esc_arch.data.sources import IMAGE_SETS
+
+    table = Table(title="Image sets: basicsr data download NAME ...")
+    table.add_column("name", no_wrap=True)
+    table.add_column("images")
+    table.add_column("download", justify="right", no_wrap=True)
+    for image_set in IMAGE_SETS:
+        table.add_row(image_set.name, image_set.images, _size(image_set.archives))
+    Console().print(table)
+    # Not in the table, which would cut addresses off.
+    print("\nDownloaded:")
+    origins: dict[tuple[str, str], list[str]] = {}
+    for image_set in IMAGE_SETS:
+        if image_set.archives:
+            url = image_set.archives[0].url.rsplit("/", 1)[0]
+            origins.setdefault((url, image_set.terms), []).append(image_set.name)
+    for (url, terms), names in origins.items():
+        print(f"  {', '.join(names)}\n    from {url}/\n    Terms: {terms}")
+    print("\nBy hand, as there is no certain address:")
+    for image_set in IMAGE_SETS:
+        if image_set.by_hand:
+            print(
+                f"  {image_set.name}, to datasets/{image_set.folder}\n"
+                f"    {image_set.by_hand}\n    Terms: {image_set.terms}"
+            )
+
+
+def _size(archives: "tuple[Archive, ...]") -> str:
+    sizes = [archive.size or archive.about for archive in archives]
+    if not archives:
+        return "by hand"
+    known = sum(filter(None, sizes))
+    if not known:
+        return "not known"
+    if None in sizes:
+        return f"over {decimal(known)}"
+    return decimal(known) if archives[0].size else f"about {decimal(known)}"
+
+
+COMMANDS = {
+    "prepare": (
+        "Make HR and LR images, sub-images and LMDBs, as BasicSR reads them.",
+        _add_prepare,
+    ),
+    "lmdb": ("Pack the images of a folder into an LMDB, as BasicSR reads it.", _add_lmdb),
+    "verify": (
+        "Check that images decode, LMDBs are whole, and HR and LR images fit each other.",
+        _add_verify,
+    ),
+    "stats": ("Count and measure images, and say whether training crops fit in them.", _add_stats),
+    "download": (
+        "Download public image sets, or list them and say how to get the others.",
+        _add_download,
+    ),
+}
