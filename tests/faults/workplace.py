@@ -9,8 +9,7 @@ import yaml
 from safetensors.torch import save_file
 
 from esc_arch.archs import ESC
-from esc_arch.data.lmdb_writer import write_lmdb
-from esc_arch.data.packing import folder_entries
+from esc_arch.data.lmdb_writer import folder_entries, write_lmdb
 
 _FILE = Path(__file__).parents[1] / "options" / "option_cases.py"
 _SPEC = importlib.util.spec_from_file_location("option_cases", _FILE)

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from esc_arch.cli.data.jobs import add_jobs
-from esc_arch.data.packing import folder_entries, pack
+from esc_arch.data.lmdb_writer import folder_entries, pack
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
