@@ -4,8 +4,8 @@
 ``0001.png (480,480,3) 1``, from which BasicSR takes the keys) and ``plan.json`` (which sources
 it was made of).  It grows as ``.X.lmdb.part`` beside it, by one transaction for each batch of
 images: after a kill or a power cut it ends with a whole batch, and the next run appends the
-rest.  A compact copy of it, ``.X.lmdb.new``, gets the final name once it is flushed to disk.
-``data.mdb`` has the same bytes however often the work was interrupted.
+rest.  It is renamed when it is complete and on the disk.  ``data.mdb`` has the same bytes however
+often the work was interrupted.
 """
 
 import hashlib
@@ -15,7 +15,6 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
@@ -65,7 +64,7 @@ class _Plan(NamedTuple):
     record: dict[str, int | str]
 
     def most_bytes(self) -> int:
-        """An upper bound of the size of ``data.mdb``: values in pages of their own, and the tree."""
+        """An upper bound of the size of ``data.mdb``: pages of the values, and the tree."""
         page = mmap.PAGESIZE
         # A page of the tree holds 7 of the longest keys; a few pages are free.
         values = sum(-(-(size + 16) // page) for size in self.sizes)
@@ -203,28 +202,28 @@ def is_current(path: str | os.PathLike[str], entries: Sequence[Entry]) -> bool:
 
 
 def _build(final: Path, plan: _Plan) -> bool:
-    part, new, old = (_beside(final, purpose) for purpose in ("part", "new", "old"))
+    part, old = _beside(final, "part"), _beside(final, "old")
     if old.exists() and not final.exists():
         old.rename(final)  # a kill came between the renames below
-    _remove(old, new)
+    _remove(old)
     if _is_made_of(final, plan):
         _remove(part)
         return False
     _require_replaceable(final)
     done = _resume(part, plan)
-    needed = 2 * plan.most_bytes() - sum(plan.sizes[:done])  # of the part and its copy
+    needed = plan.most_bytes() - sum(plan.sizes[:done])
     if needed > (free := free_bytes(final.parent)):
         raise UserError(
             f"{final}: expected {decimal(needed)} of room on the disk; found {decimal(free)}. "
             "Make room, or name an LMDB on another disk."
         )
     _append(part, plan, done, final.name)
-    _copy(part, new, plan, final.name)
+    _flush(part)
     if final.exists():
         final.rename(old)
-    new.rename(final)
+    part.rename(final)
     flush_folder(final.parent)
-    _remove(old, part)
+    _remove(old)
     return True
 
 
@@ -412,25 +411,9 @@ def _read(source: Path, size: int) -> bytes:
     return content
 
 
-def _copy(part: Path, new: Path, plan: _Plan, name: str) -> None:
-    """Write the complete LMDB, without free pages, to another folder, and flush it."""
-    new.mkdir()
-    data, total = new / "data.mdb", sum(plan.sizes)
-    with (
-        closing(_open(part, plan)) as database,
-        ThreadPoolExecutor(1) as thread,
-        progress(f"compacting {name}", total, "bytes") as advance,
-    ):
-        copied, shown = thread.submit(database.copy, str(new), compact=True), 0
-        while wait([copied], timeout=0.5).not_done:
-            present = min(data.stat().st_size if data.exists() else 0, total)
-            advance(present - shown)
-            shown = present
-        copied.result()
-    for file in ("meta_info.txt", "plan.json"):
-        shutil.copyfile(part / file, new / file)
-    (new / "lock.mdb").touch()
+def _flush(part: Path) -> None:
+    (part / "lock.mdb").touch()
     for file in sorted(_FILES):
-        with open(new / file, "rb+") as opened:
+        with open(part / file, "rb+") as opened:
             os.fsync(opened.fileno())
-    flush_folder(new)
+    flush_folder(part)

@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 from urllib.parse import unquote, urldefrag, urlsplit
 
-from esc_arch.download import fetch
 from esc_arch.errors import UserError
+from esc_arch.transfer import fetch
 
 __all__ = ["cache_folder", "cached", "is_url"]
 

@@ -6,8 +6,8 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
-from esc_arch.data.obtain import obtain
-from esc_arch.data.sources import IMAGE_SETS, Archive, find
+from esc_arch.data.download_sets import download_set
+from esc_arch.data.public_sets import PUBLIC_SETS, Archive, find
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,10 +25,10 @@ def run(args: argparse.Namespace) -> None:
         _list()
         return
     # All names before the first download, which may take hours.
-    for image_set in [find(name) for name in args.names]:
-        if image_set.archives:
-            print(f"{image_set.name}: {image_set.images}. Terms: {image_set.terms}", flush=True)
-        obtain(image_set, args.dest, say=lambda line: print(line, flush=True))
+    for public_set in [find(name) for name in args.names]:
+        if public_set.archives:
+            print(f"{public_set.name}: {public_set.images}. Terms: {public_set.terms}", flush=True)
+        download_set(public_set, args.dest, say=lambda line: print(line, flush=True))
 
 
 def _list() -> None:
@@ -36,24 +36,24 @@ def _list() -> None:
     table.add_column("name", no_wrap=True)
     table.add_column("images")
     table.add_column("download", justify="right", no_wrap=True)
-    for image_set in IMAGE_SETS:
-        table.add_row(image_set.name, image_set.images, _size(image_set.archives))
+    for public_set in PUBLIC_SETS:
+        table.add_row(public_set.name, public_set.images, _size(public_set.archives))
     Console().print(table)
     # Not in the table, which would cut addresses off.
     print("\nDownloaded:")
     origins: dict[tuple[str, str], list[str]] = {}
-    for image_set in IMAGE_SETS:
-        if image_set.archives:
-            url = image_set.archives[0].url.rsplit("/", 1)[0]
-            origins.setdefault((url, image_set.terms), []).append(image_set.name)
+    for public_set in PUBLIC_SETS:
+        if public_set.archives:
+            url = public_set.archives[0].url.rsplit("/", 1)[0]
+            origins.setdefault((url, public_set.terms), []).append(public_set.name)
     for (url, terms), names in origins.items():
         print(f"  {', '.join(names)}\n    from {url}/\n    Terms: {terms}")
     print("\nBy hand, as there is no certain address:")
-    for image_set in IMAGE_SETS:
-        if image_set.by_hand:
+    for public_set in PUBLIC_SETS:
+        if public_set.by_hand:
             print(
-                f"  {image_set.name}, to datasets/{image_set.folder}\n"
-                f"    {image_set.by_hand}\n    Terms: {image_set.terms}"
+                f"  {public_set.name}, to datasets/{public_set.folder}\n"
+                f"    {public_set.by_hand}\n    Terms: {public_set.terms}"
             )
 
 
