@@ -12,6 +12,7 @@ import time
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NoReturn
 
 import requests
 import urllib3
@@ -134,7 +135,7 @@ class _Checks:
         present = path.stat().st_size
         if self.size not in (None, present):
             return f"expected {self.size} bytes; found {present}"
-        known = {"sha256": self.sha256, "md5": self.md5}
+        known = {"sha256": self.sha256 or "", "md5": self.md5 or ""}
         sums = {
             kind: hashlib.new(kind, usedforsecurity=False) for kind, hex_ in known.items() if hex_
         }
@@ -208,12 +209,12 @@ class _Transfer:
         if record and offset == record["total"]:
             return
         headers = {"Accept-Encoding": "identity", "User-Agent": f"esc-arch/{__version__}"}
-        if offset:
+        if record and offset:
             headers["Range"] = f"bytes={offset}-"
             if record["validator"]:
                 headers["If-Range"] = record["validator"]
         with self._answer(session, headers) as response:
-            if response.status_code == 206 and offset:
+            if response.status_code == 206 and record and offset:
                 total = self._continued(response, record, offset)
             elif response.status_code == 200:
                 offset, total = 0, self._begun(response)
@@ -264,7 +265,9 @@ class _Transfer:
             written.write_text(json.dumps(record))
         return total
 
-    def _continued(self, response: requests.Response, record: dict, offset: int) -> int | None:
+    def _continued(
+        self, response: requests.Response, record: dict[str, Any], offset: int
+    ) -> int | None:
         """The length of the whole file, when the answer continues the part."""
         text = response.headers.get("Content-Range", "")
         found = _CONTENT_RANGE.fullmatch(text)
@@ -326,7 +329,7 @@ class _Transfer:
     def _present(self) -> int:
         return self._part.stat().st_size if self._part.exists() else 0
 
-    def _resumable(self) -> dict | None:
+    def _resumable(self) -> dict[str, Any] | None:
         """The record of a part that can be continued."""
         try:
             record = json.loads(self._record.read_text())
@@ -338,7 +341,7 @@ class _Transfer:
         except (FileNotFoundError, ValueError, KeyError, TypeError):
             return None
 
-    def _start_over(self, reason: str) -> None:
+    def _start_over(self, reason: str) -> NoReturn:
         self._forget()
         raise _BrokenOff(f"{reason}, so the file is downloaded from its beginning")
 

@@ -5,8 +5,7 @@ import sys
 from pathlib import Path
 
 from esc_arch.cli.data.jobs import add_jobs
-from esc_arch.data.prepare import prepare, settings
-from esc_arch.data.prepare.summary import summary
+from esc_arch.data.prepare import prepare, settings, summary
 
 _INTERRUPTED = 130  # what shells give for Ctrl-C
 
