@@ -68,7 +68,7 @@ class _Plan(NamedTuple):
         page = mmap.PAGESIZE
         # A page of the tree holds 7 of the longest keys; a few pages are free.
         values = sum(-(-(size + 16) // page) for size in self.sizes)
-        return max((values + len(self.sizes) // 4 + 256) * page, 10 << 20)
+        return (values + len(self.sizes) // 4 + 256) * page
 
 
 def folder_entries(
