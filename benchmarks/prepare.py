@@ -20,11 +20,9 @@ the result is compared, byte by byte, with that of an uninterrupted run, and beg
 """
 
 import argparse
-import fcntl
 import hashlib
 import json
 import multiprocessing
-import os
 import random
 import shutil
 import statistics
@@ -43,6 +41,7 @@ from timing import seconds
 
 from esc_arch.data.image_files import find_images
 from esc_arch.data.processes import default_jobs
+from esc_arch.files import is_locked
 
 SCALES = (2, 3, 4)
 IMAGES = (300, 1500, 3000)
@@ -207,22 +206,9 @@ def measure_kills(src: Path, work: Path, kills: int) -> dict:
 def begin(line: list[str], dest: Path) -> subprocess.Popen:
     """Start the command, and wait until it is at work in ``dest``."""
     process = subprocess.Popen(line, stdout=subprocess.DEVNULL)
-    while process.poll() is None and not is_locked(dest):
+    while process.poll() is None and not is_locked(dest / ".prepare.lock"):
         time.sleep(0.005)
     return process
-
-
-def is_locked(dest: Path) -> bool:
-    if not dest.exists():
-        return False
-    handle = os.open(dest, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(handle)
-    return False
 
 
 def tree(root: Path) -> dict[str, str]:

@@ -173,19 +173,23 @@ class Held(Exception):
 
 @contextmanager
 def locked(
-    path: Path, wait_s: float = 1.0, waiting: Callable[[str], object] | None = None
+    path: Path,
+    wait_s: float = 1.0,
+    waiting: Callable[[str], object] | None = None,
+    remove: bool = False,
 ) -> Iterator[None]:
     """Hold a lock inside the block; it ends with the process, however that ends.
 
     Children made by ``fork`` do not hold it.  On a file system without locks nothing is locked.
 
     Args:
-        path: the lock's file, which is made with its folder and stays.  It says in JSON who
-            holds the lock.
+        path: the lock's file, which is made with its folder.  It says in JSON who holds the lock.
         wait_s: how long to wait for another holder.  A killed run's processes hold it for a
             moment, and so does :func:`is_locked`.
         waiting: when given, is called with the holder once ``wait_s`` is over, and the wait goes on
             without end.
+        remove: whether the file is deleted at the end, where the system deletes open files; it
+            stays otherwise.
 
     Raises:
         Held: when another holds it after that time.
@@ -205,6 +209,10 @@ def locked(
     try:
         yield
     finally:
+        if remove:
+            # Before the release: those who wait see that it is gone, and make another.
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
         lock.release()  # nothing where it was not acquired
 
 

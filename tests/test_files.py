@@ -132,6 +132,14 @@ def test_a_lock_says_who_holds_it(tmp_path):
         pass
 
 
+def test_the_file_of_a_lock_can_go_at_its_end(tmp_path):
+    path = tmp_path / "a.lock"
+    for _ in range(2):
+        with locked(path, remove=True):
+            assert is_locked(path) is True
+        assert not path.exists()
+
+
 HOLDER = """
 import os, sys, time
 from pathlib import Path

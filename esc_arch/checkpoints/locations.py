@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote, urldefrag, urlsplit
 
-from esc_arch.download import fetch
 from esc_arch.errors import UserError, listed
 from esc_arch.files import sha256_of
+from esc_arch.transfer import fetch
 
 __all__ = ["FOLDERS", "LIST", "cache_folder", "cached", "is_url", "locate", "shipped"]
 __all__ += ["shipped_folder", "shipped_names"]

@@ -14,7 +14,7 @@ from esc_arch.cli.commands import add_commands
 from esc_arch.errors import UserError
 
 if TYPE_CHECKING:
-    from esc_arch.data.sources import Archive
+    from esc_arch.data.public_sets import Archive
     from esc_arch.data.statistics import Extent, SetStatistics, TooSmall
     from esc_arch.data.verifying import Report
 
@@ -82,8 +82,7 @@ def _prepare(args: argparse.Namespace) -> int:
     Returns:
         The exit code: 0; 1 when images were skipped; 130 after Ctrl-C.
     """
-    from esc_arch.data.prepare import prepare, settings
-    from esc_arch.data.prepare.summary import summary
+    from esc_arch.data.prepare import prepare, settings, summary
 
     chosen = settings(args.scales, args.sub_image, args.step, args.thresh, args.lmdb)
     try:
@@ -117,7 +116,7 @@ def _add_lmdb(parser: argparse.ArgumentParser) -> None:
 
 
 def _lmdb(args: argparse.Namespace) -> None:
-    from esc_arch.data.packing import folder_entries, pack
+    from esc_arch.data.lmdb_writer import folder_entries, pack
 
     # A name that a key can be appended to, also for "." and "..".
     folder = args.folder.resolve() if args.folder.name in ("", "..") else args.folder
@@ -263,44 +262,44 @@ def _add_download(parser: argparse.ArgumentParser) -> None:
 
 
 def _download(args: argparse.Namespace) -> None:
-    from esc_arch.data.obtain import obtain
-    from esc_arch.data.sources import find
+    from esc_arch.data.download_sets import download_set
+    from esc_arch.data.public_sets import find
 
     if not args.names:
         _print_sets()
         return
     # All names before the first download, which may take hours.
-    for image_set in [find(name) for name in args.names]:
-        if image_set.archives:
-            print(f"{image_set.name}: {image_set.images}. Terms: {image_set.terms}", flush=True)
-        obtain(image_set, args.dest, say=lambda line: print(line, flush=True))
+    for public_set in [find(name) for name in args.names]:
+        if public_set.archives:
+            print(f"{public_set.name}: {public_set.images}. Terms: {public_set.terms}", flush=True)
+        download_set(public_set, args.dest, say=lambda line: print(line, flush=True))
 
 
 def _print_sets() -> None:
-    from esc_arch.data.sources import IMAGE_SETS
+    from esc_arch.data.public_sets import PUBLIC_SETS
 
     table = Table(title="Image sets: basicsr data download NAME ...")
     table.add_column("name", no_wrap=True)
     table.add_column("images")
     table.add_column("download", justify="right", no_wrap=True)
-    for image_set in IMAGE_SETS:
-        table.add_row(image_set.name, image_set.images, _size(image_set.archives))
+    for public_set in PUBLIC_SETS:
+        table.add_row(public_set.name, public_set.images, _size(public_set.archives))
     Console().print(table)
     # Not in the table, which would cut addresses off.
     print("\nDownloaded:")
     origins: dict[tuple[str, str], list[str]] = {}
-    for image_set in IMAGE_SETS:
-        if image_set.archives:
-            url = image_set.archives[0].url.rsplit("/", 1)[0]
-            origins.setdefault((url, image_set.terms), []).append(image_set.name)
+    for public_set in PUBLIC_SETS:
+        if public_set.archives:
+            url = public_set.archives[0].url.rsplit("/", 1)[0]
+            origins.setdefault((url, public_set.terms), []).append(public_set.name)
     for (url, terms), names in origins.items():
         print(f"  {', '.join(names)}\n    from {url}/\n    Terms: {terms}")
     print("\nBy hand, as there is no certain address:")
-    for image_set in IMAGE_SETS:
-        if image_set.by_hand:
+    for public_set in PUBLIC_SETS:
+        if public_set.by_hand:
             print(
-                f"  {image_set.name}, to datasets/{image_set.folder}\n"
-                f"    {image_set.by_hand}\n    Terms: {image_set.terms}"
+                f"  {public_set.name}, to datasets/{public_set.folder}\n"
+                f"    {public_set.by_hand}\n    Terms: {public_set.terms}"
             )
 
 

@@ -1,4 +1,4 @@
-"""HR images alone as training and validation data: the LR images are made from them.
+"""Dataset of HR images, for training and validation; LR images are made from them.
 
 Shapes: images are (H, W, 3), BGR, as OpenCV decodes them, until they become tensors.
 """
@@ -6,11 +6,12 @@ Shapes: images are (H, W, 3), BGR, as OpenCV decodes them, until they become ten
 import os
 import random
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from basicsr.data.transforms import augment, mod_crop
 from basicsr.utils import FileClient, imfrombytes, img2tensor
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -29,17 +30,17 @@ class _Source(NamedTuple):
     root: str
 
 
-def _pil_bicubic(image: np.ndarray, scale: int) -> np.ndarray:
+def _pil_bicubic(image: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
     size = (image.shape[1] // scale, image.shape[0] // scale)
     return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
 
 
-def _matlab_bicubic(image: np.ndarray, scale: int) -> np.ndarray:
+def _matlab_bicubic(image: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
     return imresize(image, 1 / scale)
 
 
-# What makes the LR image: (H, W, 3) uint8 with sides that are multiples of the scale.
-DOWNSAMPLING: Mapping[str, Callable[[np.ndarray, int], np.ndarray]] = {
+# Functions of an (H, W, 3) uint8 image, whose sides are multiples of the scale.
+DOWNSAMPLING: Mapping[str, Callable[[NDArray[np.uint8], int], NDArray[np.uint8]]] = {
     "pil_bicubic": _pil_bicubic,
     "matlab_bicubic": _matlab_bicubic,
 }
@@ -58,7 +59,7 @@ def one_per_root(value: str | list[str | None] | None, roots: int) -> list[str |
 
 
 @register_dataset
-class DownsampleImageDataset(Dataset):
+class DownsampleImageDataset(Dataset[dict[str, Tensor | str]]):
     """HR images from one or several places, and LR images made on the fly.
 
     In training: a random crop of ``gt_size``, flipped and rotated at random; its LR image
@@ -74,8 +75,8 @@ class DownsampleImageDataset(Dataset):
             - meta_info_file: text file with an image name at the start of each line, instead
               of all images; with several roots a list, ``~`` where all images are meant.
             - io_backend: as in BasicSR's datasets; ``type`` is the same for all roots.
-            - downsampling: ``pil_bicubic`` (default, what the paper trained with) or
-              ``matlab_bicubic`` (what made the usual test sets).
+            - downsampling: ``pil_bicubic`` (default, that of the paper) or
+              ``matlab_bicubic`` (that of the usual test sets).
             - gt_size, use_hflip, use_rot: for training.
             - scale, phase: as BasicSR's datasets get them.
 
@@ -86,7 +87,7 @@ class DownsampleImageDataset(Dataset):
     Source: ESC, arXiv 2503.06671, training on DFLIP.
     """
 
-    def __init__(self, opt: Mapping[str, object]) -> None:
+    def __init__(self, opt: Mapping[str, Any]) -> None:
         self.opt = opt
         name = opt.get("downsampling", "pil_bicubic")
         if name not in DOWNSAMPLING:
@@ -135,14 +136,14 @@ class DownsampleImageDataset(Dataset):
         gt, lq = img2tensor([i.astype(np.float32) / 255 for i in images])
         return {"lq": lq, "gt": gt, "lq_path": source.path, "gt_path": source.path}
 
-    def _read(self, source: _Source) -> np.ndarray:
+    def _read(self, source: _Source) -> NDArray[np.uint8]:
         if self._client is None:
             # In the worker that reads: an open LMDB must not be carried into a fork.
             kind = {name: value for name, value in self._backend.items() if name != "type"}
             self._client = FileClient(self._backend["type"], **kind)
         content = self._client.get(source.path, source.root)
         # OpenCV stops with an assertion for no bytes at all.
-        image = imfrombytes(content) if content else None
+        image: NDArray[np.uint8] | None = imfrombytes(content) if content else None
         if image is None:
             found = "no readable image" if content else "nothing"
             raise UserError(
@@ -150,7 +151,7 @@ class DownsampleImageDataset(Dataset):
             )
         return image
 
-    def _random_patch(self, image: np.ndarray, path: str) -> np.ndarray:
+    def _random_patch(self, image: NDArray[np.uint8], path: str) -> NDArray[np.uint8]:
         size = self.opt["gt_size"]
         height, width = image.shape[:2]
         if min(height, width) < size:
@@ -183,5 +184,5 @@ def _paths(root: str, meta: str | None, is_lmdb: bool) -> list[str]:
     return [os.path.join(root, name) for name in names]
 
 
-def _size(image: np.ndarray) -> str:
+def _size(image: NDArray[np.uint8]) -> str:
     return f"{image.shape[1]}x{image.shape[0]}"

@@ -165,7 +165,9 @@ class LmdbSet(ImageSet):
             with self._database.begin(buffers=True) as transaction:
                 yield transaction
         except lmdb.Error as error:
-            raise DamagedLmdb("an LMDB", f"{self.path}/data.mdb: {error}") from None
+            raise DamagedLmdb(
+                "an LMDB", f"{self.path}/data.mdb, which is damaged: {error}"
+            ) from None
 
 
 def open_image_set(path: str | os.PathLike[str]) -> ImageSet:

@@ -10,21 +10,33 @@ from typing import NamedTuple
 
 import lmdb
 
-from esc_arch.data.lmdb_errors import DamagedLmdb
-from esc_arch.data.lmdb_structure import check_structure
-
 __all__ = ["DamagedLmdb", "MetaLine", "open_lmdb", "parse_meta_line"]
 
 _SHAPE = re.compile(r" \((\d+),\s*(\d+)(?:,\s*(\d+))?")
+
+
+class DamagedLmdb(Exception):
+    """An LMDB that cannot be read.
+
+    Attributes:
+        expected, found: parts of an error message.
+    """
+
+    def __init__(self, expected: str, found: str) -> None:
+        super().__init__(expected, found)
+        self.expected, self.found = expected, found
+
+    def __str__(self) -> str:
+        return f"expected {self.expected}; found {self.found}"
 
 
 class MetaLine(NamedTuple):
     """A line of ``meta_info.txt``.
 
     Attributes:
-        name: the image's, with extension.
+        name: of the image, with extension.
         key: as BasicSR reads it.
-        shape: height, width and, where the line tells it, channels; None when it tells none.
+        shape: height, width and, where the line has it, channels; None for a line without.
     """
 
     name: str
@@ -33,6 +45,7 @@ class MetaLine(NamedTuple):
 
 
 def parse_meta_line(line: str) -> MetaLine:
+    """Name, key and shape in a line of ``meta_info.txt``."""
     shape = _SHAPE.search(line)
     name = line[: shape.start()] if shape else line.split(" ")[0]
     sides = tuple(int(side) for side in shape.groups() if side) if shape else None
@@ -40,16 +53,26 @@ def parse_meta_line(line: str) -> MetaLine:
 
 
 def open_lmdb(path: str | os.PathLike[str]) -> lmdb.Environment:
-    """Open an LMDB as BasicSR does, read-only and without lock, if the library can survive it.
+    """Open an LMDB as BasicSR does, read-only and without lock.
 
     Raises:
-        DamagedLmdb: when ``data.mdb`` is missing, cut off, damaged or none.
+        DamagedLmdb: when ``data.mdb`` is missing, cut off, or no LMDB.
     """
     data = os.path.join(path, "data.mdb")
     try:
-        check_structure(data)
-        return lmdb.open(os.fspath(path), readonly=True, lock=False, readahead=False)
+        size = os.stat(data).st_size
+        if not size:
+            raise DamagedLmdb("an LMDB", f"{data}: an empty file")
+        database = lmdb.open(os.fspath(path), readonly=True, lock=False, readahead=False)
+    except lmdb.InvalidError:
+        raise DamagedLmdb("an LMDB", f"another file, {data}") from None
     except lmdb.Error as error:
         raise DamagedLmdb("an LMDB", f"{data}: {error}") from None
     except OSError as error:
         raise DamagedLmdb("an LMDB", f"{data}: {error.strerror}") from None
+    # Reading pages beyond the end of the file would end the process.
+    needed = (database.info()["last_pgno"] + 1) * database.stat()["psize"]
+    if size < needed:
+        database.close()
+        raise DamagedLmdb(f"{needed} bytes of data", f"{size} bytes in {data}")
+    return database

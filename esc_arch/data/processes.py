@@ -1,18 +1,18 @@
-"""Work on many images in processes of their own.
+"""A pool of processes for work on many images.
 
-LMDBs are read there too: reading a damaged one may kill the process that does it.
+LMDBs are read there too: a damaged one may kill the process that reads it.
 """
 
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from itertools import islice
-from multiprocessing import connection, get_context, parent_process
+from multiprocessing import get_context, parent_process
 from types import TracebackType
 from typing import TypeVar
 
@@ -22,35 +22,36 @@ __all__ = ["ProcessKilled", "Processes", "default_jobs"]
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
-# Items given out for each process, so that it need not wait for the next.
+# Items submitted for each process, so that it need not wait for the next.
 _AHEAD = 4
 
 
 def default_jobs() -> int:
-    """The CPUs that this process may use."""
-    return len(os.sched_getaffinity(0))
+    """Number of CPUs that this process may use."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 class ProcessKilled(Exception):
     """A process was killed, as the system does when memory runs out.
 
     Attributes:
-        items: what the processes may have been working on.
+        items: those in work.
     """
 
-    def __init__(self, items: list[object]) -> None:
+    def __init__(self, items: Sequence[object]) -> None:
         super().__init__(f"killed while working on {items}")
         self.items = items
 
 
 class Processes:
-    """Processes; when one is killed, the next work gets new ones.
+    """A pool that starts and ends with a block; after a killed process it starts again.
 
-    They start with the block, rather than beside the thread of a progress bar, which may hold
-    a lock at the fork.
+    With the block, as a progress bar has a thread, which may hold a lock at a fork.
 
     Args:
-        jobs: how many.
+        jobs: number of processes.
     """
 
     def __init__(self, jobs: int) -> None:
@@ -72,21 +73,21 @@ class Processes:
     def map(
         self, function: Callable[[_Item], _Result], items: Iterable[_Item]
     ) -> Iterator[_Result]:
-        """Results in the order of the items; few are held at a time.
+        """Results in the order of the items; few are in memory at a time.
 
         Args:
             function: of a module, or a partial of one.
 
         Raises:
             ProcessKilled: when a process was killed.
-            Exception: what ``function`` raises.
+            Exception: any of ``function``.
         """
         return (result for _, result in self._run(function, items, in_order=True))
 
     def as_ready(
         self, function: Callable[[_Item], _Result], items: Iterable[_Item]
     ) -> Iterator[tuple[_Item, _Result]]:
-        """Items with their results, as these come; otherwise as :meth:`map`."""
+        """Items with their results, in the order of completion; else as :meth:`map`."""
         return self._run(function, items, in_order=False)
 
     def _run(
@@ -109,7 +110,7 @@ class Processes:
                     yield running.pop(future), result
         except BrokenProcessPool:
             self._end()
-            # They start in the order in which they were given out.
+            # They start in the order of submission.
             raise ProcessKilled(list(islice(running.values(), self._jobs))) from None
         except BaseException:
             self._end()
@@ -121,7 +122,7 @@ class Processes:
             # process with threads is not safe.
             context = get_context("fork" if sys.platform == "linux" else "spawn")
             self._pool = ProcessPoolExecutor(self._jobs, context, _begin)
-            with _no_ctrl_c(), _one_opencv_thread():
+            with _safe_start():
                 self._pool.submit(os.getpid)  # which starts all of them
         return self._pool
 
@@ -132,39 +133,38 @@ class Processes:
 
 
 @contextmanager
-def _no_ctrl_c() -> Iterator[None]:
-    """Let a Ctrl-C wait, which half-started threads and processes cannot bear."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+def _safe_start() -> Iterator[None]:
+    """Start processes in this block.
 
-
-@contextmanager
-def _one_opencv_thread() -> Iterator[None]:
-    """Fork in this block: the child keeps to one thread, as there is a process for each core.
-
-    Set in a child of a process whose OpenCV has threads, it would wait for threads that the
-    child does not have.
+    Ctrl-C waits, as half-started threads and processes do not survive it.  OpenCV has one thread
+    until the end of the block: a child that changes that would wait for threads which a fork does
+    not copy.
     """
-    before = cv2.getNumThreads()
+    mask = getattr(signal, "pthread_sigmask", None)  # not on Windows
+    blocked = mask(signal.SIG_BLOCK, {signal.SIGINT}) if mask else None
+    threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
     try:
         yield
     finally:
-        cv2.setNumThreads(before)
+        cv2.setNumThreads(threads)
+        if mask:
+            mask(signal.SIG_SETMASK, blocked)
 
 
 def _begin() -> None:
-    # The parent gets the Ctrl-C too, and lets its workers finish their images.
+    # The parent gets the Ctrl-C too, and lets its processes finish their images.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform != "linux":  # a forked process has the one thread of its parent
+        cv2.setNumThreads(1)
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _end_with_parent() -> None:
-    # A killed parent cannot end its workers, and the next run must not meet them.
-    connection.wait([parent_process().sentinel])
-    os._exit(1)
+    # A killed parent cannot end its processes, and they would disturb the next run.
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

@@ -1,4 +1,4 @@
-"""What the images of a set are like: sizes, kinds, mean colour, and whether crops fit."""
+"""Statistics of a set of images: sizes, kinds, mean colour, and whether crops fit."""
 
 import functools
 import os
@@ -33,7 +33,7 @@ class Extent(NamedTuple):
 
 
 class TooSmall(NamedTuple):
-    """Images that a crop does not fit in, by name.
+    """Names of images that are smaller than a crop.
 
     Attributes:
         gt_size: side of the HR crop.
@@ -49,8 +49,8 @@ class SetStatistics(NamedTuple):
     """One set.
 
     Attributes:
-        images: that could be read.
-        unreadable: for each other one, what was wrong.
+        images: number of those that could be read.
+        unreadable: an error message for each other one.
         smallest: the image with the shortest side, its width and height.
         kinds: how many images there are of each, such as "RGB, 8 bit".
         mean: red, green and blue over all pixels, in [0, 1]; grey counts as all three, alpha
@@ -123,11 +123,12 @@ def _measure(found: FoundSet, gt_sizes: Sequence[int], processes: Processes) -> 
     except ProcessKilled:
         raise UserError(
             f"{found.path}: expected to read all images; found that a process was killed by it: "
-            "damaged, or too little memory. Run `basicsr data verify`, or give fewer --jobs."
+            "damaged, or too little memory. Run `basicsr data verify`, or use fewer --jobs."
         ) from None
     if not read:
         raise UserError(f"{unreadable[0]} No image of {found.path} can be read.")
     pixels = sum(width * height for width, height in sides)
+    mean = [value / (pixels * _WHITE) for value in sums]
     shortest = min(range(len(read)), key=lambda i: (min(sides[i]), max(sides[i]), i))
     too_small = []
     for gt_size in gt_sizes:
@@ -142,7 +143,7 @@ def _measure(found: FoundSet, gt_sizes: Sequence[int], processes: Processes) -> 
         _extent([height for _, height in sides]),
         (read[shortest], *sides[shortest]),
         dict(kinds.most_common()),
-        tuple(value / (pixels * _WHITE) for value in sums),
+        (mean[0], mean[1], mean[2]),
         too_small,
         unreadable,
     )
@@ -157,7 +158,7 @@ def _names(path: Path) -> tuple[str, ...]:
 
 
 def _inspect(path: Path, name: str) -> _Image | str:
-    """What an image is like, or what is wrong with it."""
+    """Measurements of an image, or an error message."""
     images = opened(path)
     try:
         content = images.read(name)

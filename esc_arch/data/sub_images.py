@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from esc_arch.errors import UserError
 
@@ -16,13 +17,13 @@ __all__ = ["Grid", "Window", "grid", "sub_image_name", "windows"]
 
 
 class Grid(NamedTuple):
-    """Where windows lie.
+    """Positions of windows.
 
     Attributes:
         size: side of a window.
         step: from one window to the next.
-        thresh: how much at the right and bottom may be left out.
-        multiple: what positions and sides are multiples of.
+        thresh: most pixels that may be left out at the right and bottom.
+        multiple: of all positions and sides.
     """
 
     size: int
@@ -39,7 +40,9 @@ class Window(NamedTuple):
     height: int
     width: int
 
-    def cut(self, image: np.ndarray, scale: int) -> np.ndarray:
+    def cut(
+        self, image: NDArray[np.uint8 | np.uint16], scale: int
+    ) -> NDArray[np.uint8 | np.uint16]:
         """This window of an image that is ``scale`` times smaller than HR, as a copy.
 
         Args:
@@ -69,7 +72,7 @@ def grid(size: int, step: int | None, thresh: int, scales: Sequence[int]) -> Gri
             near = [str(v) for v in (lower, lower + multiple) if v > 0]
             raise UserError(
                 f"{name}: expected a multiple of {of_scales}, that is of {multiple}, so that HR "
-                f"and LR pixels meet; found {value}{default}. Take {name} {' or '.join(near)}."
+                f"and LR pixels meet; found {value}{default}. Use {name} {' or '.join(near)}."
             )
     if thresh < 0:
         raise UserError(f"--thresh: expected 0 or more pixels; found {thresh}.")
@@ -79,7 +82,7 @@ def grid(size: int, step: int | None, thresh: int, scales: Sequence[int]) -> Gri
 def windows(height: int, width: int, grid: Grid) -> list[Window]:
     """The windows of an image, row by row.
 
-    A side shorter than a window is the window's side, but for what is over a multiple.
+    A window is as short as a short side, rounded down to a multiple.
 
     Args:
         height, width: of the HR image; no side is shorter than ``grid.multiple``.

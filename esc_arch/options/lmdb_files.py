@@ -98,7 +98,7 @@ def _inspect_database(problems: Problems, key: str, path: str, records: Records)
         problems.add(key, error.expected, error.found, again)
         return
     except lmdb.Error as error:
-        problems.add(key, "an LMDB", f"{path}/data.mdb: {error}", again)
+        problems.add(key, "an LMDB", f"{path}/data.mdb, which is damaged: {error}", again)
         return
     if missing:
         problems.add(

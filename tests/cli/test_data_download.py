@@ -7,8 +7,8 @@ import zipfile
 import pytest
 
 from esc_arch.cli.main import main
-from esc_arch.data import sources
-from esc_arch.data.sources import IMAGE_SETS, Archive, Folder, ImageSet
+from esc_arch.data import public_sets
+from esc_arch.data.public_sets import PUBLIC_SETS, Archive, Folder, PublicSet
 from tests.loopback_server import File, served
 
 
@@ -27,14 +27,14 @@ def typed(*arguments: str) -> int:
 def test_without_a_name_it_lists_all_sets(capsys, folder):
     assert typed() == 0
     printed = capsys.readouterr().out
-    for image_set in IMAGE_SETS:
-        assert image_set.name in printed
+    for public_set in PUBLIC_SETS:
+        assert public_set.name in printed
     for text in ("3.5 GB", "over 5.0 GB", "about 250.0 MB", "not known", "by hand"):
         assert text in printed
     # Nothing that the user has to follow is cut off.
-    for image_set in IMAGE_SETS:
-        assert image_set.by_hand in printed and f"Terms: {image_set.terms}\n" in printed
-        for archive in image_set.archives:
+    for public_set in PUBLIC_SETS:
+        assert public_set.by_hand in printed and f"Terms: {public_set.terms}\n" in printed
+        for archive in public_set.archives:
             assert f"from {archive.url.removesuffix(archive.name)}\n" in printed
     assert "Manga109, to datasets/Manga109/HR\n" in printed
     assert list(folder.iterdir()) == []
@@ -62,8 +62,8 @@ def test_a_set_is_brought_to_the_folder_of_the_option_files(monkeypatch, capsys,
         url = server.put("DIV2K_train_HR.zip", served_file := File(body))
         place = Folder("DIV2K_train_HR", "DIV2K/DIV2K_train_HR", "", 1)
         md5 = hashlib.md5(body).hexdigest()
-        image_set = ImageSet("tiny", "1 HR", "anyone", (Archive(url, (place,), md5),))
-        monkeypatch.setattr(sources, "IMAGE_SETS", (image_set,))
+        public_set = PublicSet("tiny", "1 HR", "anyone", (Archive(url, (place,), md5),))
+        monkeypatch.setattr(public_sets, "PUBLIC_SETS", (public_set,))
         assert typed("tiny") == 0
         first = capsys.readouterr().out
         assert typed("tiny") == 0

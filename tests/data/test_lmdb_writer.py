@@ -1,12 +1,14 @@
 """LMDBs: what the library and BasicSR read of them, kills, power cuts, replacement."""
 
+import hashlib
+import json
 import os
 import random
+import re
 import resource
 import shutil
 import signal
 import threading
-import time
 from pathlib import Path
 
 import cv2
@@ -18,7 +20,7 @@ from basicsr.utils import FileClient
 from basicsr.utils.lmdb_util import make_lmdb_from_imgs
 from png_cases import FORK, pixels, start, write_png, write_pngs
 
-from esc_arch.data import lmdb_pages, lmdb_writer
+from esc_arch.data.lmdb_reader import DamagedLmdb, open_lmdb
 from esc_arch.data.lmdb_writer import Entry, is_current, write_lmdb
 from esc_arch.errors import UserError
 
@@ -50,14 +52,9 @@ def entries(tmp_path):
     return entries_of(write_pngs(tmp_path / "HR", 150))
 
 
-@pytest.fixture
-def small_flushes(monkeypatch):
-    monkeypatch.setattr(lmdb_writer, "_FLUSH_BYTES", 20_000)
-
-
 @pytest.mark.parametrize("count", [1, 2, 37, 3000])
 @pytest.mark.parametrize("key_bytes", [4, 60, 511])
-def test_pages_are_read_by_the_library(tmp_path, count, key_bytes):
+def test_keys_and_values_of_all_sizes(tmp_path, count, key_bytes):
     """Trees of one to five levels; the library can also change and enlarge them."""
     rng = random.Random(count * key_bytes)
     image = write_png(tmp_path / "a.png", pixels(0, 4, 4)).read_bytes()
@@ -136,68 +133,81 @@ def test_basicsr_reads_pairs(tmp_path):
             )
 
 
-def test_killed_at_random_and_resumed(tmp_path, entries, small_flushes, monkeypatch):
-    """The bytes are those of a build that nothing interrupted."""
-    write_lmdb(tmp_path / "whole.lmdb", entries)
-    plain_read = lmdb_writer._read
+def kill_at(monkeypatch, call: int, *owners_and_names) -> None:
+    """Kill this process at the n-th call of these functions together."""
+    calls = 0
 
-    def slow_read(*arguments):
-        time.sleep(0.0005)
-        return plain_read(*arguments)
+    def counted(original):
+        def wrapper(*arguments, **named):
+            nonlocal calls
+            calls += 1
+            if calls == call:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return original(*arguments, **named)
 
-    monkeypatch.setattr(lmdb_writer, "_read", slow_read)
-    rng = random.Random(0)
-    path = tmp_path / "X.lmdb"
-    gone_on = 0
-    for _ in range(6):
-        shutil.rmtree(path, ignore_errors=True)
-        for _ in range(4):
-            process = start(lambda: write_lmdb(path, entries))
-            time.sleep(rng.uniform(0, 0.12))
-            os.kill(process.pid, signal.SIGKILL)
-            process.join()
-            journal = path.with_name(f".{path.name}.part") / "meta_info.txt"
-            gone_on += journal.exists() and 0 < journal.read_bytes().count(b"\n") < len(entries)
-        write_lmdb(path, entries)
-        assert files_of(path) == files_of(tmp_path / "whole.lmdb")
-        assert left_beside(path) == []
-    assert gone_on > 3
+        return wrapper
+
+    for owner, name in owners_and_names:
+        monkeypatch.setattr(owner, name, counted(getattr(owner, name)))
 
 
-@pytest.mark.parametrize("call", range(1, 40, 4))
-def test_killed_at_each_kind_of_call(tmp_path, entries, small_flushes, monkeypatch, call):
-    """Also between the renames: the old LMDB or the new one is there after the next run."""
-    path = tmp_path / "X.lmdb"
-    write_lmdb(path, entries[:20])
-    write_lmdb(tmp_path / "whole.lmdb", entries)
+READ = (Path, "read_bytes")
+OTHERS = (
+    (lmdb, "open"),
+    (os, "fsync"),
+    (os, "truncate"),
+    (Path, "touch"),
+    (shutil, "rmtree"),
+    (Path, "mkdir"),
+    (Path, "rename"),
+)
+
+
+def killed_and_resumed(path, entries, monkeypatch, call: int, *functions) -> bool:
+    """Whether a killed call, and another one after it, leave what an undisturbed one makes."""
 
     def killed():
-        calls = 0
-
-        def counted(original, every):
-            def wrapper(*arguments, **named):
-                nonlocal calls
-                calls += every
-                if calls >= call:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                return original(*arguments, **named)
-
-            return wrapper
-
-        # Few of the writes, each of the others.
-        monkeypatch.setattr(os, "pwrite", counted(os.pwrite, 0.1))
-        for name in ("fdatasync", "fsync", "rename"):
-            monkeypatch.setattr(os, name, counted(getattr(os, name), 1))
-        monkeypatch.setattr(Path, "rename", counted(Path.rename, 1))
-        monkeypatch.setattr(shutil, "rmtree", counted(shutil.rmtree, 1))
+        kill_at(monkeypatch, call, *functions)
         write_lmdb(path, entries)
 
+    whole = path.with_name("whole.lmdb")
+    if not whole.exists():
+        write_lmdb(whole, entries)
     process = start(killed)
     process.join()
     assert process.exitcode in (-signal.SIGKILL, 0)
     write_lmdb(path, entries)
-    assert files_of(path) == files_of(tmp_path / "whole.lmdb")
     assert left_beside(path) == []
+    return files_of(path) == files_of(whole)
+
+
+@pytest.mark.parametrize("image", [1, 2, 40, 64, 65, 100, 128, 129, 149, 150])
+def test_killed_inside_a_transaction(tmp_path, entries, monkeypatch, image):
+    """While it reads an image, so after some of the same batch."""
+    assert killed_and_resumed(tmp_path / "X.lmdb", entries, monkeypatch, image, READ)
+
+
+@pytest.mark.parametrize("call", range(1, 23))
+def test_killed_at_each_kind_of_call(tmp_path, entries, monkeypatch, call):
+    """Also between the renames: the old LMDB or the new one is there after the next run."""
+    path = tmp_path / "X.lmdb"
+    write_lmdb(path, entries[:20])
+    assert killed_and_resumed(path, entries, monkeypatch, call, *OTHERS)
+
+
+def test_killed_again_and_again(tmp_path, entries, monkeypatch):
+    """Also at random times, so inside of the library."""
+    path, rng = tmp_path / "X.lmdb", random.Random(0)
+    for _ in range(5):
+        for image in (70, 30, 60, 30):
+            process = start(
+                lambda image=image: (kill_at(monkeypatch, image, READ), write_lmdb(path, entries))
+            )
+            process.join(rng.uniform(0.001, 0.08))
+            process.kill()
+            process.join()
+        assert killed_and_resumed(path, entries, monkeypatch, 10**6, READ)
+        shutil.rmtree(path)
 
 
 def test_kill_between_the_renames(tmp_path, entries, monkeypatch):
@@ -206,9 +216,7 @@ def test_kill_between_the_renames(tmp_path, entries, monkeypatch):
     old = files_of(path)
 
     def killed():
-        monkeypatch.setattr(
-            Path, "rename", lambda p, to: (os.rename(p, to), os.kill(os.getpid(), signal.SIGKILL))
-        )
+        kill_at(monkeypatch, 2, (Path, "rename"))
         write_lmdb(path, entries)
 
     process = start(killed)
@@ -219,55 +227,66 @@ def test_kill_between_the_renames(tmp_path, entries, monkeypatch):
     assert files_of(path) == old and left_beside(path) == []
 
 
-def test_power_cut(tmp_path, entries, small_flushes, monkeypatch):
-    """What was not flushed is lost; lines of the journal that are there hold true."""
+@pytest.mark.parametrize("torn", [b"", b"0149.png (9", bytes(4096)])
+def test_power_cut(tmp_path, entries, monkeypatch, torn):
+    """What was not flushed is lost, or there in part."""
     path, part = tmp_path / "X.lmdb", tmp_path / ".X.lmdb.part"
     snapshots = []
-    flush = os.fdatasync
+    flush = os.fsync
 
     def recorded(descriptor):
-        # Lines that are there now were written after the flush before this one.
-        if snapshots:
-            snapshots[-1]["meta_info.txt"] = (part / "meta_info.txt").read_bytes()
         flush(descriptor)
-        snapshots.append(files_of(part))
+        if (part / "data.mdb").exists():
+            snapshots.append(files_of(part))
 
-    monkeypatch.setattr(os, "fdatasync", recorded)
-    write_lmdb(path, entries)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", recorded)
+        write_lmdb(path, entries)
     whole = files_of(path)
-    monkeypatch.undo()
-    assert len(snapshots) > 5
-    for number, files in enumerate(snapshots[:-1]):
+    assert len({files["data.mdb"] for files in snapshots}) == 4
+    for files in snapshots:
         shutil.rmtree(path)
         part.mkdir()
         for name, content in files.items():
-            # And what the journal may look like beyond its last whole line.
-            torn = b"\0\0\0\0" if name == "meta_info.txt" and number % 2 else b""
-            (part / name).write_bytes(content + torn)
-        assert files["meta_info.txt"].count(b"\n") > 0
+            # Lines are ahead of the images; pages that follow are those of a lost transaction.
+            is_whole = name == "plan.json" or content == whole["data.mdb"]
+            (part / name).write_bytes(content + (b"" if is_whole else torn))
         write_lmdb(path, entries)
         assert files_of(path) == whole
 
 
-def test_resumed_build_reads_the_rest_alone(tmp_path, entries, small_flushes, monkeypatch):
+@pytest.mark.parametrize("content", [b"", bytes(40_000), b"text" * 9000])
+def test_an_unfinished_lmdb_that_cannot_be_read_is_begun_again(
+    tmp_path, entries, monkeypatch, content
+):
+    """Such as that of an older version, which wrote the first pages last."""
+    path, part = tmp_path / "X.lmdb", tmp_path / ".X.lmdb.part"
+    process = start(lambda: (kill_at(monkeypatch, 100, READ), write_lmdb(path, entries)))
+    process.join()
+    assert (part / "data.mdb").stat().st_size > 4096
+    (part / "data.mdb").write_bytes(content)
+    write_lmdb(path, entries)
+    assert content_of(path) == expected_of(entries)
+
+
+def test_resumed_build_reads_the_rest_alone(tmp_path, entries, monkeypatch):
     read = []
-    plain_read = lmdb_writer._read
+    plain = Path.read_bytes
 
-    def counted(source, *arguments):
-        if len(read) == 100:
-            raise KeyboardInterrupt
-        read.append(source)
-        return plain_read(source, *arguments)
+    def counted(path):
+        if path.suffix == ".png":
+            if len(read) == 100:
+                raise KeyboardInterrupt
+            read.append(path)
+        return plain(path)
 
-    monkeypatch.setattr(lmdb_writer, "_read", counted)
-    with pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", counted)
+        with pytest.raises(KeyboardInterrupt):
+            write_lmdb(tmp_path / "X.lmdb", entries)
+        read.clear()
         write_lmdb(tmp_path / "X.lmdb", entries)
-    monkeypatch.setattr(
-        lmdb_writer, "_read", lambda source, *a: (read.append(source), plain_read(source, *a))[1]
-    )
-    read.clear()
-    write_lmdb(tmp_path / "X.lmdb", entries)
-    assert 50 <= len(read) < 140
+    assert len(read) == len(entries) - 64
     assert content_of(tmp_path / "X.lmdb") == expected_of(entries)
 
 
@@ -318,14 +337,14 @@ def test_readers_go_on_while_it_is_replaced(tmp_path):
 def test_two_builders_do_not_mix(tmp_path, entries, monkeypatch):
     path = tmp_path / "X.lmdb"
     reached, go_on = threading.Event(), threading.Event()
-    plain = lmdb_writer._check
+    plain = Path.touch
 
     def waiting(*arguments):
         reached.set()
         assert go_on.wait(20)
         plain(*arguments)
 
-    monkeypatch.setattr(lmdb_writer, "_check", waiting)
+    monkeypatch.setattr(Path, "touch", waiting)
     builder = threading.Thread(target=write_lmdb, args=(path, entries))
     builder.start()
     assert reached.wait(20)
@@ -336,39 +355,51 @@ def test_two_builders_do_not_mix(tmp_path, entries, monkeypatch):
     assert content_of(path) == expected_of(entries)
 
 
+def allocated() -> int:
+    """Bytes of this process as RLIMIT_DATA counts them."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmData:")) * 1024
+
+
 def test_memory_does_not_grow_with_the_images(tmp_path):
-    source = write_png(tmp_path / "a.png", pixels(0, 130, 160))
+    """For 400 MB of images."""
+    source = write_png(tmp_path / "a.png", pixels(0, 260, 260))
+    made = [Entry(f"{i:05d}", source) for i in range(2000)]
+    assert 2000 * source.stat().st_size > 400e6
 
-    def growth(count: int) -> int:
-        made = [Entry(f"{i:05d}", source) for i in range(count)]
-        receiving, sending = FORK.Pipe(False)
+    def limited():
+        # Threads' stacks take 8 MB each, and 64 images 13 MB.
+        resource.setrlimit(resource.RLIMIT_DATA, (allocated() + 64_000_000,) * 2)
+        write_lmdb(tmp_path / "X.lmdb", made)
 
-        def measured():
-            Path("/proc/self/clear_refs").write_text("5")
-            before = status("VmRSS")
-            write_lmdb(tmp_path / f"{count}.lmdb", made)
-            sending.send(status("VmHWM") - before)
-
-        process = start(measured)
-        assert receiving.poll(30)
-        process.join()
-        return receiving.recv()
-
-    def status(field: str) -> int:
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:")) * 1024
-
-    few, many = growth(150), growth(1500)
-    assert many < few + 4e6 < 40e6 < 1500 * source.stat().st_size
+    process = start(limited)
+    process.join()
+    assert process.exitcode == 0
+    with open_lmdb(tmp_path / "X.lmdb") as database:
+        assert database.stat()["entries"] == 2000
 
 
-def test_full_disk(tmp_path, entries, small_flushes):
-    """Writing fails half-way; with room again the next run goes on."""
+def test_large_images_are_committed_one_by_one(tmp_path):
+    image = write_png(tmp_path / "a.png", pixels(0)).read_bytes()
+    (tmp_path / "large.png").write_bytes(image + bytes(40_000_000))
+    made = [Entry(f"{i}", tmp_path / "large.png") for i in range(6)]
+
+    def limited():
+        resource.setrlimit(resource.RLIMIT_DATA, (allocated() + 200_000_000,) * 2)
+        write_lmdb(tmp_path / "X.lmdb", made)
+
+    process = start(limited)
+    process.join()
+    assert process.exitcode == 0
+
+
+def test_full_disk(tmp_path, entries):
+    """Writing fails half-way; with room again the next run continues."""
     path = tmp_path / "X.lmdb"
     receiving, sending = FORK.Pipe(False)
 
     def limited():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000))
         try:
             write_lmdb(path, entries)
         except UserError as error:
@@ -378,7 +409,7 @@ def test_full_disk(tmp_path, entries, small_flushes):
     assert receiving.poll(20)
     process.join()
     message = receiving.recv()
-    assert str(path) in message and "File too large" in message
+    assert str(path) in message and re.search(r"error, with [\d.]+ .B free on the disk", message)
     assert not path.exists() and left_beside(path) == [".X.lmdb.part"]
     write_lmdb(path, entries)
     assert content_of(path) == expected_of(entries)
@@ -421,13 +452,13 @@ def test_wrong_sources(tmp_path):
 
 
 def test_source_that_changes_meanwhile(tmp_path, entries, monkeypatch):
-    plain = lmdb_writer._write
+    plain = Path.mkdir
 
-    def changed(*arguments):
+    def changed(*arguments, **named):
         entries[70].source.write_bytes(entries[71].source.read_bytes())
-        plain(*arguments)
+        plain(*arguments, **named)
 
-    monkeypatch.setattr(lmdb_writer, "_write", changed)
+    monkeypatch.setattr(Path, "mkdir", changed)
     with pytest.raises(UserError, match=r"0070\.png: .*another size"):
         write_lmdb(tmp_path / "X.lmdb", entries)
 
@@ -447,24 +478,50 @@ def test_never_removes_what_is_no_lmdb(tmp_path, entries):
         write_lmdb(tmp_path / "none" / "X.lmdb", entries)
 
 
-def test_meta_pages_say_what_the_library_says(tmp_path, entries):
+@pytest.mark.parametrize("keep", [0, 100, 4096, 5000, 9000, -4096, -1])
+def test_a_truncated_lmdb_is_refused_before_it_is_read(tmp_path, entries, keep):
     path = tmp_path / "X.lmdb"
     write_lmdb(path, entries)
-    keys = sorted(entry.key.encode() for entry in entries)
-    tree = lmdb_pages.plan_tree(keys, [len(v) for v in expected_of(entries).values()])
+    data = path / "data.mdb"
+    os.truncate(data, keep if keep >= 0 else data.stat().st_size + keep)
+    with pytest.raises(DamagedLmdb, match=r"expected .*; found .*data\.mdb"):
+        open_lmdb(path)
+
+
+def test_few_pages_are_free(tmp_path, entries):
+    """The library's own copy leaves them out."""
+    path, copy = tmp_path / "X.lmdb", tmp_path / "copy"
+    write_lmdb(path, entries)
+    copy.mkdir()
     with lmdb.open(str(path), readonly=True, lock=False) as database:
-        stat = database.stat()
-    assert stat == {
-        "psize": 4096,
-        "depth": 1 + len(tree.levels),
-        "branch_pages": sum(map(len, tree.levels)),
-        "leaf_pages": len(tree.leaves),
-        "overflow_pages": tree.overflow,
-        "entries": len(entries),
+        database.copy(str(copy), compact=True)
+    ours, theirs = ((p / "data.mdb").stat().st_size for p in (path, copy))
+    assert theirs <= ours <= theirs + 16 * 4096
+
+
+def test_damage_is_named(tmp_path):
+    path = tmp_path / "X.lmdb"
+    for content, says in (
+        (None, "No such file"),
+        (b"", "an empty file"),
+        (b"text" * 9000, "another file"),
+    ):
+        path.mkdir(exist_ok=True)
+        if content is not None:
+            (path / "data.mdb").write_bytes(content)
+        with pytest.raises(DamagedLmdb, match=says):
+            open_lmdb(path)
+
+
+def test_the_record_of_the_sources(tmp_path):
+    """It stays as it is, or LMDBs of earlier versions would be made again."""
+    write_png(tmp_path / "a.png", pixels(0))
+    os.utime(tmp_path / "a.png", ns=(0, 10**18))
+    write_lmdb(tmp_path / "X.lmdb", [Entry("a", tmp_path / "a.png")])
+    size = (tmp_path / "a.png").stat().st_size
+    assert json.loads((tmp_path / "X.lmdb/plan.json").read_text()) == {
+        "format": 1,
+        "images": 1,
+        "bytes": size,
+        "sources_sha256": hashlib.sha256(f"a {size} {10**18}\n".encode()).hexdigest(),
     }
-    # As dense as the library's own copy that leaves out free pages.
-    (tmp_path / "copy").mkdir()
-    with lmdb.open(str(path), readonly=True, lock=False) as database:
-        database.copy(str(tmp_path / "copy"), compact=True)
-    ours, theirs = ((p / "data.mdb").stat().st_size for p in (path, tmp_path / "copy"))
-    assert ours == theirs

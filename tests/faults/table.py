@@ -139,9 +139,12 @@ def _lmdb_option() -> None:
 
 
 def _flipped_tree() -> None:
-    """The page number in the root of the LMDB's tree: the library would walk elsewhere."""
+    """The kind of the leaf pages of the LMDB's tree."""
     data = bytearray(Path("hr.lmdb/data.mdb").read_bytes())
-    data[-4096] ^= 0xFF
+    for page in range(2, len(data) // 4096):
+        start = page * 4096
+        if data[start : start + 12] == page.to_bytes(10, "little") + b"\2\0":
+            data[start + 10] = 0
     Path("hr.lmdb/data.mdb").write_bytes(bytes(data))
 
 
@@ -284,7 +287,7 @@ CASES = [
     Case("data prepare data/HR --dest made --scales 2", "a full disk", lambda: None, 2,
          "No space", made=None, breaks="os.replace"),
     Case("data lmdb data/HR -o made.lmdb", "a full disk", lambda: None, 2, "No space",
-         made=None, breaks="os.pwrite"),
+         made=None, breaks="os.fsync"),
     Case("test -opt test.yml", "a full disk for its images",
          _option("test.yml", TEST, val__save_img=True), 2, r"\.png: .*No space", made=None,
          breaks="os.fsync"),

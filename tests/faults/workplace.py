@@ -6,8 +6,7 @@ import torch
 from safetensors.torch import save_file
 
 from esc_arch.archs import ESC
-from esc_arch.data.lmdb_writer import write_lmdb
-from esc_arch.data.packing import folder_entries
+from esc_arch.data.lmdb_writer import folder_entries, write_lmdb
 from tests import tiny
 
 TRAIN = tiny.options(datasets__train__filename_tmpl="{}x2", datasets__val__filename_tmpl="{}x2")

@@ -1,7 +1,7 @@
-"""What has been made of which source: the journal of a run, and the record of a whole one.
+"""Records of prepared images: the journal of a run, and the record of a complete one.
 
-Both are JSON lines.  The first says the settings; each other one an image, with the size of
-each file made of it.  A journal may hold several lines of one image: the last one is right.
+Both are JSON lines: first the settings, then images with the size of each file made of them.
+A journal may hold several lines of one image; the last one counts.
 """
 
 import json
@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from esc_arch.data.prepare.settings import Settings
+from esc_arch.data.prepare.layout import Settings
 from esc_arch.data.sub_images import Grid
 from esc_arch.version import __version__
 
@@ -53,11 +53,11 @@ class Record(NamedTuple):
 
 
 class State(NamedTuple):
-    """What earlier runs have made.
+    """Settings and images of earlier runs.
 
     Attributes:
         settings: of the last one; None when there was none.
-        lines: the record of each image, by its name; as text, which is smaller.
+        lines: the record of each image, by its name; as text, which takes less memory.
     """
 
     settings: Settings | None
@@ -65,7 +65,7 @@ class State(NamedTuple):
 
 
 def read_state(dest: Path) -> State:
-    """What the folder ``dest`` holds, by its record and its journal."""
+    """Settings and images of the folder ``dest``, by its record and its journal."""
     state = State(None, {})
     for path in (dest / FINAL, dest / WORK / _JOURNAL):
         state = _read(path, state)[0]
@@ -94,7 +94,7 @@ def _read(path: Path, state: State) -> tuple[State, int]:
     except FileNotFoundError:
         pass
     except (ValueError, TypeError, KeyError):
-        pass  # what follows is made again
+        pass  # the following images are made again
     return state, length
 
 
@@ -117,16 +117,16 @@ def _settings_of(line: str) -> Settings:
 
 
 def final_text(settings: Settings, lines: dict[str, str]) -> str:
-    """The record of a whole run: the same whatever order the images were made in."""
+    """The record of a complete run, whatever order the images were made in."""
     return "".join(f"{line}\n" for line in (_header(settings), *(lines[n] for n in sorted(lines))))
 
 
 class Journal:
-    """The journal of a run in ``dest``, opened to go on with it.
+    """The journal of a run in ``dest``, opened to append.
 
     Args:
         dest: the folder of results.
-        settings: written first, so that a run that was killed at once is known too.
+        settings: written first, so that a run that is killed at once leaves them.
     """
 
     def __init__(self, dest: Path, settings: Settings) -> None:
@@ -141,11 +141,11 @@ class Journal:
         self._write([_header(settings)])
 
     def add(self, line: str) -> None:
-        """Note a finished image; it counts from the next commit."""
+        """Add a finished image; it counts from the next commit."""
         self._waiting.append(line)
 
     def commit(self) -> None:
-        """Begin to write the noted images, once their files are on the disk."""
+        """Begin to write the added images, once their files are on the disk."""
         if self._last is not None:
             if not self._last.done():
                 return  # they wait for the next commit
@@ -154,7 +154,7 @@ class Journal:
         self._last = self._flushing.submit(self._flush, lines)
 
     def close(self) -> None:
-        """Write what is not written yet, and wait for it."""
+        """Write the remaining images, and wait for that."""
         try:
             self._flushing.shutdown()
             if self._last is not None:
@@ -167,7 +167,8 @@ class Journal:
         if lines:
             # One flush of all file systems in a few seconds: thousands of files flushed one by
             # one would take longer than making them.
-            os.sync()
+            if hasattr(os, "sync"):  # not on Windows
+                os.sync()
             self._write(lines)
 
     def _write(self, lines: Iterable[str]) -> None:

@@ -15,9 +15,9 @@ from collections import namedtuple
 import pytest
 import requests
 
-from esc_arch import download
-from esc_arch.download import alone, fetch
+from esc_arch import transfer
 from esc_arch.errors import UserError
+from esc_arch.transfer import exclusive, fetch
 from tests.loopback_server import File, served
 
 BODY = random.Random(0).randbytes(600_000)
@@ -31,8 +31,8 @@ Process = multiprocessing.get_context("fork").Process
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(download, "PAUSE_S", 0.001)
-    monkeypatch.setattr(download, "LONGEST_PAUSE_S", 0.005)
+    monkeypatch.setattr(transfer, "PAUSE_S", 0.001)
+    monkeypatch.setattr(transfer, "LONGEST_PAUSE_S", 0.005)
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ def test_goes_on_after_each_break(server, path, tag):
 
 
 def test_a_silent_server_is_given_up_and_asked_again(server, path, monkeypatch):
-    monkeypatch.setattr(download, "READ_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(transfer, "READ_TIMEOUT_S", 0.2)
     file = File(BODY, breaks=[300_000], stall=threading.Event())
     fetch(server.put("file", file), path)
     assert not file.gave_up
@@ -216,7 +216,7 @@ def test_lies_about_size_and_content_are_found(server, path, file, known, says, 
 
 def test_a_wrong_checksum_leaves_no_part_to_go_on_with(server, path):
     url = server.put("file", File(OTHER, breaks=[100_000]))
-    with pytest.raises(UserError, match="run again to fetch it anew"):
+    with pytest.raises(UserError, match="run again to download it again"):
         fetch(url, path, sha256=SHA256)
     assert list(path.parent.iterdir()) == []
     server.put("file", file := File(BODY))
@@ -225,7 +225,7 @@ def test_a_wrong_checksum_leaves_no_part_to_go_on_with(server, path):
 
 
 def test_an_endless_body_is_cut(server, path, monkeypatch):
-    monkeypatch.setattr(download, "UNANNOUNCED_BYTES", 200_000)
+    monkeypatch.setattr(transfer, "UNANNOUNCED_BYTES", 200_000)
     with pytest.raises(UserError, match="at most 200000 bytes; found more"):
         fetch(server.put("file", File(BODY, chunked=True)), path)
     assert list(path.parent.iterdir()) == []
@@ -247,7 +247,7 @@ def test_a_server_that_never_gets_further_is_given_up(server, path):
 
 
 def test_the_number_of_attempts_is_bounded_even_with_progress(server, path, monkeypatch):
-    monkeypatch.setattr(download, "ATTEMPTS", 7)
+    monkeypatch.setattr(transfer, "ATTEMPTS", 7)
     file = File(BODY, breaks=[40_000] * 100)
     with pytest.raises(UserError, match=r"found in 7 attempts.* 2\d\d.\d kB of it are kept"):
         fetch(server.put("file", file), path)
@@ -389,9 +389,9 @@ def test_killed_between_the_last_byte_and_the_name_nothing_is_asked(server, path
     assert path.read_bytes() == BODY and len(file.asked) == 1
 
 
-def _count_alone(lock, counter, times):
+def _count_exclusively(lock, counter, times):
     for _ in range(times):
-        with alone(lock):
+        with exclusive(lock):
             number = int(counter.read_text())
             counter.write_text(str(number + 1))
 
@@ -401,7 +401,7 @@ def test_one_at_a_time(tmp_path):
     counter = tmp_path / "counter"
     counter.write_text("0")
     processes = [
-        Process(target=_count_alone, args=(tmp_path / "lock", counter, 50)) for _ in range(4)
+        Process(target=_count_exclusively, args=(tmp_path / "lock", counter, 50)) for _ in range(4)
     ]
     for process in processes:
         process.start()

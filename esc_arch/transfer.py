@@ -1,49 +1,47 @@
-"""Fetching a file over HTTP such that a break, a lie or a second process cannot spoil it.
+"""Downloads over HTTP that resume after a broken connection and are checked before use.
 
-Beside the file lie, until it is complete: ``.NAME.part``, what has come of it;
-``.NAME.part.json``, of which file that is a part; ``.NAME.lock``, held while one process fetches.
+Until a file is complete, these lie beside it: ``.NAME.part``, the bytes received;
+``.NAME.part.json``, their address, total size and version; ``.NAME.lock``, held by one process.
 """
 
-import fcntl
 import hashlib
 import json
-import os
 import re
-import shutil
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
-from urllib.parse import urlsplit
+from typing import Any, NoReturn
 
 import requests
 import urllib3
 from rich.filesize import decimal
 
 from esc_arch.errors import UserError
-from esc_arch.files import put_in_place, whole_file
+from esc_arch.files import free_bytes, locked, put_in_place, whole_file
 from esc_arch.progress import progress
 from esc_arch.version import __version__
+
+__all__ = ["exclusive", "fetch"]
 
 CONNECT_TIMEOUT_S = 10.0
 # Longest silence of a server in the middle of a file.
 READ_TIMEOUT_S = 60.0
-# Attempts in all, and in a row that brought nothing.
+# Attempts in all, and in a row without a new byte.
 ATTEMPTS = 100
 FRUITLESS_ATTEMPTS = 5
-# The pause before the second attempt; it doubles while nothing comes.
+# Before the second attempt; it doubles while no new byte arrives.
 PAUSE_S = 1.0
 LONGEST_PAUSE_S = 60.0
-# Most that is taken from a server that does not say how much it will send.
+# The largest file from a server that sends no Content-Length.
 UNANNOUNCED_BYTES = 8 << 30
 
-# Small, as what has come of a chunk is lost when the connection breaks in it.
+# Small, as a chunk is lost when the connection breaks in it.
 _CHUNK = 1 << 15
 _HASHED_AT_ONCE = 1 << 20
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+_ADDRESS = re.compile(r"https?://(\[[0-9a-f:]+\]|[^/\[])", re.IGNORECASE)
 _TRY_LATER = (408, 429, 500, 502, 503, 504)
 
 
@@ -55,10 +53,10 @@ def fetch(
     sha256: str | None = None,
     md5: str | None = None,
 ) -> Path:
-    """Download a file, going on where an earlier try was broken off.
+    """Download a file, or resume an earlier download of it.
 
-    A file that is there already is checked and kept; nothing is sent then.  When another
-    process is fetching the same file, this one waits for it.
+    An existing file is checked and kept, without a request.  When another process is downloading
+    the same file, this one waits for it.
 
     Args:
         url: http or https.
@@ -70,14 +68,19 @@ def fetch(
         ``path``, complete.
 
     Raises:
-        UserError: when the file cannot be had, is not the expected one, or cannot be written.
+        UserError: when the file cannot be downloaded, is not the expected one, or cannot be
+            written.
     """
     path = Path(path)
     checks = _Checks(size, sha256, md5)
-    _refuse_other_schemes(url)
+    if not _ADDRESS.match(url):
+        raise UserError(
+            f"{url}: expected an address that begins with https:// or http:// and a host; found "
+            "another. Check it."
+        )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with alone(_beside(path, "lock")):
+        with exclusive(_beside(path, "lock")):
             if not path.exists():
                 _Transfer(url, path, checks).run()
             elif wrong := checks.wrong(path, path.name):
@@ -87,62 +90,31 @@ def fetch(
     except OSError as error:
         raise UserError(
             f"{url}: expected to write it to {path}; found {error.strerror or error}. Make room "
-            "or name another folder, and run again; what has come is kept."
+            "or name another folder, and run again: it resumes."
         ) from error
     return path
 
 
-@contextmanager
-def alone(lock: Path) -> Iterator[None]:
-    """Wait until no other process or thread is in the block with the same lock.
+def exclusive(lock: Path) -> AbstractContextManager[None]:
+    """Wait, with a notice on stderr, until no other process or thread holds a lock.
 
     Args:
-        lock: a file that is made, and deleted afterwards; a killed process frees it.
+        lock: its file, which is deleted at the end.
     """
-    while True:
-        with open(lock, "a") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                print(f"waiting for another process that has locked {lock}", file=sys.stderr)
-                fcntl.flock(file, fcntl.LOCK_EX)
-            if not _is(file, lock):
-                # The process before us deleted it; others lock its successor.
-                continue
-            try:
-                yield
-            finally:
-                lock.unlink(missing_ok=True)
-            return
 
+    def notify(holder: str) -> None:
+        print(f"waiting for another process{holder} that has locked {lock}", file=sys.stderr)
 
-def _is(file: BinaryIO, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
-    except FileNotFoundError:
-        return False
+    return locked(lock, waiting=notify, remove=True)
 
 
 def _beside(path: Path, ending: str) -> Path:
     return path.with_name(f".{path.name}.{ending}")
 
 
-def _refuse_other_schemes(url: str) -> None:
-    try:
-        address = urlsplit(url)
-        good = address.scheme in ("http", "https") and bool(address.hostname)
-    except ValueError:
-        good = False
-    if not good:
-        raise UserError(
-            f"{url}: expected an address that begins with https:// or http:// and a host; found "
-            "another. Check it."
-        )
-
-
 @dataclass(frozen=True)
 class _Checks:
-    """What is known of a file beforehand."""
+    """Size and checksums that are known of a file beforehand."""
 
     size: int | None
     sha256: str | None
@@ -153,17 +125,17 @@ class _Checks:
         return bool(self.sha256 or self.md5)
 
     def wrong(self, path: Path, name: str) -> str | None:
-        """What differs in a file, as ``expected ...; found ...``; None when nothing does.
+        """The first difference of a file, as ``expected ...; found ...``, or None.
 
         Args:
-            name: what the file is called when its progress is shown.
+            name: of the file, for the progress bar.
         """
         if not path.is_file():
             return "expected a file; found a folder"
         present = path.stat().st_size
         if self.size not in (None, present):
             return f"expected {self.size} bytes; found {present}"
-        known = {"sha256": self.sha256, "md5": self.md5}
+        known = {"sha256": self.sha256 or "", "md5": self.md5 or ""}
         sums = {
             kind: hashlib.new(kind, usedforsecurity=False) for kind, hex_ in known.items() if hex_
         }
@@ -184,7 +156,7 @@ class _Checks:
 
 
 class _BrokenOff(Exception):
-    """What may go well another time."""
+    """An attempt failed for a reason that may pass."""
 
     def __init__(self, reason: str, pause_s: float = 0) -> None:
         super().__init__(reason)
@@ -192,7 +164,7 @@ class _BrokenOff(Exception):
 
 
 class _Transfer:
-    """One file on its way."""
+    """The download of one file."""
 
     def __init__(self, url: str, path: Path, checks: _Checks) -> None:
         self._url, self._path, self._checks = url, path, checks
@@ -201,7 +173,7 @@ class _Transfer:
 
     def run(self) -> None:
         attempts = fruitless = 0
-        # The same bytes once more are no progress.
+        # The same bytes again are no progress.
         furthest = self._present()
         with requests.Session() as session:
             while True:
@@ -216,7 +188,7 @@ class _Transfer:
                         raise self._error(
                             f"expected the whole file; found in {attempts} attempts: {broken}. "
                             f"Run again later: {decimal(self._present())} of it are kept and the "
-                            "rest is fetched."
+                            "rest is downloaded."
                         ) from broken
                     pause_s = max(min(PAUSE_S * 2**fruitless, LONGEST_PAUSE_S), broken.pause_s)
                     print(f"{broken}; trying again in {pause_s:.0f} s", file=sys.stderr)
@@ -224,25 +196,25 @@ class _Transfer:
         if wrong := self._checks.wrong(self._part, self._path.name):
             self._forget()
             raise self._error(
-                f"{wrong}. What came was deleted; run again to fetch it anew, and check the "
+                f"{wrong}. It was deleted; run again to download it again, and check the "
                 "address if that does not help."
             )
         put_in_place(self._part, self._path)
         self._record.unlink(missing_ok=True)
 
     def _attempt(self, session: requests.Session) -> None:
-        """Fetch what is missing; return when all is there."""
+        """Download the missing bytes; return when the file is complete."""
         record = self._resumable()
         offset = self._present() if record else 0
         if record and offset == record["total"]:
             return
         headers = {"Accept-Encoding": "identity", "User-Agent": f"esc-arch/{__version__}"}
-        if offset:
+        if record and offset:
             headers["Range"] = f"bytes={offset}-"
             if record["validator"]:
                 headers["If-Range"] = record["validator"]
         with self._answer(session, headers) as response:
-            if response.status_code == 206 and offset:
+            if response.status_code == 206 and record and offset:
                 total = self._continued(response, record, offset)
             elif response.status_code == 200:
                 offset, total = 0, self._begun(response)
@@ -262,7 +234,7 @@ class _Transfer:
                 timeout=(CONNECT_TIMEOUT_S, READ_TIMEOUT_S),
             )
         except (requests.ConnectionError, requests.Timeout, urllib3.exceptions.HTTPError) as error:
-            # Other errors of TLS are those of a line that breaks.
+            # Other errors of TLS are broken connections.
             if "CERTIFICATE_VERIFY_FAILED" not in str(error):
                 raise _BrokenOff(_reason(error)) from error
             raise self._error(
@@ -283,7 +255,7 @@ class _Transfer:
         return response
 
     def _begun(self, response: requests.Response) -> int | None:
-        """Empty the part for a file from its first byte on; its length."""
+        """Empty the part, for an answer with the whole file; its length."""
         length = response.headers.get("Content-Length", "")
         total = self._agreed(int(length) if length.isdecimal() else None)
         # Emptied first: a record must never stand beside the bytes of another file.
@@ -293,12 +265,14 @@ class _Transfer:
             written.write_text(json.dumps(record))
         return total
 
-    def _continued(self, response: requests.Response, record: dict, offset: int) -> int | None:
-        """The length of the whole file, when the answer fits to the part."""
-        told = response.headers.get("Content-Range", "")
-        found = _CONTENT_RANGE.fullmatch(told)
+    def _continued(
+        self, response: requests.Response, record: dict[str, Any], offset: int
+    ) -> int | None:
+        """The length of the whole file, when the answer continues the part."""
+        text = response.headers.get("Content-Range", "")
+        found = _CONTENT_RANGE.fullmatch(text)
         if not found or int(found[1]) != offset or int(found[2]) < offset:
-            self._start_over(f"Content-Range {told!r} to a question for bytes {offset}-")
+            self._start_over(f"Content-Range {text!r} to a request for bytes {offset}-")
         total = record["total"] if found[3] == "*" else self._agreed(int(found[3]))
         changed = _validator(response) not in (None, record["validator"])
         if record["total"] not in (None, total) or changed:
@@ -327,7 +301,7 @@ class _Transfer:
                     if present > most:
                         self._forget()
                         raise self._error(
-                            f"expected at most {most} bytes; found more. What came was deleted; "
+                            f"expected at most {most} bytes; found more. It was deleted; "
                             "check the address."
                         )
                     file.write(chunk)
@@ -345,7 +319,7 @@ class _Transfer:
         return _BrokenOff(status, min(int(later), LONGEST_PAUSE_S) if later.isdecimal() else 0)
 
     def _check_room(self, needed: int) -> None:
-        free = shutil.disk_usage(self._path.parent).free
+        free = free_bytes(self._path.parent)
         if needed > free:
             raise self._error(
                 f"expected {decimal(needed)} of room for it in {self._path.parent}; found "
@@ -355,21 +329,21 @@ class _Transfer:
     def _present(self) -> int:
         return self._part.stat().st_size if self._part.exists() else 0
 
-    def _resumable(self) -> dict | None:
-        """The record of a part that may be gone on with."""
+    def _resumable(self) -> dict[str, Any] | None:
+        """The record of a part that can be continued."""
         try:
             record = json.loads(self._record.read_text())
             same = record["url"] == self._url
-            # Without either, a mixture of two files would go unnoticed.
+            # Without either, a mixture of two files would not be noticed.
             sure = bool(record["validator"] or self._checks.by_content)
             within = record["total"] is None or self._present() <= record["total"]
             return record if same and sure and within else None
         except (FileNotFoundError, ValueError, KeyError, TypeError):
             return None
 
-    def _start_over(self, reason: str) -> None:
+    def _start_over(self, reason: str) -> NoReturn:
         self._forget()
-        raise _BrokenOff(f"{reason}, so the file is fetched from its beginning")
+        raise _BrokenOff(f"{reason}, so the file is downloaded from its beginning")
 
     def _forget(self) -> None:
         self._record.unlink(missing_ok=True)
@@ -380,14 +354,14 @@ class _Transfer:
 
 
 def _validator(response: requests.Response) -> str | None:
-    """What tells one version of the file from another; HTTP allows no weak ETag for parts."""
+    """A strong ETag, or the time of change: HTTP allows no weak ETag for parts of a file."""
     etag = response.headers.get("ETag", "")
     strong = etag if etag.startswith('"') else None
     return strong or response.headers.get("Last-Modified")
 
 
 def _reason(error: Exception) -> str:
-    """What lies at the bottom of an exception of requests or urllib3, in one line."""
+    """The innermost cause of an exception of requests or urllib3, in one line."""
     while inner := [
         cause
         for cause in (getattr(error, "reason", None), *error.args)

@@ -1,6 +1,5 @@
 """Preparing data: what is made, what an earlier run has left, what is wrong."""
 
-import fcntl
 import hashlib
 import json
 import os
@@ -16,10 +15,10 @@ import yaml
 from basicsr.data.paired_image_dataset import PairedImageDataset
 
 from esc_arch.data.bicubic import imresize
-from esc_arch.data.prepare import prepare, preparing, settings, worker
+from esc_arch.data.prepare import option_lines, prepare, run, settings
 from esc_arch.data.prepare.records import WORK
-from esc_arch.data.prepare.summary import option_lines
 from esc_arch.errors import UserError
+from esc_arch.files import locked
 from tests.run_python import output_of, start_python
 
 PHOTOS = Path(__file__).parents[3] / "shared" / "data"
@@ -278,15 +277,12 @@ def test_wrong_arguments(tmp_path, src):
         settings([2], step=24)
 
 
-def test_one_run_at_a_time(tmp_path, src, monkeypatch):
-    monkeypatch.setattr(preparing, "_LOCK_PATIENCE_S", 0.1)
+def test_one_run_at_a_time(tmp_path, src):
     out = tmp_path / "out"
-    out.mkdir()
-    handle = os.open(out, os.O_RDONLY)
-    fcntl.flock(handle, fcntl.LOCK_EX)
-    with pytest.raises(UserError, match="no other run"):
-        prepare(src, out, settings([2]))
-    os.close(handle)
+    with locked(out / ".prepare.lock"):
+        with pytest.raises(UserError, match=rf"no other run .* \(process {os.getpid()} on "):
+            prepare(src, out, settings([2]))
+        assert not (out / "HR").exists()
     assert prepare(src, out, settings([2])).images == 6
 
 
@@ -312,9 +308,9 @@ def test_a_killed_process_is_told_with_its_images(tmp_path, src, monkeypatch):
             os.kill(os.getpid(), signal.SIGKILL)
         return decode(content, path)
 
-    decode = worker.decode
+    decode = run.decode
     with monkeypatch.context() as patch:
-        patch.setattr(worker, "decode", decode_or_die)
+        patch.setattr(run, "decode", decode_or_die)
         with pytest.raises(UserError, match=r"found one killed.*im3\.png.*Run again"):
             prepare(src, tmp_path / "out", settings([2]), jobs=1)
     prepare(src, tmp_path / "out", settings([2]))

@@ -1,4 +1,4 @@
-"""The image sets of super-resolution: where each is had and where it belongs.
+"""Table of the public image sets of super-resolution: addresses, checksums, folders, terms.
 
 Only addresses that many public projects use are here, with the sizes and checksums that
 public projects record; the comments say which.
@@ -32,10 +32,10 @@ class Archive:
     """A file to download.
 
     Attributes:
-        size: in bytes; None where no source tells it.
-        sha256: in hex; None where no source tells it.
+        size: in bytes; None where no source records it.
+        sha256: in hex; None where no source records it.
         md5: in hex.
-        about: bytes, roughly, where no source tells them exactly; only to be shown.
+        about: size, roughly, where no source records it; for display.
     """
 
     url: str
@@ -51,16 +51,16 @@ class Archive:
 
 
 @dataclass(frozen=True)
-class ImageSet:
-    """A set of images, to download or to get by hand.
+class PublicSet:
+    """A set of images, to be downloaded by this command or by hand.
 
     Attributes:
         name: on the command line.
         images: how many there are, and of which kind.
         terms: who may use it, and where that is said.
         archives: what to download; empty where there is no certain address.
-        by_hand: what to do then.
-        folder: where its images belong then, below the folder of all sets.
+        by_hand: how to get it then.
+        folder: of its images then, below the folder of all sets.
     """
 
     name: str
@@ -78,13 +78,13 @@ _EDSR_URL = "https://cv.snu.ac.kr/research/EDSR/"
 
 def _div2k(
     folder: str, images: int, md5: str, size: int | None = None, sha256: str | None = None
-) -> ImageSet:
+) -> PublicSet:
     """One archive of DIV2K; ``DIV2K_train_LR_bicubic/X2`` lies in ..._bicubic_X2.zip."""
     name = folder.replace("/", "_")
     kind = "HR" if folder.endswith("HR") else f"bicubic LR x{folder[-1]}"
     place = Folder(folder, f"DIV2K/{folder}", "", images)
     archive = Archive(f"{_DIV2K_URL}{name}.zip", (place,), md5, sha256, size)
-    return ImageSet(name, f"{images} {kind}", _DIV2K_TERMS, (archive,))
+    return PublicSet(name, f"{images} {kind}", _DIV2K_TERMS, (archive,))
 
 
 # md5 of all: torchSR (torchsr/datasets/div2k.py) and leverxgroup/esrgan
@@ -143,27 +143,27 @@ _FLICKR2K = Archive(
     "5d3f39443d5e9489bff8963f8f26cb03",
 )
 
-IMAGE_SETS = (
-    ImageSet(
+PUBLIC_SETS = (
+    PublicSet(
         "DIV2K",
         "all eight below",
         _DIV2K_TERMS,
         tuple(archive for part in _DIV2K for archive in part.archives),
     ),
     *_DIV2K,
-    ImageSet(
+    PublicSet(
         "benchmark",
         "Set5, Set14, B100, Urban100: 219 HR, bicubic LR",
         "those of each set's authors; see https://github.com/sanghyun-son/EDSR-PyTorch",
         (_BENCHMARK,),
     ),
-    ImageSet(
+    PublicSet(
         "Flickr2K",
         "2650 HR, bicubic LR",
         "none stated; from https://github.com/limbee/NTIRE2017",
         (_FLICKR2K,),
     ),
-    ImageSet(
+    PublicSet(
         "Manga109",
         "109 HR",
         "see http://www.manga109.org/en/",
@@ -171,7 +171,7 @@ IMAGE_SETS = (
         "109 of its pages; the LR images are made from them with MATLAB's bicubic downscaling.",
         folder="Manga109/HR",
     ),
-    ImageSet(
+    PublicSet(
         "LSDIR",
         "84991 HR",
         "see https://ofsoundof.github.io/lsdir-data/",
@@ -179,7 +179,7 @@ IMAGE_SETS = (
         "extract them.",
         folder="LSDIR/HR",
     ),
-    ImageSet(
+    PublicSet(
         "DiverSeg_IP",
         "about 527000 HR",
         "non-commercial research and education, as ImageNet",
@@ -188,14 +188,14 @@ IMAGE_SETS = (
         "https://github.com/gohtanii/DiverSeg-dataset.",
         folder="DiverSeg_IP/HR",
     ),
-    ImageSet(
+    PublicSet(
         "OST",
         "10324 HR",
         "none stated: https://github.com/xinntao/SFTGAN",
         by_hand="Follow https://github.com/xinntao/SFTGAN#ost-dataset (OutdoorSceneTraining).",
         folder="DF2K/OST",
     ),
-    ImageSet(
+    PublicSet(
         "DF2K",
         "3450 HR and smaller copies",
         "those of DIV2K and Flickr2K",
@@ -206,8 +206,8 @@ IMAGE_SETS = (
 )
 
 
-def find(name: str) -> ImageSet:
-    """The set of a name, or the one that brings a folder of this name, such as Set5.
+def find(name: str) -> PublicSet:
+    """The set of a name, or the one that has a folder of this name, such as Set5.
 
     Args:
         name: upper or lower case.
@@ -216,14 +216,14 @@ def find(name: str) -> ImageSet:
         UserError: when there is none.
     """
     wanted = name.casefold()
-    for image_set in IMAGE_SETS:
-        if image_set.name.casefold() == wanted:
-            return image_set
-    for image_set in IMAGE_SETS:
-        folders = [folder for archive in image_set.archives for folder in archive.folders]
+    for public_set in PUBLIC_SETS:
+        if public_set.name.casefold() == wanted:
+            return public_set
+    for public_set in PUBLIC_SETS:
+        folders = [folder for archive in public_set.archives for folder in archive.folders]
         if wanted in [folder.destination.casefold() for folder in folders]:
-            return image_set
+            return public_set
     raise UserError(
-        f"{name}: expected one of {', '.join(s.name for s in IMAGE_SETS)}; found no set of this "
-        "name. Say `basicsr data download` to see all."
+        f"{name}: expected one of {', '.join(s.name for s in PUBLIC_SETS)}; found no set of this "
+        "name. Run `basicsr data download` to list them."
     )

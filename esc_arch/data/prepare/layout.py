@@ -1,14 +1,18 @@
-"""What is asked for, and which folders and file names that means."""
+"""Settings of a run, the folders and file names that follow, and the lines for an option file."""
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from esc_arch.data.sub_images import Grid, grid, sub_image_name
 from esc_arch.errors import UserError
 
+__all__ = ["Folder", "Settings", "option_lines", "settings"]
+
 
 class Settings(NamedTuple):
-    """What to make of the images.
+    """Settings of a run.
 
     Attributes:
         scales: of the LR images, ascending; none for HR alone.
@@ -26,13 +30,13 @@ class Settings(NamedTuple):
         return [Folder(scale, kind) for kind in kinds for scale in (1, *self.scales)]
 
     def packed_folders(self) -> list["Folder"]:
-        """The folders that become LMDBs: of sub-images where there are some."""
+        """The folders that become LMDBs: those of sub-images, or else those of whole images."""
         if not self.lmdb:
             return []
         return [f for f in self.folders() if f.of_sub_images == (self.grid is not None)]
 
     def smallest_side(self) -> int:
-        """What an image's sides must have, in pixels."""
+        """Least height and width of an image, in pixels."""
         return max(self.scales, default=1) if self.grid is None else self.grid.multiple
 
 
@@ -54,7 +58,7 @@ class Folder(NamedTuple):
 
     @property
     def filename_tmpl(self) -> str:
-        """How BasicSR gets from the name of an HR image to this folder's."""
+        """BasicSR's template of names in this folder, from the name of the HR image."""
         return "{}" if self.scale == 1 or self.of_sub_images else f"{{}}x{self.scale}"
 
     def pair_names(self, name: str, count: int) -> list[str]:
@@ -97,3 +101,30 @@ def settings(
                 )
         return Settings(ascending, None, lmdb)
     return Settings(ascending, grid(sub_image, step, thresh or 0, ascending), lmdb)
+
+
+def option_lines(dest: Path, settings: Settings) -> list[str]:
+    """YAML lines, to be put under ``datasets: train:``, for each scale or for HR alone."""
+    of_sub_images = settings.grid is not None
+    ending = ".lmdb" if settings.lmdb else ""
+    hr = Folder(1, of_sub_images)
+    lines = []
+    for lq in [f for f in settings.folders() if f.of_sub_images == of_sub_images]:
+        if lq.scale == 1 and settings.scales:
+            continue
+        lines += [f"# scale: {lq.scale}"] if settings.scales else []
+        lines += [f"dataroot_gt: {_yaml(dest, hr.path + ending)}"]
+        if settings.scales:
+            lines += [f"dataroot_lq: {_yaml(dest, lq.path + ending)}"]
+            # Keys of an LMDB are the same for both.
+            template = "{}" if settings.lmdb else lq.filename_tmpl
+            lines += [f"filename_tmpl: '{template}'"]
+        lines += ["io_backend:", f"  type: {'lmdb' if settings.lmdb else 'disk'}", ""]
+    return lines[:-1]
+
+
+def _yaml(dest: Path, path: str) -> str:
+    text = (dest / path).as_posix()
+    plain = text.replace("/", "").replace("_", "").replace("-", "").replace(".", "")
+    # JSON's strings are YAML's too.
+    return text if plain.isascii() and plain.isalnum() else json.dumps(text)

@@ -1,4 +1,4 @@
-"""What there is to do: sources, their keys, and what an earlier run has left to do."""
+"""Source images, checks against an earlier run, and the images that remain to be made."""
 
 import os
 import re
@@ -7,25 +7,40 @@ from pathlib import Path
 from typing import NamedTuple
 
 from esc_arch.data.image_files import find_images
+from esc_arch.data.prepare.layout import Folder, Settings
 from esc_arch.data.prepare.records import Record, State
-from esc_arch.data.prepare.settings import Folder, Settings
-from esc_arch.data.prepare.worker import Task
 from esc_arch.data.sub_images import windows
 from esc_arch.errors import UserError, listed
 
-__all__ = ["Source", "check_dest", "find_sources", "key_of", "sizes_in", "unfinished"]
+__all__ = ["Source", "Task", "check_dest", "find_sources", "key_of", "sizes_in", "unfinished"]
 
 _SUB_IMAGE = re.compile(r"(.*)_s\d{3,}")
 _NAMED = 5  # in a message
 
 
 class Source(NamedTuple):
-    """One source image: its file, its path below SRC with slashes, and what tells a change."""
+    """One source image: its file, path below SRC with slashes, size, and time of change."""
 
     path: Path
     relative: str
     size: int
     mtime_ns: int
+
+
+class Task(NamedTuple):
+    """One image.
+
+    Attributes:
+        path: the source.
+        name: the source's name without extension.
+        mtime_ns: when the source was changed last.
+        present: folders with complete files of this image, and the sizes of these.
+    """
+
+    path: Path
+    name: str
+    mtime_ns: int
+    present: dict[str, list[int]]
 
 
 def find_sources(src: Path, dest: Path, settings: Settings) -> dict[str, Source]:
@@ -91,7 +106,7 @@ def _check_keys(sources: dict[str, Source]) -> None:
 def check_dest(
     dest: Path, earlier: Settings | None, settings: Settings, names: Iterable[str]
 ) -> None:
-    """Check that what is in ``dest`` and what is to be made belong together.
+    """Check that the content of ``dest`` is of these sources and settings.
 
     Args:
         earlier: settings of the last run, or None.
@@ -99,7 +114,7 @@ def check_dest(
 
     Raises:
         UserError: when it was made with settings that these do not include, or holds images
-            that this command did not make or whose source is gone.
+            that this command did not make or whose source is missing.
     """
     if earlier is not None:
         _check_settings(dest, earlier, settings)
@@ -136,7 +151,7 @@ def _check_settings(dest: Path, earlier: Settings, settings: Settings) -> None:
         )
     if wrong:
         raise UserError(
-            f"{dest}: expected the settings that it was made with: {'; '.join(wrong)}. Give them "
+            f"{dest}: expected the settings that it was made with: {'; '.join(wrong)}. Use them "
             "again, name another --dest, or remove this one."
         )
 
@@ -169,29 +184,31 @@ def _image_of(file: str, folder: Folder) -> str | None:
 def unfinished(
     dest: Path, settings: Settings, sources: dict[str, Source], state: State
 ) -> Iterator[Task]:
-    """The images of which something is not there, or made of another state of the source."""
+    """The images with a missing file, or with files of another state of the source."""
     present = {folder: sizes_in(dest, folder) for folder in settings.folders()}
     for name, source in sources.items():
-        there = {}
+        present_of = {}
         if name in state.lines:
             record = Record.from_line(state.lines[name])
             if record[:3] == source[1:]:
-                there = {
+                present_of = {
                     folder.path: record.outputs[folder.path]
                     for folder in settings.folders()
-                    if _is_there(folder, record, settings, present[folder])
+                    if _is_present(folder, record, settings, present[folder])
                 }
-        if len(there) < len(settings.folders()):
-            yield Task(source.path, name, source.mtime_ns, there)
+        if len(present_of) < len(settings.folders()):
+            yield Task(source.path, name, source.mtime_ns, present_of)
 
 
-def _is_there(folder: Folder, record: Record, settings: Settings, present: dict[str, int]) -> bool:
+def _is_present(folder: Folder, record: Record, settings: Settings, found: dict[str, int]) -> bool:
     sizes = record.outputs.get(folder.path)
     if sizes is None:
         return False
-    if folder.of_sub_images and len(sizes) != len(
-        windows(record.height, record.width, settings.grid)
+    if (
+        settings.grid
+        and folder.of_sub_images
+        and len(sizes) != len(windows(record.height, record.width, settings.grid))
     ):
         return False
     files = folder.file_names(record.name, len(sizes))
-    return all(present.get(file) == size for file, size in zip(files, sizes, strict=True))
+    return all(found.get(file) == size for file, size in zip(files, sizes, strict=True))
