@@ -27,7 +27,7 @@ from rich.table import Table
 from timing import seconds
 
 import esc_arch
-from esc_arch.data.image_files import find_images, read_image
+from esc_arch.imaging.codecs import find_images, read_image
 from esc_arch.upscale.pipeline import Outcome, upscale_files
 from esc_arch.upscale.planning import Existing, plan
 from esc_arch.weights.safetensors_files import write_safetensors

@@ -15,8 +15,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from esc_arch.data.bicubic import imresize
 from esc_arch.errors import UserError
+from esc_arch.imaging.imresize import imresize
 from esc_arch.registration import register_dataset
 
 __all__ = ["DOWNSAMPLING", "DownsampleImageDataset", "one_per_root", "roots_of"]

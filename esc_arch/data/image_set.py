@@ -9,10 +9,9 @@ from types import TracebackType
 
 import lmdb
 
-from esc_arch.data.image_files import find_images
-from esc_arch.data.image_header import Shape, shape_of
 from esc_arch.data.lmdb_reader import DamagedLmdb, MetaLine, open_lmdb, parse_meta_line
 from esc_arch.errors import UserError
+from esc_arch.imaging.codecs import Shape, find_images, shape_of
 
 __all__ = ["FolderSet", "ImageSet", "LmdbSet", "open_image_set", "opened"]
 

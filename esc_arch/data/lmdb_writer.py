@@ -26,10 +26,10 @@ import lmdb
 from rich.filesize import decimal
 
 from esc_arch.data import lmdb_pages
-from esc_arch.data.image_header import shape_of
 from esc_arch.data.lmdb_pages import PAGE_BYTES, PAGE_HEADER
 from esc_arch.errors import UserError
 from esc_arch.files import flush_folder, whole_file
+from esc_arch.imaging.codecs import shape_of
 from esc_arch.progress import progress
 
 __all__ = ["Entry", "is_current", "write_lmdb"]

@@ -5,10 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from esc_arch.data.archives import extract
-from esc_arch.data.image_files import SUFFIXES
 from esc_arch.data.sources import Archive, Folder, ImageSet
 from esc_arch.download import alone, fetch
 from esc_arch.errors import UserError
+from esc_arch.imaging.codecs import SUFFIXES
 
 
 def obtain(image_set: ImageSet, root: str | Path, say: Callable[[str], None]) -> None:

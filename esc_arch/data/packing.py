@@ -4,10 +4,10 @@ import os
 import re
 from pathlib import Path
 
-from esc_arch.data.image_files import decode, find_images
 from esc_arch.data.lmdb_writer import Entry, is_current, write_lmdb
 from esc_arch.data.processes import Processes, ProcessKilled
 from esc_arch.errors import UserError
+from esc_arch.imaging.codecs import decode, find_images
 from esc_arch.progress import progress
 
 __all__ = ["common_suffix", "folder_entries", "pack"]

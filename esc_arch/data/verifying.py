@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from esc_arch.data.found_sets import FoundPair, FoundSet, find_sets, pair_up
-from esc_arch.data.image_files import decode
-from esc_arch.data.image_header import Shape
 from esc_arch.data.image_set import LmdbSet, open_image_set, opened
 from esc_arch.data.lmdb_reader import DamagedLmdb
 from esc_arch.data.processes import Processes, ProcessKilled
 from esc_arch.errors import UserError
+from esc_arch.imaging.codecs import Shape, decode
 from esc_arch.progress import progress
 
 __all__ = ["Problem", "Report", "SetReport", "verify", "verify_pair"]

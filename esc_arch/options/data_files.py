@@ -16,9 +16,9 @@ import torch
 from PIL import Image
 
 from esc_arch.data.downsample_image_dataset import one_per_root, roots_of
-from esc_arch.data.image_files import SUFFIXES, decode
 from esc_arch.data.image_set import LmdbSet
 from esc_arch.errors import UserError, listed
+from esc_arch.imaging.codecs import SUFFIXES, decode
 from esc_arch.options.datasets import DOWNSAMPLE, PAIRED, REAL, SINGLE
 from esc_arch.options.lmdb_files import Records, inspect_lmdb
 from esc_arch.options.problems import Problems

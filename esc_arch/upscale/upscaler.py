@@ -16,10 +16,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from esc_arch.data.bicubic import imresize
 from esc_arch.deployment import deploy
 from esc_arch.errors import UserError
-from esc_arch.upscale.transparency import fill_transparent
+from esc_arch.imaging.alpha import fill_transparent
+from esc_arch.imaging.imresize import imresize
 
 if TYPE_CHECKING:
     from esc_arch.fast.maps import Region

@@ -8,12 +8,11 @@ import pytest
 from PIL import Image
 from png_cases import pixels, write_png, write_pngs
 
-from esc_arch.data.image_files import read_image
-from esc_arch.data.image_header import shape_of
 from esc_arch.data.image_set import open_image_set
 from esc_arch.data.lmdb_reader import DamagedLmdb, MetaLine, parse_meta_line
 from esc_arch.data.lmdb_writer import Entry, write_lmdb
 from esc_arch.errors import UserError
+from esc_arch.imaging.codecs import read_image, shape_of
 
 
 def test_folder_and_lmdb_hold_the_same(tmp_path):

@@ -15,11 +15,11 @@ import pytest
 import yaml
 from basicsr.data.paired_image_dataset import PairedImageDataset
 
-from esc_arch.data.bicubic import imresize
 from esc_arch.data.prepare import prepare, preparing, settings, worker
 from esc_arch.data.prepare.records import WORK
 from esc_arch.data.prepare.summary import option_lines
 from esc_arch.errors import UserError
+from esc_arch.imaging.imresize import imresize
 from tests.run_python import output_of, start_python
 
 PHOTOS = Path(__file__).parents[3] / "shared" / "data"

@@ -7,13 +7,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from esc_arch.data.bicubic import imresize
-from esc_arch.data.image_files import decode, encode_png
 from esc_arch.data.prepare.records import WORK
 from esc_arch.data.prepare.settings import Folder, Settings
 from esc_arch.data.sub_images import windows
 from esc_arch.errors import UserError
 from esc_arch.files import whole_file
+from esc_arch.imaging.codecs import decode, encode_png
+from esc_arch.imaging.imresize import imresize
 
 __all__ = ["Made", "Skipped", "Task", "make"]
 

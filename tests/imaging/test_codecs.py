@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from esc_arch.data.image_files import decode, encode_png, find_images, read_image
 from esc_arch.errors import UserError
+from esc_arch.imaging.codecs import decode, encode_png, find_images, read_image
 
 # EXIF: the side of the upright image where the stored row 0 lies, and the stored column 0.
 SIDES = {
