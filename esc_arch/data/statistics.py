@@ -10,8 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from esc_arch.data.found_sets import FoundSet, find_sets
-from esc_arch.data.image_set import opened
+from esc_arch.data.image_sets import FoundSet, find_sets, opened
 from esc_arch.data.lmdb_reader import DamagedLmdb
 from esc_arch.data.processes import Processes, ProcessKilled
 from esc_arch.errors import UserError

@@ -24,6 +24,7 @@ __all__ = [
     "SUFFIXES",
     "Decoded",
     "Header",
+    "ImageError",
     "Shape",
     "TooManyPixels",
     "decode",
@@ -61,7 +62,19 @@ _AS_MODE = {
 _CHANNELS = {"L": 1, "I;16": 1, "I;16B": 1, "RGB": 3, "RGBA": 4}
 
 
-class TooManyPixels(UserError):
+class ImageError(UserError):
+    """An image file that cannot be used.
+
+    Attributes:
+        found: what is wrong with it, for another message.
+    """
+
+    def __init__(self, text: str, found: str = "") -> None:
+        super().__init__(text)
+        self.found = found
+
+
+class TooManyPixels(ImageError):
     """An image of more pixels than Pillow takes for honest."""
 
 
@@ -139,11 +152,11 @@ def read_header(path: str | os.PathLike[str]) -> Header:
 
     Raises:
         TooManyPixels: for an image that :func:`decode` refuses by its size.
-        UserError: when it is no image.
+        ImageError: when it is no image.
     """
     with _naming(path):
         if not os.path.getsize(path):
-            raise UserError(f"{path}: expected {_EXPECTED}; found an empty file. {_AGAIN}")
+            raise _error(path, "an empty file")
         with Image.open(path) as opened:
             return _header(opened, path)
 
@@ -156,12 +169,12 @@ def shape_of(content: bytes | memoryview, name: str | os.PathLike[str]) -> Shape
         name: what error messages call it.
 
     Raises:
-        UserError: when it is no image, or one that :func:`decode` refuses by its header.
+        ImageError: when it is no image, or one that :func:`decode` refuses by its header.
     """
     with _naming(name), _open(content, name) as opened:
         header = _header(opened, name)
     if not header.shape.channels:
-        raise _other_pixels(opened, name)
+        raise _error(name, f"mode {opened.mode}", "Convert it to RGB.")
     return header.shape
 
 
@@ -193,7 +206,7 @@ def decode(content: bytes, name: str | os.PathLike[str]) -> Decoded:
         name: what error messages call it.
 
     Raises:
-        UserError: when it is no image, damaged or cut off, holds several images, or has
+        ImageError: when it is no image, damaged or cut off, holds several images, or has
             another kind of pixels (CMYK, floating point, ...).
     """
     return decode_opened(content, name)[0]
@@ -214,22 +227,28 @@ def _naming(name: str | os.PathLike[str]) -> Iterator[None]:
             # Of large images and odd metadata; what matters raises.
             warnings.simplefilter("ignore")
             yield
-    except UnidentifiedImageError:
-        found = "found no such image"
-    except Image.DecompressionBombError as error:
-        raise TooManyPixels(
-            f"{name}: expected at most {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels; found: "
-            f"{error} Cut the image into pieces."
-        ) from None
-    except UserError:
+    except ImageError:
         raise
+    except UnidentifiedImageError:
+        raised = _error(name, "no such image")
+    except Image.DecompressionBombError as error:
+        most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        raised = TooManyPixels(
+            f"{name}: expected at most {most:,} pixels; found: {error} Cut the image into pieces.",
+            _reason(error),
+        )
     except Exception as error:  # of any kind
         if isinstance(error, OSError) and error.strerror:
-            raise UserError(f"{name}: expected {_EXPECTED}; found: {error.strerror}.") from None
-        found = f"found a damaged one ({_reason(error)})"
+            raised = _error(name, error.strerror)
+        else:
+            raised = _error(name, f"a damaged one ({_reason(error)})")
     else:
         return
-    raise UserError(f"{name}: expected {_EXPECTED}; {found}. {_AGAIN}")
+    raise raised
+
+
+def _error(name: str | os.PathLike[str], found: str, advice: str = _AGAIN) -> ImageError:
+    return ImageError(f"{name}: expected {_EXPECTED}; found {found}. {advice}", found)
 
 
 def _reason(error: Exception) -> str:
@@ -239,14 +258,15 @@ def _reason(error: Exception) -> str:
 
 def _open(content: bytes | memoryview, name: str | os.PathLike[str]) -> Image.Image:
     if not content:
-        raise UserError(f"{name}: expected {_EXPECTED}; found an empty file. {_AGAIN}")
+        raise _error(name, "an empty file")
     opened = Image.open(io.BytesIO(content), formats=_FORMATS)
     # Photos of some phones are MPO: a JPEG with a second picture for the device's own use.
     frames = getattr(opened, "n_frames", 1)
     if opened.format != "MPO" and frames > 1:
-        raise UserError(
+        raise ImageError(
             f"{name}: expected one image in a file; found {frames} of them. "
-            "Save each as a file of its own."
+            "Save each as a file of its own.",
+            f"{frames} of them in one file",
         )
     return opened
 
@@ -283,9 +303,9 @@ def _is_16_bit_colour(opened: Image.Image, content: bytes) -> bool:
 def _by_opencv(content: bytes, name: str | os.PathLike[str]) -> np.ndarray:
     image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     if image is None:
-        raise UserError(f"{name}: expected {_EXPECTED}; found a damaged one. {_AGAIN}")
+        raise _error(name, "a damaged one")
     if image.dtype != np.uint16 or (image.ndim == 3 and image.shape[2] not in (3, 4)):
-        raise UserError(f"{name}: expected {_EXPECTED}; found {image.dtype} {image.shape}.")
+        raise _error(name, f"{image.dtype} {image.shape}", "Convert it to RGB.")
     return image
 
 
@@ -294,7 +314,7 @@ def _by_pillow(opened: Image.Image, name: str | os.PathLike[str]) -> tuple[np.nd
     opened.load()
     mode = _AS_MODE.get(opened.mode)
     if mode is None:
-        raise _other_pixels(opened, name)
+        raise _error(name, f"mode {opened.mode}", "Convert it to RGB.")
     if "transparency" in opened.info:
         mode = "RGBA"
     converted = mode != opened.mode
@@ -306,10 +326,6 @@ def _by_pillow(opened: Image.Image, name: str | os.PathLike[str]) -> tuple[np.nd
     elif mode == "RGBA":
         pixels = cv2.cvtColor(pixels, cv2.COLOR_RGBA2BGRA)
     return pixels, converted
-
-
-def _other_pixels(opened: Image.Image, name: str | os.PathLike[str]) -> UserError:
-    return UserError(f"{name}: expected {_EXPECTED}; found mode {opened.mode}. Convert it to RGB.")
 
 
 def _orientation(opened: Image.Image) -> int:

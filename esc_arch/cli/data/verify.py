@@ -8,8 +8,8 @@ from rich.filesize import decimal
 from rich.table import Table
 
 from esc_arch.cli.data.jobs import add_jobs
-from esc_arch.data.verifying import Report, verify, verify_pair
-from esc_arch.errors import UserError
+from esc_arch.data.check import Report, verify, verify_pair
+from esc_arch.errors import UserError, listed
 
 # Of one kind; the others are counted.
 _SHOWN = 20
@@ -43,15 +43,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _print(report: Report) -> None:
-    for kind, problems in itertools.groupby(report.problems, lambda problem: problem.kind):
-        texts = [problem.text for problem in problems]
-        for text in texts[:_SHOWN]:
-            print(f"problem: {text}")
-        if len(texts) > _SHOWN:
-            print(f"problem: {len(texts) - _SHOWN} more of this kind ({kind})")
-    for group in report.duplicates[:_SHOWN]:
-        more = f" and {len(group) - _SHOWN_NAMES} more" if len(group) > _SHOWN_NAMES else ""
-        print(f"note: the same pixels: {', '.join(group[:_SHOWN_NAMES])}{more}")
+    for kind, group in itertools.groupby(report.problems, lambda problem: problem.kind):
+        problems = list(group)
+        for problem in problems[:_SHOWN]:
+            print(f"problem: {problem}")
+        if len(problems) > _SHOWN:
+            print(f"problem: {len(problems) - _SHOWN} more of this kind ({kind})")
+    for names in report.duplicates[:_SHOWN]:
+        print(f"note: the same pixels: {listed(names, _SHOWN_NAMES)}")
     if len(report.duplicates) > _SHOWN:
         print(f"note: {len(report.duplicates) - _SHOWN} more groups of the same pixels")
     table = Table()
@@ -60,6 +59,6 @@ def _print(report: Report) -> None:
         table.add_column(column, justify="right")
     for row in report.sets:
         table.add_row(row.name, str(row.images), decimal(row.bytes), str(row.problems))
-    for name, problems in report.pairs:
-        table.add_row(name, "", "", str(problems))
+    for name, number in report.pairs:
+        table.add_row(name, "", "", str(number))
     Console().print(table)

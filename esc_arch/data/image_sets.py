@@ -1,19 +1,43 @@
-"""One view of the images in a folder and of those in an LMDB."""
+"""Sets of images, each a folder or an LMDB, and which of them belong together.
+
+``basicsr data prepare`` makes, and :func:`find_sets` recognises::
+
+    HR/NAME.png             LR_bicubic/X2/NAMEx2.png
+    HR_sub/NAME_s001.png    LR_bicubic/X2_sub/NAME_s001.png
+    HR.lmdb, HR_sub.lmdb    LR_bicubic/X2.lmdb, LR_bicubic/X2_sub.lmdb
+"""
 
 import functools
 import os
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
+from typing import NamedTuple
 
 import lmdb
 
 from esc_arch.data.lmdb_reader import DamagedLmdb, MetaLine, open_lmdb, parse_meta_line
 from esc_arch.errors import UserError
-from esc_arch.imaging.codecs import Shape, find_images, shape_of
+from esc_arch.imaging.codecs import ImageError, find_images
 
-__all__ = ["FolderSet", "ImageSet", "LmdbSet", "open_image_set", "opened"]
+__all__ = [
+    "FolderSet",
+    "FoundPair",
+    "FoundSet",
+    "ImageSet",
+    "LmdbSet",
+    "find_sets",
+    "open_image_set",
+    "opened",
+    "pair_up",
+    "read_meta_info",
+]
+
+_HR = re.compile(r"HR(_sub)?(\.lmdb)?")
+_LR = re.compile(r"X(\d+)(_sub)?(\.lmdb)?")
+_LR_FOLDER = "LR_bicubic"
 
 
 class ImageSet:
@@ -40,7 +64,7 @@ class ImageSet:
     ) -> None:
         self.close()
 
-    def __reduce__(self) -> tuple:
+    def __reduce__(self) -> tuple[type["ImageSet"], tuple[Path]]:
         return type(self), (self.path,)
 
     @property
@@ -65,16 +89,8 @@ class ImageSet:
         """The image as it is encoded.
 
         Raises:
-            UserError: when it cannot be read.
+            ImageError: when it cannot be read.
             DamagedLmdb: when the LMDB cannot.
-        """
-        raise NotImplementedError
-
-    def shapes(self) -> Mapping[str, Shape | None]:
-        """The shape of each image by its header, or by meta_info.txt, None where that lacks it.
-
-        Raises:
-            UserError: when a file is no image, or meta_info.txt cannot be read.
         """
         raise NotImplementedError
 
@@ -96,12 +112,9 @@ class FolderSet(ImageSet):
         try:
             return (self.path / name).read_bytes()
         except OSError as error:
-            raise UserError(
-                f"{self.where(name)}: expected an image file; found: {error.strerror}."
-            ) from None
-
-    def shapes(self) -> Mapping[str, Shape | None]:
-        return {name: shape_of(self.read(name), self.where(name)) for name in self.names}
+            reason = error.strerror or str(error)
+            text = f"{self.where(name)}: expected an image file; found: {reason}."
+            raise ImageError(text, reason) from None
 
 
 class LmdbSet(ImageSet):
@@ -123,32 +136,9 @@ class LmdbSet(ImageSet):
             value = transaction.get(name.encode())
             content = None if value is None else bytes(value)
         if content is None:
-            raise UserError(f"{self.where(name)}: expected an image; found no such key.")
+            text = f"{self.where(name)}: expected an image; found no such key."
+            raise ImageError(text, "no such key")
         return content
-
-    def meta_lines(self) -> list[MetaLine]:
-        """The lines of meta_info.txt.
-
-        Raises:
-            UserError: when it is missing or no text.
-        """
-        file = self.path / "meta_info.txt"
-        try:
-            lines = file.read_text(encoding="utf-8").splitlines()
-        except OSError as error:
-            raise UserError(
-                f"{file}: expected a line for each image; found: {error.strerror}."
-            ) from None
-        except ValueError:
-            raise UserError(f"{file}: expected lines of text; found other bytes.") from None
-        return [parse_meta_line(line) for line in lines]
-
-    def shapes(self) -> Mapping[str, Shape | None]:
-        told = {line.key: line.shape for line in self.meta_lines()}
-        return {
-            name: Shape(*shape) if (shape := told.get(name)) and len(shape) == 3 else None
-            for name in self.names
-        }
 
     def close(self) -> None:
         if self._database is not None:
@@ -184,3 +174,83 @@ def open_image_set(path: str | os.PathLike[str]) -> ImageSet:
 def opened(path: Path) -> ImageSet:
     """The set at a path, open as long as the process lives: for one that only reads it."""
     return open_image_set(path)
+
+
+def read_meta_info(file: str | os.PathLike[str]) -> list[MetaLine]:
+    """The lines of a list of images: ``meta_info.txt`` of an LMDB, or one without sizes.
+
+    Raises:
+        OSError: when it cannot be read.
+        UnicodeDecodeError: when it is no text.
+    """
+    with open(file, encoding="utf-8") as lines:
+        return [parse_meta_line(line.strip()) for line in lines]
+
+
+class FoundSet(NamedTuple):
+    """A set of images.
+
+    Attributes:
+        name: below the path that was searched, or that path.
+        scale: by which the images were made smaller; 1 for HR.
+    """
+
+    name: str
+    path: Path
+    scale: int = 1
+
+
+class FoundPair(NamedTuple):
+    """LR images and the HR images they were made of.
+
+    Attributes:
+        hr: None where these are missing.
+        is_exact: whether each HR side is a multiple of the scale, as of sub-images.
+    """
+
+    hr: FoundSet | None
+    lq: FoundSet
+    is_exact: bool
+
+
+def find_sets(path: str | os.PathLike[str]) -> tuple[list[FoundSet], list[FoundPair]]:
+    """All sets of a prepared folder with their pairs, or the one set that the path is.
+
+    Raises:
+        UserError: when there is no such folder.
+    """
+    path = open_image_set(path).path
+    high = {name: FoundSet(name, path / name) for name in _folders(path) if _HR.fullmatch(name)}
+    low = {
+        name: FoundSet(f"{_LR_FOLDER}/{name}", path / _LR_FOLDER / name, int(match[1]))
+        for name in _folders(path / _LR_FOLDER)
+        if (match := _LR.fullmatch(name))
+    }
+    if path.name.endswith(".lmdb") or not (high or low):
+        return [FoundSet(str(path), path)], []
+    pairs = []
+    for name, lq in low.items():
+        kind = re.sub(r"X\d+", "HR", name)
+        pairs.append(FoundPair(high.get(kind), lq, "_sub" in name))
+    return [*high.values(), *low.values()], pairs
+
+
+def _folders(path: Path) -> list[str]:
+    return sorted(entry.name for entry in path.iterdir() if entry.is_dir()) if path.is_dir() else []
+
+
+def pair_up(hr: Iterable[str], lq: Iterable[str], scale: int) -> dict[str, str | None]:
+    """The HR stem of each LR stem: the same, or without ``x2`` at its end.
+
+    One way of naming holds for the whole set: the one by which more find each other.
+
+    Returns:
+        LR stem to HR stem, None for one without.
+    """
+    hr, lq, suffix = set(hr), list(lq), f"x{scale}"
+    same = {stem: stem if stem in hr else None for stem in lq}
+    cut = {
+        stem: short if stem.endswith(suffix) and (short := stem[: -len(suffix)]) in hr else None
+        for stem in lq
+    }
+    return max(same, cut, key=lambda pairs: sum(p is not None for p in pairs.values()))
