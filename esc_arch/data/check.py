@@ -12,6 +12,7 @@ import math
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -21,7 +22,7 @@ import lmdb
 from esc_arch.data.image_sets import (
     FoundPair,
     FoundSet,
-    LmdbSet,
+    ImageSet,
     find_sets,
     open_image_set,
     opened,
@@ -50,7 +51,6 @@ __all__ = [
     "SetReport",
     "Size",
     "check_folder",
-    "check_keys",
     "check_least",
     "check_lmdb",
     "check_names",
@@ -59,12 +59,10 @@ __all__ = [
     "no_folder",
     "sample",
     "verify",
-    "verify_pair",
 ]
 
 SIZE_SAMPLE = 2000
 _AGAIN = "Make the LMDB again."
-_REMOVE = "Remove these images."
 _Item = TypeVar("_Item")
 
 
@@ -329,14 +327,14 @@ def check_sizes(
     sizes: dict[str, Size] = {}
     findings: list[Finding] = []
     recorded = listing.recorded
-    with LmdbSet(listing.path) as database:
+    with closing(ImageSet(listing.path)) as images:
         for name in names:
             place = os.path.join(listing.path, name)
             try:
                 if recorded is not None:
                     size = recorded.get(name)
                     if decoded:
-                        decode(database.read(name), place)
+                        decode(images.read(name), place)
                 else:
                     size = _file_size(place, decoded)
             except (ImageError, DamagedLmdb) as error:
@@ -396,19 +394,8 @@ def check_names(
     ]
 
 
-def check_keys(hr: Sequence[str], lq: Sequence[str]) -> list[Finding]:
-    """As :func:`check_names`, of two LMDBs, of which BasicSR takes the same keys."""
-    present = set(hr)
-    advice = "Make both LMDBs from images of the same names."
-    return check_names(hr, {key: key if key in present else None for key in lq}, advice)
-
-
 def check_pair_sizes(
-    pairs: Iterable[tuple[str, Size, Size]],
-    scale: int,
-    exact: bool,
-    patch: int = 1,
-    least: int = 1,
+    pairs: Iterable[tuple[str, Size, Size]], scale: int, exact: bool
 ) -> list[Finding]:
     """Compare HR and LR sizes.
 
@@ -417,88 +404,71 @@ def check_pair_sizes(
         scale: of the HR side over the LR side.
         exact: whether the HR sides must be multiples of the scale, as in training; otherwise
             BasicSR crops what the HR image has beyond that.
-        patch: side of the HR crops.
-        least: the smallest side of an HR image that the model takes.
     """
-    unequal, small, tiny = [], [], []
+    unequal = []
     for name, hr, lq in pairs:
         spare = [large - side * scale for large, side in zip(hr, lq, strict=True)]
-        if not all(0 <= s < (1 if exact else scale) for s in spare):
-            unequal.append(_unequal(name, hr, lq, scale))
-        elif min(hr) < patch:
-            small.append(f"{name} ({hr})")
-        elif scale * min(lq) < least:
-            tiny.append(f"{name} ({hr})")
-    findings = []
-    if tiny:
-        expected = f"HR images with sides of at least {least}, which this model_type sharpens"
-        findings.append(_small(expected, tiny))
-    if unequal:
-        exactly = ", and HR sides that are multiples of it" if exact else ""
-        finding = Finding(
-            "sizes",
-            f"LR images {scale} times smaller than HR{exactly}",
-            f"{len(unequal)} that are not",
-            "Use the LR folder of this scale, or crop the HR images and make the LR ones again.",
-            tuple(unequal),
-        )
-        findings.append(finding)
-    return findings + _too_small_for(patch, small)
+        want = Size(hr.width // scale, hr.height // scale)
+        if all(0 <= s < (1 if exact else scale) for s in spare):
+            continue
+        if lq == want:
+            whole = Size(want.width * scale, want.height * scale)
+            unequal.append(f"{name} HR {hr} instead of {whole}, for LR {lq}")
+        else:
+            unequal.append(f"{name} HR {hr}, LR {lq} instead of {want}")
+    if not unequal:
+        return []
+    exactly = ", and HR sides that are multiples of it" if exact else ""
+    expected = f"LR images {scale} times smaller than HR{exactly}"
+    advice = "Use the LR folder of this scale, or crop the HR images and make the LR ones again."
+    return [Finding("sizes", expected, f"{len(unequal)} that are not", advice, tuple(unequal))]
 
 
-def _unequal(name: str, hr: Size, lq: Size, scale: int) -> str:
-    want = Size(hr.width // scale, hr.height // scale)
-    if lq == want:
-        whole = Size(want.width * scale, want.height * scale)
-        return f"{name} HR {hr} instead of {whole}, for LR {lq}"
-    return f"{name} HR {hr}, LR {lq} instead of {want}"
-
-
-def _small(expected: str, small: list[str]) -> Finding:
-    return Finding("small", expected, f"{len(small)} smaller images", _REMOVE, tuple(small))
-
-
-def check_least(sizes: Iterable[tuple[str, Size]], least: int, is_patch: bool) -> list[Finding]:
-    """HR images with a side below that of a crop, or of one LR pixel."""
-    small = [f"{name} ({size})" for name, size in sizes if min(size) < least]
-    if is_patch:
-        return _too_small_for(least, small)
-    expected = f"sides of at least the scale {least}, for one LR pixel"
-    return [_small(expected, small)] if small else []
-
-
-def _too_small_for(patch: int, small: list[str]) -> list[Finding]:
-    """Images that a crop does not fit in."""
-    expected = "no more than the smaller side of each HR image"
-    found = f"{patch}, and {len(small)} smaller images"
+def check_least(
+    sizes: Iterable[tuple[str, Size]], least: int, expected: str | None = None
+) -> list[Finding]:
+    """HR images with a side below ``least``, which is that of a crop if ``expected`` is None."""
+    small = tuple(f"{name} ({size})" for name, size in sizes if min(size) < least)
+    if not small:
+        return []
+    found = f"{len(small)} smaller images"
+    if expected is not None:
+        return [Finding("small", expected, found, "Remove these images.", small)]
+    expected, found = "no more than the smaller side of each HR image", f"{least}, and {found}"
     advice = "Remove these images, or lower gt_size."
-    return (
-        [Finding("small", expected, found, advice, tuple(small), about="gt_size")] if small else []
-    )
+    return [Finding("small", expected, found, advice, small, about="gt_size")]
 
 
-class SetReport(NamedTuple):
-    """One set: how many images it names, how many bytes those that were read have."""
-
-    name: str
-    images: int
-    bytes: int
-    problems: int
-
-
-class Report(NamedTuple):
-    """What was found.
+@dataclass
+class SetReport:
+    """One set.
 
     Attributes:
-        pairs: for each pair its name and number of problems.
-        problems: each with its set or pair before its kind.
+        images: how many it names.
+        bytes: of those that were read.
+        findings: each with the set before its kind.
+        shapes: by stem, None of what does not decode.
         duplicates: groups of HR images with the same pixels.
     """
 
+    name: str
+    images: int = 0
+    bytes: int = 0
+    findings: list[Finding] = field(default_factory=list)
+    shapes: dict[str, Shape | None] = field(default_factory=dict)
+    duplicates: list[list[str]] = field(default_factory=list)
+
+
+class Report(NamedTuple):
+    """What was found of sets, and of pairs by their names."""
+
     sets: list[SetReport]
-    pairs: list[tuple[str, int]]
-    problems: list[Finding]
-    duplicates: list[list[str]]
+    pairs: dict[str, list[Finding]]
+
+    @property
+    def problems(self) -> list[Finding]:
+        findings = [done.findings for done in self.sets] + list(self.pairs.values())
+        return [finding for group in findings for finding in group]
 
 
 class _Image(NamedTuple):
@@ -510,76 +480,44 @@ class _Image(NamedTuple):
     wrong: Finding | None
 
 
-class _Checked(NamedTuple):
-    """A set after its check: images by stem, those that decode with their shapes."""
-
-    shapes: dict[str, Shape | None]
-    report: SetReport
-    problems: list[Finding]
-    duplicates: list[list[str]]
-
-
-def verify(path: str | os.PathLike[str], jobs: int) -> Report:
+def verify(
+    path: str | os.PathLike[str],
+    jobs: int,
+    lq: str | os.PathLike[str] | None = None,
+    scale: int = 1,
+) -> Report:
     """Check a folder of images, an LMDB, or a folder that ``basicsr data prepare`` made.
 
     Args:
         jobs: number of processes.
-
-    Raises:
-        UserError: when the path holds no images at all.
-    """
-    sets, pairs = find_sets(path)
-    return _verify(sets, pairs, jobs)
-
-
-def verify_pair(
-    hr: str | os.PathLike[str], lq: str | os.PathLike[str], scale: int, jobs: int
-) -> Report:
-    """Check two folders or LMDBs and that the images of one were made of the other's.
-
-    Each LR side must be the HR side over the scale, without remainder.
-
-    Args:
-        jobs: number of processes.
+        lq: images that were made of those in ``path``: each LR side must be the HR side over
+            the scale, without remainder.
 
     Raises:
         UserError: when a path holds no images at all.
     """
-    large, small = FoundSet(str(hr), Path(hr)), FoundSet(str(lq), Path(lq), scale)
-    return _verify([large, small], [FoundPair(large, small, is_exact=False)], jobs)
-
-
-def _verify(sets: list[FoundSet], pairs: list[FoundPair], jobs: int) -> Report:
+    if lq is None:
+        sets, pairs = find_sets(path)
+    else:
+        sets = [FoundSet(str(path), Path(path)), FoundSet(str(lq), Path(lq), scale)]
+        pairs = [FoundPair(sets[0], sets[1], is_exact=False)]
     for found in sets:
         _require_images(found)
     with Processes(jobs) as processes:
         checked = {found: _check_set(found, processes) for found in sets}
-    problems = [problem for done in checked.values() for problem in done.problems]
-    pair_rows = []
-    for pair in pairs:
-        name = f"{pair.hr.name if pair.hr else 'no HR'} and {pair.lq.name}"
-        wrong = _at(name, _check_pair(pair, checked))
-        problems += wrong
-        pair_rows.append((name, _total(wrong)))
-    duplicates = [group for done in checked.values() for group in done.duplicates]
-    return Report([done.report for done in checked.values()], pair_rows, problems, duplicates)
+    names = {pair: f"{pair.hr.name if pair.hr else 'no HR'} and {pair.lq.name}" for pair in pairs}
+    found_of = {name: _of(name, _check_pair(pair, checked)) for pair, name in names.items()}
+    return Report(list(checked.values()), found_of)
 
 
-def _at(name: str, findings: Iterable[Finding]) -> list[Finding]:
-    return [
-        replace(finding, kind=f"{name}: {finding.kind}", place=finding.place or name)
-        for finding in findings
-    ]
-
-
-def _total(findings: Iterable[Finding]) -> int:
-    return sum(finding.number for finding in findings)
+def _of(name: str, findings: Iterable[Finding]) -> list[Finding]:
+    return [replace(finding, kind=f"{name}: {finding.kind}") for finding in findings]
 
 
 def _require_images(found: FoundSet) -> None:
     """What has nothing in it is a wrong path, not a damaged set."""
     images = open_image_set(found.path)
-    if not isinstance(images, LmdbSet):
+    if not images.is_lmdb:
         _ = images.names
     elif not any((found.path / name).is_file() for name in ("data.mdb", "meta_info.txt")):
         raise UserError(
@@ -588,22 +526,21 @@ def _require_images(found: FoundSet) -> None:
         )
 
 
-def _check_set(found: FoundSet, processes: Processes) -> _Checked:
+def _check_set(found: FoundSet, processes: Processes) -> SetReport:
     images = open_image_set(found.path)
-    shapes: dict[str, Shape | None] = {}
+    report = SetReport(found.name)
     findings: list[Finding] = []
     same: dict[bytes, list[str]] = defaultdict(list)
-    total = 0
     names: tuple[str, ...] = ()
     try:
         (names,) = processes.map(_names, [found.path])
-        shapes = dict.fromkeys(map(images.stem, names))
+        report.shapes = dict.fromkeys(map(images.stem, names))
         inspect = functools.partial(_inspect, found.path)
         with progress(f"checking {found.name}", len(names)) as advance:
             results = processes.map(inspect, names)
             for name, image in zip(names, results, strict=True):
-                total += image.size
-                shapes[images.stem(name)] = image.shape
+                report.bytes += image.size
+                report.shapes[images.stem(name)] = image.shape
                 if image.wrong is not None:
                     findings.append(image.wrong)
                 else:
@@ -619,14 +556,15 @@ def _check_set(found: FoundSet, processes: Processes) -> _Checked:
         expected, advice = "one image of each name", "Rename or remove one."
         what = "names of more, with other extensions"
         findings.append(Finding("same name", expected, what, advice, tuple(repeated)))
-    if isinstance(images, LmdbSet):
-        findings += _check_list(found.path / "meta_info.txt", names, shapes)
-    findings = [replace(f, place=f.place or str(found.path)) for f in findings]
-    problems = _at(found.name, findings)
-    report = SetReport(found.name, len(names), total, _total(problems))
-    # LR images are the same where the HR images are.
-    duplicates = [group for group in same.values() if len(group) > 1] if found.scale == 1 else []
-    return _Checked(shapes, report, problems, duplicates)
+    if images.is_lmdb:
+        findings += _check_list(found.path / "meta_info.txt", names, report.shapes)
+    report.images = len(names)
+    report.findings = _of(
+        found.name, [replace(f, place=f.place or str(found.path)) for f in findings]
+    )
+    if found.scale == 1:  # LR images are the same where the HR images are
+        report.duplicates = [group for group in same.values() if len(group) > 1]
+    return report
 
 
 def _names(path: Path) -> tuple[str, ...]:
@@ -658,31 +596,27 @@ def _check_list(
     if not lines:
         return
     listed_keys = Counter(line.key for line in lines)
-    wrong: dict[tuple[str, str], list[str]] = {
-        # Where the LMDB cannot be read, that is said, and not for each image again.
-        ("missing", f"in data.mdb what {file} lists"): sorted(listed_keys.keys() - set(keys))
-        if keys
-        else [],
-        ("not listed", f"a line in {file} for each image"): sorted(set(keys) - listed_keys.keys()),
-        ("listed twice", f"each image once in {file}"): sorted(
-            key for key, number in listed_keys.items() if number > 1
-        ),
-        ("no shape", f"(height,width,channels) of each image in {file}"): [
-            line.key for line in lines if line.shape is None
-        ],
-        ("other shape", f"the shapes that {file} lists"): [
-            f"{line.key} {tuple(shape)} instead of {line.shape}"
-            for line in lines
-            if line.shape and (shape := shapes.get(line.key))
-            if line.shape != shape[: len(line.shape)]
-        ],
-    }
-    for (kind, expected), images in wrong.items():
+    other_shapes = [
+        f"{line.key} {tuple(shape)} instead of {line.shape}"
+        for line in lines
+        if line.shape and (shape := shapes.get(line.key)) and line.shape != shape[: len(line.shape)]
+    ]
+    # Where the LMDB cannot be read, that is said, and not for each image again.
+    missing = sorted(listed_keys.keys() - set(keys)) if keys else []
+    for kind, expected, images in (
+        ("missing", f"in data.mdb what {file} lists", missing),
+        ("not listed", f"each image in {file}", sorted(set(keys) - listed_keys.keys())),
+        ("listed twice", f"each image once in {file}",
+         [key for key, number in listed_keys.items() if number > 1]),
+        ("no shape", f"(height,width,channels) of each image in {file}",
+         [line.key for line in lines if line.shape is None]),
+        ("other shape", f"the shapes that {file} lists", other_shapes),
+    ):  # fmt: skip
         if images:
             yield Finding(kind, expected, f"{len(images)} {kind}", _AGAIN, tuple(images))
 
 
-def _check_pair(pair: FoundPair, checked: dict[FoundSet, _Checked]) -> Iterator[Finding]:
+def _check_pair(pair: FoundPair, checked: Mapping[FoundSet, SetReport]) -> Iterator[Finding]:
     if pair.hr is None:
         expected, place = "the HR images that it was made of", str(pair.lq.path)
         yield Finding("no HR", expected, "none beside it", "Make them again.", place=place)

@@ -13,7 +13,6 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import NamedTuple
 
 import lmdb
@@ -23,11 +22,9 @@ from esc_arch.errors import UserError
 from esc_arch.imaging.codecs import ImageError, find_images
 
 __all__ = [
-    "FolderSet",
     "FoundPair",
     "FoundSet",
     "ImageSet",
-    "LmdbSet",
     "find_sets",
     "open_image_set",
     "opened",
@@ -41,33 +38,20 @@ _LR_FOLDER = "LR_bicubic"
 
 
 class ImageSet:
-    """Encoded images by name.
+    """Encoded images by name, of a folder, or of an LMDB as BasicSR reads it.
 
-    Nothing is read before it is asked for.  Between processes only the path travels; each
-    opens the set for itself.
+    Nothing is read before it is asked for.  An LMDB can be open once in a process.
 
-    Attributes:
-        path: the folder or LMDB.
+    Args:
+        path: the folder, or the LMDB, which ends in ``.lmdb``.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
+        self.is_lmdb = self.path.name.endswith(".lmdb")
+        self._database: lmdb.Environment | None = None
 
-    def __enter__(self) -> "ImageSet":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def __reduce__(self) -> tuple[type["ImageSet"], tuple[Path]]:
-        return type(self), (self.path,)
-
-    @property
+    @functools.cached_property
     def names(self) -> tuple[str, ...]:
         """All images, sorted: paths below the folder with ``/``, or keys of the LMDB.
 
@@ -75,11 +59,15 @@ class ImageSet:
             UserError: when a folder holds none.
             DamagedLmdb: when an LMDB cannot be read.
         """
-        raise NotImplementedError
+        if not self.is_lmdb:
+            return tuple(p.relative_to(self.path).as_posix() for p in find_images(self.path))
+        with self._reading() as transaction:
+            keys = transaction.cursor().iternext(values=False)
+            return tuple(bytes(key).decode("ascii", "backslashreplace") for key in keys)
 
     def stem(self, name: str) -> str:
         """The name without extension, by which images of two sets are paired."""
-        raise NotImplementedError
+        return name if self.is_lmdb else os.path.splitext(name)[0]
 
     def where(self, name: str) -> str:
         """What messages call the image."""
@@ -92,55 +80,21 @@ class ImageSet:
             ImageError: when it cannot be read.
             DamagedLmdb: when the LMDB cannot.
         """
-        raise NotImplementedError
-
-    def close(self) -> None:
-        """Close what is open; reading opens it again."""
-
-
-class FolderSet(ImageSet):
-    """Image files below a folder."""
-
-    @functools.cached_property
-    def names(self) -> tuple[str, ...]:
-        return tuple(p.relative_to(self.path).as_posix() for p in find_images(self.path))
-
-    def stem(self, name: str) -> str:
-        return os.path.splitext(name)[0]
-
-    def read(self, name: str) -> bytes:
+        reason = "no such key"
         try:
-            return (self.path / name).read_bytes()
+            if not self.is_lmdb:
+                return (self.path / name).read_bytes()
+            with self._reading() as transaction:
+                value = transaction.get(name.encode())
+                if value is not None:
+                    return bytes(value)
         except OSError as error:
             reason = error.strerror or str(error)
-            text = f"{self.where(name)}: expected an image file; found: {reason}."
-            raise ImageError(text, reason) from None
-
-
-class LmdbSet(ImageSet):
-    """An LMDB as BasicSR reads it.  It can be open once in a process."""
-
-    _database: lmdb.Environment | None = None
-
-    @functools.cached_property
-    def names(self) -> tuple[str, ...]:
-        with self._reading() as transaction:
-            keys = transaction.cursor().iternext(values=False)
-            return tuple(bytes(key).decode("ascii", "backslashreplace") for key in keys)
-
-    def stem(self, name: str) -> str:
-        return name
-
-    def read(self, name: str) -> bytes:
-        with self._reading() as transaction:
-            value = transaction.get(name.encode())
-            content = None if value is None else bytes(value)
-        if content is None:
-            text = f"{self.where(name)}: expected an image; found no such key."
-            raise ImageError(text, "no such key")
-        return content
+        text = f"{self.where(name)}: expected an image; found: {reason}."
+        raise ImageError(text, reason)
 
     def close(self) -> None:
+        """Close the LMDB; reading opens it again."""
         if self._database is not None:
             self._database.close()
             self._database = None
@@ -158,16 +112,15 @@ class LmdbSet(ImageSet):
 
 
 def open_image_set(path: str | os.PathLike[str]) -> ImageSet:
-    """The images of a folder, or of an LMDB where the path ends in ``.lmdb``.
+    """The images of a folder or LMDB.
 
     Raises:
         UserError: when there is no such folder.
     """
-    path = Path(path)
-    if not path.is_dir():
-        found = "a file" if path.exists() else "nothing"
+    if not os.path.isdir(path):
+        found = "a file" if os.path.exists(path) else "nothing"
         raise UserError(f"{path}: expected a folder of images or an LMDB; found {found}.")
-    return LmdbSet(path) if path.name.endswith(".lmdb") else FolderSet(path)
+    return ImageSet(path)
 
 
 @functools.cache

@@ -13,7 +13,6 @@ from esc_arch.data.check import (
     Listing,
     Size,
     check_folder,
-    check_keys,
     check_least,
     check_lmdb,
     check_names,
@@ -111,9 +110,13 @@ def _inspect_paired(
         for name, lq_name in pairs
         if name in gt_sizes and lq_name in lq_sizes
     ]
-    patch = section["gt_size"] if train else 1
-    for finding in check_pair_sizes(sizes, scale, train, patch, least):
-        _add(problems, key, [finding], "dataroot_lq" if finding.kind == "sizes" else "dataroot_gt")
+    _add(problems, key, check_pair_sizes(sizes, scale, train), "dataroot_lq")
+    if train:
+        large = [(name, size) for name, size, _ in sizes]
+        _add(problems, key, check_least(large, section["gt_size"]), "dataroot_gt")
+    expected = f"HR images with sides of at least {least}, which this model_type sharpens"
+    used = [(name, Size(*(scale * side for side in lq_size))) for name, _, lq_size in sizes]
+    _add(problems, key, check_least(used, least, expected), "dataroot_gt")
     return number
 
 
@@ -130,7 +133,10 @@ def _pairs(
         if os.path.realpath(gt.path) == os.path.realpath(lq.path):
             found = f"that of {key}.dataroot_gt"
             problems.add(f"{key}.dataroot_lq", "the LMDB of LR images", found, "Name the LR one.")
-        _add(problems, key, check_keys(gt.names, lq.names), "dataroot_lq")
+        present = set(gt.names)
+        partners = {name: name if name in present else None for name in lq.names}
+        advice = "Make both LMDBs from images of the same names."
+        _add(problems, key, check_names(gt.names, partners, advice), "dataroot_lq")
         return gt, lq, [(name, name) for name in gt.names]
     file = section.get("meta_info_file")
     lq_name = functools.partial(_lq_name, section)
@@ -199,8 +205,12 @@ def _inspect_downsample(
         found, unreadable = check_sizes(listings[root], names, not train)
         sizes += found.items()
         _add(problems, key, unreadable, "dataroot_gt")
-    least = section["gt_size"] if train else scale
-    _add(problems, key, check_least(sizes, least, train), "dataroot_gt")
+    if train:
+        findings = check_least(sizes, section["gt_size"])
+    else:
+        expected = f"sides of at least the scale {scale}, for one LR pixel"
+        findings = check_least(sizes, scale, expected)
+    _add(problems, key, findings, "dataroot_gt")
     return number
 
 

@@ -7,7 +7,7 @@ import lmdb
 import pytest
 from png_cases import pixels, write_png
 
-from esc_arch.data.check import verify, verify_pair
+from esc_arch.data.check import verify
 from esc_arch.data.image_sets import pair_up
 from esc_arch.data.lmdb_writer import Entry, write_lmdb
 from esc_arch.errors import UserError
@@ -38,13 +38,17 @@ def kinds(report):
     return sorted({problem.kind for problem in report.problems})
 
 
+def duplicates(report):
+    return [group for row in report.sets for group in row.duplicates]
+
+
 def texts(report):
     return "\n".join(map(str, report.problems))
 
 
 def test_whole(prepared):
     report = verify(prepared, JOBS)
-    assert report.problems == [] and report.duplicates == []
+    assert report.problems == [] and duplicates(report) == []
     assert {row.name: row.images for row in report.sets} == dict.fromkeys(
         (
             *("HR", "HR.lmdb", "HR_sub", "HR_sub.lmdb", LR_X2, f"{LR_X2}.lmdb"),
@@ -129,7 +133,7 @@ def test_keys_in_one_lmdb_alone(prepared):
         *("HR.lmdb: missing", "HR.lmdb: not listed"),
     ]
     assert "9999" in texts(report) and "0002" in texts(report)
-    assert [len(group) for group in report.duplicates] == [2]
+    assert [len(group) for group in duplicates(report)] == [2]
 
 
 def test_undecodable_image(prepared):
@@ -174,18 +178,18 @@ def test_duplicates_are_no_problem(prepared):
     write_png(prepared / "HR/0001.bmp", pixels(1, 21, 31))
     report = verify(prepared / "HR", JOBS)
     assert kinds(report) == [f"{prepared / 'HR'}: same name"]
-    assert report.duplicates == [
+    assert duplicates(report) == [
         [str(prepared / "HR" / name) for name in ("0001.bmp", "0001.png", "0009.png")]
     ]
 
 
 def test_pairs_elsewhere(prepared):
     hr, lq = prepared / "HR", prepared / LR_X2
-    assert verify_pair(hr, lq, 2, JOBS).problems == []
-    assert verify_pair(f"{hr}.lmdb", f"{lq}.lmdb", 2, JOBS).problems == []
-    assert verify_pair(f"{hr}.lmdb", lq, 2, JOBS).problems == []
+    assert verify(hr, JOBS, lq, 2).problems == []
+    assert verify(f"{hr}.lmdb", JOBS, f"{lq}.lmdb", 2).problems == []
+    assert verify(f"{hr}.lmdb", JOBS, lq, 2).problems == []
     for large, scale, number in ((hr, 2, 8), (f"{hr}_sub", 3, 4)):
-        report = verify_pair(large, f"{lq}_sub", scale, JOBS)
+        report = verify(large, JOBS, f"{lq}_sub", scale)
         assert sum(problem.number for problem in report.problems) == number
 
 

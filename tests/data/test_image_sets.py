@@ -1,6 +1,6 @@
 """Folders and LMDBs seen as one; shapes by headers are those of the decoded images."""
 
-import pickle
+from contextlib import closing
 
 import cv2
 import numpy as np
@@ -18,12 +18,11 @@ from esc_arch.imaging.codecs import read_image, shape_of
 def test_folder_and_lmdb_hold_the_same(tmp_path):
     sources = write_pngs(tmp_path / "HR", 12)
     write_lmdb(tmp_path / "HR.lmdb", [Entry(source.stem, source) for source in sources])
-    with open_image_set(tmp_path / "HR") as folder, open_image_set(tmp_path / "HR.lmdb") as packed:
+    folder = open_image_set(tmp_path / "HR")
+    with closing(open_image_set(tmp_path / "HR.lmdb")) as packed:
         assert [folder.stem(name) for name in folder.names] == list(packed.names)
         for name, key, source in zip(folder.names, packed.names, sources, strict=True):
             assert folder.read(name) == packed.read(key) == source.read_bytes()
-        travelled = pickle.loads(pickle.dumps(folder))
-        assert travelled.names == folder.names
         with pytest.raises(UserError, match="no such key"):
             packed.read("none")
     with pytest.raises(UserError, match=r"none\.png"):

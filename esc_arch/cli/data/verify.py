@@ -8,7 +8,7 @@ from rich.filesize import decimal
 from rich.table import Table
 
 from esc_arch.cli.data.jobs import add_jobs
-from esc_arch.data.check import Report, verify, verify_pair
+from esc_arch.data.check import Report, verify
 from esc_arch.errors import UserError, listed
 
 # Of one kind; the others are counted.
@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     elif args.scale < 1:
         raise UserError(f"--scale: expected 1 or more; found {args.scale}.")
     else:
-        report = verify_pair(args.path, args.lq, args.scale, args.jobs)
+        report = verify(args.path, args.jobs, args.lq, args.scale)
     _print(report)
     return 1 if report.problems else 0
 
@@ -49,16 +49,18 @@ def _print(report: Report) -> None:
             print(f"problem: {problem}")
         if len(problems) > _SHOWN:
             print(f"problem: {len(problems) - _SHOWN} more of this kind ({kind})")
-    for names in report.duplicates[:_SHOWN]:
+    duplicates = [names for done in report.sets for names in done.duplicates]
+    for names in duplicates[:_SHOWN]:
         print(f"note: the same pixels: {listed(names, _SHOWN_NAMES)}")
-    if len(report.duplicates) > _SHOWN:
-        print(f"note: {len(report.duplicates) - _SHOWN} more groups of the same pixels")
+    if len(duplicates) > _SHOWN:
+        print(f"note: {len(duplicates) - _SHOWN} more groups of the same pixels")
     table = Table()
     table.add_column("checked", overflow="fold")
     for column in ("images", "size", "problems"):
         table.add_column(column, justify="right")
     for row in report.sets:
-        table.add_row(row.name, str(row.images), decimal(row.bytes), str(row.problems))
-    for name, number in report.pairs:
-        table.add_row(name, "", "", str(number))
+        number = sum(finding.number for finding in row.findings)
+        table.add_row(row.name, str(row.images), decimal(row.bytes), str(number))
+    for name, findings in report.pairs.items():
+        table.add_row(name, "", "", str(sum(finding.number for finding in findings)))
     Console().print(table)
