@@ -347,14 +347,15 @@ def check_sizes(
 
 def _file_size(file: str, decoded: bool) -> Size | None:
     try:
-        size = Size(*read_header(file).basicsr_size)
+        # Upright, as OpenCV reads it.
+        height, width, _ = read_header(file).shape
     except TooManyPixels:
         if decoded:
             raise
         return None  # OpenCV reads larger images than Pillow, which thinks them suspicious
     if decoded and os.path.splitext(file)[1].lower() in SUFFIXES:
         decode(Path(file).read_bytes(), file)
-    return size
+    return Size(width, height)
 
 
 def _unreadable(place: str, error: Exception) -> Finding:

@@ -107,13 +107,11 @@ class Header(NamedTuple):
 
     Attributes:
         format: as Pillow names it.
-        shape: upright.
-        basicsr_size: width and height by OpenCV, which turns JPEG alone.
+        shape: upright; 0 channels of pixels that :func:`decode` does not take.
     """
 
     format: str
     shape: Shape
-    basicsr_size: tuple[int, int]
 
 
 def find_images(folder: str | os.PathLike[str]) -> list[Path]:
@@ -188,12 +186,7 @@ def _header(opened: Image.Image, name: str | os.PathLike[str]) -> Header:
     has_orientation = not is_png or any(key in opened.info for key in _PNG_ORIENTED)
     is_turned = has_orientation and _orientation(opened) in (5, 6, 7, 8)
     width, height = size[::-1] if is_turned else size
-    turned_by_opencv = opened.format in ("JPEG", "MPO")
-    return Header(
-        opened.format or "",
-        Shape(height, width, _CHANNELS.get(mode, 0)),
-        (width, height) if turned_by_opencv else size,
-    )
+    return Header(opened.format or "", Shape(height, width, _CHANNELS.get(mode, 0)))
 
 
 def decode(content: bytes, name: str | os.PathLike[str]) -> Decoded:

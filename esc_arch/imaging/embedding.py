@@ -5,12 +5,13 @@ TIFF, revision 6.0, Adobe 1992, section 2; the tags of XMP, ICC and EXIF by thei
 specifications.
 """
 
+import io
 import re
 import struct
 import zlib
-from collections.abc import Iterator
 
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo, putchunk
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from esc_arch.imaging.metadata import DESCRIBING_TAGS, EXIF_IFD, GPS_IFD, Metadata
@@ -35,38 +36,26 @@ def with_chunks(png: memoryview, metadata: Metadata) -> list[bytes | memoryview]
         png: a file without metadata.
         metadata: of the image; a keyword of its text that no PNG may hold is left out.
     """
-    chunks = b"".join(_chunk(kind, content) for kind, content in _contents(metadata))
-    return [png[:_AFTER_HEADER], chunks, png[_AFTER_HEADER:]]
-
-
-def _chunk(kind: bytes, content: bytes) -> bytes:
-    checksum = zlib.crc32(content, zlib.crc32(kind))
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
-
-
-def _contents(metadata: Metadata) -> Iterator[tuple[bytes, bytes]]:
-    kinds = {kind for kind, _ in metadata.png_colour}
-    yield from metadata.png_colour
+    info = PngInfo()
+    for kind, content in metadata.png_colour:
+        info.add(kind, content)
     # A file may have one of the two.
-    if metadata.icc_profile and b"sRGB" not in kinds:
-        yield b"iCCP", b"ICC profile\0\0" + zlib.compress(metadata.icc_profile)
+    if metadata.icc_profile and b"sRGB" not in dict(metadata.png_colour):
+        info.add(b"iCCP", b"ICC profile\0\0" + zlib.compress(metadata.icc_profile))
     if metadata.dpi is not None:
         across, down = (round(dpi * _INCHES_PER_METRE) for dpi in metadata.dpi)
-        yield b"pHYs", struct.pack(">IIB", across, down, 1)
+        info.add(b"pHYs", struct.pack(">IIB", across, down, 1))
     if metadata.exif:
-        yield b"eXIf", metadata.exif
+        info.add(b"eXIf", metadata.exif)
     if metadata.xmp:
-        yield b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + metadata.xmp
+        info.add_itxt("XML:com.adobe.xmp", metadata.xmp)
     for keyword, text in metadata.text.items():
         if _KEYWORD.fullmatch(keyword) is not None and "\0" not in text:
-            yield _text(keyword.encode("latin-1"), text)
-
-
-def _text(keyword: bytes, text: str) -> tuple[bytes, bytes]:
-    try:
-        return b"tEXt", keyword + b"\0" + text.encode("latin-1")
-    except UnicodeEncodeError:
-        return b"iTXt", keyword + b"\0\0\0\0\0" + text.encode("utf-8", "replace")
+            info.add_text(keyword, text)
+    chunks = io.BytesIO()
+    for kind, content, _ in info.chunks:
+        putchunk(chunks, kind, content)
+    return [png[:_AFTER_HEADER], chunks.getvalue(), png[_AFTER_HEADER:]]
 
 
 def with_tags(tiff: memoryview, metadata: Metadata, has_alpha: bool) -> list[bytes | memoryview]:
