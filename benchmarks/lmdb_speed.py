@@ -33,8 +33,8 @@ import esc_arch  # noqa: F401  (mends the import of basicsr, so it comes first)
 # isort: split
 from basicsr.utils import FileClient
 
-from esc_arch.data.image_files import find_images
 from esc_arch.data.lmdb_writer import Entry, write_lmdb
+from esc_arch.imaging.codecs import find_images
 from esc_arch.machine import extra_peak_bytes
 
 _MEMORY_OF = "--memory-of"

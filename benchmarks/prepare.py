@@ -39,9 +39,9 @@ from rich.console import Console
 from rich.table import Table
 from timing import seconds
 
-from esc_arch.data.image_files import find_images
 from esc_arch.data.processes import default_jobs
 from esc_arch.files import is_locked
+from esc_arch.imaging.codecs import find_images
 
 SCALES = (2, 3, 4)
 IMAGES = (300, 1500, 3000)

@@ -24,8 +24,8 @@ import esc_arch  # noqa: F401  (mends the import of basicsr, so it comes first)
 # isort: split
 from basicsr.utils.matlab_functions import imresize as basicsr_imresize
 
-from esc_arch.data.bicubic import imresize
-from esc_arch.data.image_files import read_image
+from esc_arch.imaging.codecs import read_image
+from esc_arch.imaging.imresize import imresize
 
 HEIGHT, WIDTH = 1356, 2040
 FACTORS = (2, 3, 4)

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 import esc_arch
 from esc_arch.archs.presets import PRESETS, build
-from esc_arch.data.image_files import read_image
+from esc_arch.imaging.codecs import read_image
 from esc_arch.upscale.tiling import enlarge
 
 HEIGHT, WIDTH = 768, 1024

@@ -28,7 +28,7 @@ from timing import seconds
 
 import esc_arch
 from esc_arch.checkpoints.conversion import write_safetensors
-from esc_arch.data.image_files import find_images, read_image
+from esc_arch.imaging.codecs import find_images, read_image
 from esc_arch.progress import Progress
 from esc_arch.upscale.pipeline import Outcome, upscale_files
 from esc_arch.upscale.planning import Existing, plan

@@ -75,6 +75,13 @@ def test_the_networks_stand_on_what_is_below_them():
                 assert others <= below, name
 
 
+def test_pixels_and_files_stand_on_errors_and_files_alone():
+    below = {"esc_arch.errors", "esc_arch.files", "esc_arch.imaging"}
+    for name, found in IMPORTS.items():
+        if package(name) == "esc_arch.imaging":
+            assert {package(other) for other in found} <= below, name
+
+
 def test_the_network_file_needs_few_others():
     """Beside what only builds, registers and loads, for every line that runs in inference."""
     start = "esc_arch.archs.esc_arch"

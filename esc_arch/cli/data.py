@@ -11,12 +11,12 @@ from rich.filesize import decimal
 from rich.table import Table
 
 from esc_arch.cli.commands import add_commands
-from esc_arch.errors import UserError
+from esc_arch.errors import UserError, listed
 
 if TYPE_CHECKING:
+    from esc_arch.data.check import Report
     from esc_arch.data.public_sets import Archive
     from esc_arch.data.statistics import Extent, SetStatistics, TooSmall
-    from esc_arch.data.verifying import Report
 
 _INTERRUPTED = 130  # the exit code that shells give for Ctrl-C
 _GT_SIZES = (128, 192, 256)
@@ -147,7 +147,7 @@ def _add_verify(parser: argparse.ArgumentParser) -> None:
 
 
 def _verify(args: argparse.Namespace) -> int:
-    from esc_arch.data.verifying import verify, verify_pair
+    from esc_arch.data.check import verify
 
     if (args.lq is None) != (args.scale is None):
         raise UserError("basicsr data verify: expected --lq and --scale together; found one.")
@@ -156,31 +156,32 @@ def _verify(args: argparse.Namespace) -> int:
     elif args.scale < 1:
         raise UserError(f"--scale: expected 1 or more; found {args.scale}.")
     else:
-        report = verify_pair(args.path, args.lq, args.scale, args.jobs)
+        report = verify(args.path, args.jobs, args.lq, args.scale)
     _print_report(report)
     return 1 if report.problems else 0
 
 
 def _print_report(report: "Report") -> None:
-    for kind, problems in itertools.groupby(report.problems, lambda problem: problem.kind):
-        texts = [problem.text for problem in problems]
-        for text in texts[:_SHOWN]:
-            print(f"problem: {text}")
-        if len(texts) > _SHOWN:
-            print(f"problem: {len(texts) - _SHOWN} more of this kind ({kind})")
-    for group in report.duplicates[:_SHOWN]:
-        more = f" and {len(group) - _SHOWN_NAMES} more" if len(group) > _SHOWN_NAMES else ""
-        print(f"note: the same pixels: {', '.join(group[:_SHOWN_NAMES])}{more}")
-    if len(report.duplicates) > _SHOWN:
-        print(f"note: {len(report.duplicates) - _SHOWN} more groups of the same pixels")
+    for kind, group in itertools.groupby(report.problems, lambda problem: problem.kind):
+        problems = list(group)
+        for problem in problems[:_SHOWN]:
+            print(f"problem: {problem}")
+        if len(problems) > _SHOWN:
+            print(f"problem: {len(problems) - _SHOWN} more of this kind ({kind})")
+    duplicates = [names for done in report.sets for names in done.duplicates]
+    for names in duplicates[:_SHOWN]:
+        print(f"note: the same pixels: {listed(names, _SHOWN_NAMES)}")
+    if len(duplicates) > _SHOWN:
+        print(f"note: {len(duplicates) - _SHOWN} more groups of the same pixels")
     table = Table()
     table.add_column("checked", overflow="fold")
     for column in ("images", "size", "problems"):
         table.add_column(column, justify="right")
     for row in report.sets:
-        table.add_row(row.name, str(row.images), decimal(row.bytes), str(row.problems))
-    for name, problems in report.pairs:
-        table.add_row(name, "", "", str(problems))
+        number = sum(finding.number for finding in row.findings)
+        table.add_row(row.name, str(row.images), decimal(row.bytes), str(number))
+    for name, findings in report.pairs.items():
+        table.add_row(name, "", "", str(sum(finding.number for finding in findings)))
     Console().print(table)
 
 

@@ -14,8 +14,8 @@ import numpy as np
 from esc_arch.compare import figures
 from esc_arch.compare.results import Results, Row
 from esc_arch.compare.series import BICUBIC, Series, in_order, is_finite, labels, scales, series_of
-from esc_arch.data.image_files import read_image
 from esc_arch.errors import UserError
+from esc_arch.imaging.codecs import read_image
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -29,9 +29,9 @@ from esc_arch.compare import results
 from esc_arch.compare.candidates import Candidate
 from esc_arch.compare.results import Row
 from esc_arch.compare.series import BICUBIC
-from esc_arch.data.bicubic import imresize
-from esc_arch.data.image_files import encode_png
 from esc_arch.errors import UserError, first_line
+from esc_arch.imaging.codecs import encode_png
+from esc_arch.imaging.imresize import imresize
 from esc_arch.ops.padding import pad_to_windows
 from esc_arch.options.constructors import registered
 from esc_arch.options.data_files import inspect_data

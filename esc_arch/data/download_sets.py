@@ -5,9 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from esc_arch.data.archives import extract
-from esc_arch.data.image_files import SUFFIXES
 from esc_arch.data.public_sets import Archive, Folder, PublicSet
 from esc_arch.errors import UserError
+from esc_arch.imaging.codecs import SUFFIXES
 from esc_arch.transfer import exclusive, fetch
 
 __all__ = ["download_set"]

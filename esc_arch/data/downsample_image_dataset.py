@@ -16,8 +16,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from esc_arch.data.bicubic import imresize
+from esc_arch.data.image_sets import read_meta_info
 from esc_arch.errors import UserError
+from esc_arch.imaging.imresize import imresize
 from esc_arch.registration import register_dataset
 
 __all__ = ["DOWNSAMPLING", "DownsampleImageDataset", "one_per_root", "roots_of"]
@@ -171,8 +172,7 @@ def _paths(root: str, meta: str | None, is_lmdb: bool) -> list[str]:
     if is_lmdb and meta is None:
         meta = os.path.join(root, "meta_info.txt")
     if meta is not None:
-        with open(meta, encoding="utf-8") as lines:
-            names = [line.strip().split(" ")[0] for line in lines]
+        names = [line.name.split(" ")[0] for line in read_meta_info(meta)]
     else:
         with os.scandir(root) as entries:
             names = sorted(e.name for e in entries if e.name[0] != "." and e.is_file())

@@ -22,12 +22,11 @@ from typing import NamedTuple
 import lmdb
 from rich.filesize import decimal
 
-from esc_arch.data.image_files import decode, find_images
-from esc_arch.data.image_header import shape_of
 from esc_arch.data.lmdb_reader import DamagedLmdb, open_lmdb
 from esc_arch.data.processes import Processes, ProcessKilled
 from esc_arch.errors import UserError
 from esc_arch.files import Held, flush_folder, free_bytes, locked, whole_file
+from esc_arch.imaging.codecs import decode, find_images, shape_of
 from esc_arch.progress import progress
 
 __all__ = ["Entry", "folder_entries", "is_current", "pack", "write_lmdb"]

@@ -10,12 +10,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from esc_arch.data.found_sets import FoundSet, find_sets
-from esc_arch.data.image_files import decode
-from esc_arch.data.image_set import opened
+from esc_arch.data.image_sets import FoundSet, find_sets, opened
 from esc_arch.data.lmdb_reader import DamagedLmdb
 from esc_arch.data.processes import Processes, ProcessKilled
 from esc_arch.errors import UserError
+from esc_arch.imaging.codecs import decode
 from esc_arch.progress import progress
 
 __all__ = ["Extent", "SetStatistics", "TooSmall", "measure"]

@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from esc_arch.errors import UserError, first_line
+from esc_arch.imaging.picture import Encoding, Picture, check_size, read_picture, write_picture
 from esc_arch.progress import Progress
 from esc_arch.upscale.planning import Job
-from esc_arch.upscale.reading import Picture, read_picture
-from esc_arch.upscale.writing import Encoding, check_size, write_picture
 
 if TYPE_CHECKING:
     from esc_arch.upscale.upscaler import Upscaler
@@ -69,7 +68,7 @@ def upscale_files(
     Args:
         jobs: files to read and to write.
         upscaler: the network.
-        quality, lossless: see :class:`esc_arch.upscale.writing.Encoding`.
+        quality, lossless: see :class:`esc_arch.imaging.picture.Encoding`.
         overwrite: replace files that are there.
         say: takes lines for the user.
         progress: in images.

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from esc_arch.data.image_files import SUFFIXES
 from esc_arch.errors import UserError, listed
-from esc_arch.upscale.writing import FORMATS, format_of
+from esc_arch.imaging.codecs import SUFFIXES
+from esc_arch.imaging.picture import FORMATS, format_of
 
 __all__ = ["Existing", "Job", "Plan", "plan"]
 
@@ -23,7 +23,7 @@ class Job(NamedTuple):
     Attributes:
         source: is read.
         target: is written.
-        format: of the target, one of :data:`esc_arch.upscale.writing.FORMATS`.
+        format: of the target, one of :data:`esc_arch.imaging.picture.FORMATS`.
     """
 
     source: Path

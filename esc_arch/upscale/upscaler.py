@@ -16,11 +16,11 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from esc_arch.data.bicubic import imresize
 from esc_arch.deployment import deploy
 from esc_arch.errors import UserError, first_line
+from esc_arch.imaging.alpha import fill_transparent
+from esc_arch.imaging.imresize import imresize
 from esc_arch.progress import Progress
-from esc_arch.upscale.transparency import fill_transparent
 
 if TYPE_CHECKING:
     from esc_arch.checkpoints.loading import LoadedModel

@@ -14,7 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from esc_arch.data.bicubic import imresize
+from esc_arch.imaging.imresize import imresize
 
 SIDE = 240  # pixels of a crop; LR crops of 120, 80 and 60
 STEP = 160

@@ -5,7 +5,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from esc_arch.data.bicubic import imresize
+from esc_arch.imaging.imresize import imresize
 
 
 def photo(seed: int, height: int, width: int) -> np.ndarray:

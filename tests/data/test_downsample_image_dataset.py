@@ -12,9 +12,9 @@ from basicsr.data import build_dataloader, build_dataset
 from basicsr.utils.lmdb_util import make_lmdb_from_imgs
 from PIL import Image
 
-from esc_arch.data.bicubic import imresize
 from esc_arch.data.downsample_image_dataset import DownsampleImageDataset
 from esc_arch.errors import UserError
+from esc_arch.imaging.imresize import imresize
 
 
 @pytest.fixture

@@ -14,11 +14,11 @@ import pytest
 import yaml
 from basicsr.data.paired_image_dataset import PairedImageDataset
 
-from esc_arch.data.bicubic import imresize
 from esc_arch.data.prepare import option_lines, prepare, run, settings
 from esc_arch.data.prepare.records import WORK
 from esc_arch.errors import UserError
 from esc_arch.files import locked
+from esc_arch.imaging.imresize import imresize
 from tests.run_python import output_of, start_python
 
 PHOTOS = Path(__file__).parents[3] / "shared" / "data"
@@ -370,7 +370,7 @@ def test_a_caller_whose_opencv_has_threads(tmp_path, src):
         cv2.GaussianBlur(np.zeros((2000, 2000, 3), np.float32), (31, 31), 5)
         before = cv2.getNumThreads()
         from esc_arch.data.prepare import prepare, settings
-        from esc_arch.data.verifying import verify
+        from esc_arch.data.check import verify
         print(prepare(sys.argv[1], sys.argv[2], settings([2])).images)
         print(len(verify(sys.argv[2], 2).problems), cv2.getNumThreads() == before)
     """

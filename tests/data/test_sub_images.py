@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from esc_arch.data.bicubic import imresize
 from esc_arch.data.sub_images import Grid, grid, sub_image_name, windows
 from esc_arch.errors import UserError
+from esc_arch.imaging.imresize import imresize
 
 
 def starts_by_hand(length: int, size: int, step: int, thresh: int) -> list[int]:

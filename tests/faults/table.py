@@ -267,7 +267,7 @@ CASES = [
     Case("train -opt train.yml", "experiments is a file", _write("experiments", b"x"), 2,
          "experiments"),
     Case("data verify data/HR --lq data/LR --scale 2", "an LR image of another size",
-         _write("data/LR/ax2.png", encoded(".png")), 1, "expected 1/2 of 32x32"),
+         _write("data/LR/ax2.png", encoded(".png")), 1, "a HR 32x32, LR 32x32 instead of 16x16"),
     *[Case(f"data {command} hr.lmdb", f"an LMDB, {kind}", prepare, code, says)
       for command, code in (("verify", 1), ("stats", 2))
       for kind, prepare, says in (

@@ -14,12 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from esc_arch.checkpoints import read_state_dict
-from esc_arch.data.image_files import decode
-from esc_arch.data.image_header import shape_of
 from esc_arch.data.lmdb_reader import DamagedLmdb, open_lmdb
 from esc_arch.data.processes import Processes, ProcessKilled
 from esc_arch.errors import UserError
-from esc_arch.upscale.reading import read_picture
+from esc_arch.imaging.codecs import decode, shape_of
+from esc_arch.imaging.picture import read_picture
 from tests.faults.bad_images import by_pillow, encoded
 from tests.faults.fuzzing import examples
 from tests.faults.workplace import furnish, network

@@ -13,8 +13,8 @@ from PIL import Image
 from small_images import SIZES, write_images
 
 from esc_arch import options
+from esc_arch.data import check
 from esc_arch.errors import UserError
-from esc_arch.options import data_files
 
 TRAIN_RUN = options.Run(is_train=True)
 
@@ -142,7 +142,7 @@ def test_corrupt_images(workplace, train_opt):
     (workplace / "data/HR/a.png").write_bytes(b"not an image at all")
     (workplace / "data/LR/bx2.png").write_bytes(b"")
     text = messages(only_train(train_opt))
-    contains(text, "datasets.train.dataroot_gt:", "HR/a.png: cannot identify image file")
+    contains(text, "datasets.train.dataroot_gt:", "HR/a.png: no such image")
     contains(text, "datasets.train.dataroot_lq:", "LR/bx2.png: an empty file")
 
 
@@ -156,7 +156,7 @@ def test_turned_jpeg_has_the_size_that_opencv_reads(workplace, train_opt):
 
 
 def test_sizes_of_large_data_are_sampled(workplace, train_opt, monkeypatch):
-    monkeypatch.setattr(data_files, "SIZE_SAMPLE", 2)
+    monkeypatch.setattr(check, "SIZE_SAMPLE", 2)
     (workplace / "data/HR/b.png").write_bytes(b"")  # second of three: not among a and c
     options.check_files(train_opt, "tiny.yml", TRAIN_RUN)
 
@@ -175,7 +175,7 @@ def test_meta_info_file(workplace, train_opt):
     meta.write_text("a.png\n\n")
     contains(messages(train_opt), "blank lines: 2")
     meta.write_text("")
-    contains(messages(train_opt), "meta.txt empty")
+    contains(messages(train_opt), "an empty file meta.txt")
 
 
 def test_single_images(workplace, test_opt):
@@ -215,7 +215,7 @@ def test_lmdb_of_other_keys(lmdb_opt, workplace):
     shutil.rmtree(workplace / "data/LR.lmdb")
     make_lmdb("LR", "data/LR.lmdb", {"a": "ax2.png", "bx2": "bx2.png"})
     text = messages(lmdb_opt)
-    contains(text, "2 keys of HR only: b, c", "1 keys of LR only: bx2")
+    contains(text, "2 HR images without one: b, c", "1 LR images without one: bx2")
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from PIL import Image
 import esc_arch
 from esc_arch.errors import UserError
 from esc_arch.progress import Progress
-from esc_arch.upscale import pipeline, writing
+from esc_arch.upscale import pipeline
 from esc_arch.upscale.pipeline import Outcome, upscale_files
 from esc_arch.upscale.planning import Existing, Job, plan
 from tests.upscale.stand_ins import Repeat, photo, repeated, use
@@ -201,7 +201,7 @@ def test_no_room_stops_everything(here, monkeypatch):
     def fail(descriptor):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(writing.os, "fsync", fail)
+    monkeypatch.setattr(os, "fsync", fail)
     Image.fromarray(photo(5, 6)).save("a.png")
     jobs = [Job(Path("a.png"), Path(f"o/{index}.png"), "png") for index in range(20)]
     with pytest.raises(UserError, match=r"No space left on device. Make room"):

@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 
 import esc_arch
-from esc_arch.data.bicubic import imresize
 from esc_arch.deployment import deploy
 from esc_arch.errors import UserError
+from esc_arch.imaging.imresize import imresize
 from tests.upscale.stand_ins import Lopsided, Repeat, photo, repeated, use
 
 

@@ -22,8 +22,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from esc_arch.data.bicubic import imresize
-from esc_arch.data.image_files import decode, encode_png
 from esc_arch.data.lmdb_writer import Entry, write_lmdb
 from esc_arch.data.prepare.layout import Folder, Settings, option_lines
 from esc_arch.data.prepare.records import FINAL, WORK, Journal, Record, final_text, read_state
@@ -40,6 +38,8 @@ from esc_arch.data.processes import Processes, ProcessKilled, default_jobs
 from esc_arch.data.sub_images import windows
 from esc_arch.errors import UserError
 from esc_arch.files import Held, locked, whole_file
+from esc_arch.imaging.codecs import decode, encode_png
+from esc_arch.imaging.imresize import imresize
 from esc_arch.progress import progress
 
 __all__ = ["Prepared", "prepare", "summary"]

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from esc_arch.data.image_files import find_images
 from esc_arch.data.prepare.layout import Folder, Settings
 from esc_arch.data.prepare.records import Record, State
 from esc_arch.data.sub_images import windows
 from esc_arch.errors import UserError, listed
+from esc_arch.imaging.codecs import find_images
 
 __all__ = ["Source", "Task", "check_dest", "find_sources", "key_of", "sizes_in", "unfinished"]
 

@@ -1,23 +1,61 @@
-"""Metadata in a TIFF file that is encoded already: OpenCV writes pixels of 16 bits, and no more.
+"""Metadata put into PNG and TIFF files of OpenCV, which writes pixels of 16 bits, and no more.
 
-Source: TIFF, revision 6.0, Adobe 1992, section 2; the tags of XMP, ICC and EXIF by their own
+Source: Portable Network Graphics (PNG) Specification, third edition, W3C 2025, section 11.3;
+TIFF, revision 6.0, Adobe 1992, section 2; the tags of XMP, ICC and EXIF by their own
 specifications.
 """
 
+import io
+import re
 import struct
+import zlib
 
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo, putchunk
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-from esc_arch.upscale.metadata import DESCRIBING_TAGS, EXIF_IFD, GPS_IFD, Metadata
+from esc_arch.imaging.metadata import DESCRIBING_TAGS, EXIF_IFD, GPS_IFD, Metadata
 
-__all__ = ["with_tags"]
+__all__ = ["with_chunks", "with_tags"]
+
+_AFTER_HEADER = 33  # signature and IHDR, which have one size
+_INCHES_PER_METRE = 1 / 0.0254
+_KEYWORD = re.compile(r"[!-~¡-ÿ](?:[ -~¡-ÿ]{0,77}[!-~¡-ÿ])?")
 
 _X_RESOLUTION, _Y_RESOLUTION, _RESOLUTION_UNIT, _INCHES = 282, 283, 296, 2
 _EXTRA_SAMPLES, _STRAIGHT_ALPHA = 338, 2
 _XMP, _ICC_PROFILE = 700, 34675
 _INTEROPERABILITY, _MAKER_NOTE = 0xA005, 0x927C
 _ENTRY = 12  # bytes
+
+
+def with_chunks(png: memoryview, metadata: Metadata) -> list[bytes | memoryview]:
+    """A PNG file with metadata, in pieces to be written one after the other.
+
+    Args:
+        png: a file without metadata.
+        metadata: of the image; a keyword of its text that no PNG may hold is left out.
+    """
+    info = PngInfo()
+    for kind, content in metadata.png_colour:
+        info.add(kind, content)
+    # A file may have one of the two.
+    if metadata.icc_profile and b"sRGB" not in dict(metadata.png_colour):
+        info.add(b"iCCP", b"ICC profile\0\0" + zlib.compress(metadata.icc_profile))
+    if metadata.dpi is not None:
+        across, down = (round(dpi * _INCHES_PER_METRE) for dpi in metadata.dpi)
+        info.add(b"pHYs", struct.pack(">IIB", across, down, 1))
+    if metadata.exif:
+        info.add(b"eXIf", metadata.exif)
+    if metadata.xmp:
+        info.add_itxt("XML:com.adobe.xmp", metadata.xmp)
+    for keyword, text in metadata.text.items():
+        if _KEYWORD.fullmatch(keyword) is not None and "\0" not in text:
+            info.add_text(keyword, text)
+    chunks = io.BytesIO()
+    for kind, content, _ in info.chunks:
+        putchunk(chunks, kind, content)
+    return [png[:_AFTER_HEADER], chunks.getvalue(), png[_AFTER_HEADER:]]
 
 
 def with_tags(tiff: memoryview, metadata: Metadata, has_alpha: bool) -> list[bytes | memoryview]:

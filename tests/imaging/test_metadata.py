@@ -9,8 +9,8 @@ import pytest
 from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 
 from esc_arch.errors import UserError
-from esc_arch.upscale.metadata import resized_exif, resized_xmp
-from esc_arch.upscale.reading import read_picture
+from esc_arch.imaging.metadata import resized_exif, resized_xmp
+from esc_arch.imaging.picture import read_picture
 from tests.upscale.stand_ins import photo
 
 ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -170,8 +170,8 @@ def test_the_colour_chunks_of_a_png(tmp_path):
     file = io.BytesIO()
     Image.fromarray(photo(4, 4)).save(file, "PNG")
     content = file.getvalue()
-    from esc_arch.upscale.metadata import Metadata
-    from esc_arch.upscale.png_chunks import with_chunks
+    from esc_arch.imaging.embedding import with_chunks
+    from esc_arch.imaging.metadata import Metadata
 
     chunks = ((b"gAMA", struct.pack(">I", 100000)), (b"sRGB", b"\0"))
     written = b"".join(with_chunks(memoryview(content), Metadata(png_colour=chunks)))

@@ -1,4 +1,4 @@
-"""What an image file says beside its pixels, and how it stays true of a larger, upright image."""
+"""EXIF, XMP, ICC profile, resolution and text of image files, also for another size."""
 
 import re
 import struct
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
 __all__ = ["Metadata", "metadata_of", "resized_exif", "resized_xmp"]
 
@@ -120,6 +121,8 @@ def _exif_dpi(exif: bytes) -> tuple[float, float] | None:
 
 
 def _dpi(value: object) -> tuple[float, float] | None:
+    if not isinstance(value, tuple):
+        return None
     try:
         across, down = (float(number) for number in value)
     except (TypeError, ValueError, ZeroDivisionError):
@@ -129,7 +132,7 @@ def _dpi(value: object) -> tuple[float, float] | None:
 
 
 def _text(opened: Image.Image) -> dict[str, str]:
-    if opened.format == "PNG":
+    if isinstance(opened, PngImageFile):
         # Packed EXIF and XMP of other programs among them would say what is not true any more.
         return {
             str(key): str(value)

@@ -1,4 +1,4 @@
-"""Writing an image file with metadata, complete or not at all.
+"""Image files with their metadata, read and written complete or not at all.
 
 Shapes: pixels are (H, W) for grey, (H, W, 3) for RGB and (H, W, 4) for RGBA; uint8 or uint16.
 
@@ -28,15 +28,23 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from esc_arch.data.image_files import PNG_OPTIONS
 from esc_arch.errors import UserError
 from esc_arch.files import whole_file
-from esc_arch.upscale.metadata import Metadata, resized_exif, resized_xmp
-from esc_arch.upscale.png_chunks import with_chunks
-from esc_arch.upscale.reading import Picture
-from esc_arch.upscale.tiff_tags import with_tags
+from esc_arch.imaging.alpha import on_white
+from esc_arch.imaging.codecs import PNG_OPTIONS, decode_opened
+from esc_arch.imaging.embedding import with_chunks, with_tags
+from esc_arch.imaging.metadata import Metadata, metadata_of, resized_exif, resized_xmp
 
-__all__ = ["FORMATS", "Encoding", "check_size", "format_of", "write_picture"]
+__all__ = [
+    "FORMATS",
+    "Encoding",
+    "Picture",
+    "check_size",
+    "encode",
+    "format_of",
+    "read_picture",
+    "write_picture",
+]
 
 # Formats by extension; the first extension of each is the one that it is given.
 _EXTENSIONS = {
@@ -50,8 +58,17 @@ _LONGEST_SIDE = {"jpeg": 65500, "webp": 16383, "png": 2**31 - 1, "tiff": 2**31 -
 _MOST_BYTES = {"tiff": 2**32 - 2**24, "bmp": 2**31 - 2**16}
 _SEGMENT = 65000  # bytes of metadata in a segment of a JPEG
 _AS_BGR = {3: cv2.COLOR_RGB2BGR, 4: cv2.COLOR_RGBA2BGRA}
+_AS_RGB = {3: cv2.COLOR_BGR2RGB, 4: cv2.COLOR_BGRA2RGBA}
 _ICC_SPACES = {1: b"GRAY", 3: b"RGB ", 4: b"RGB "}
 _TIFF_OPTIONS = (cv2.IMWRITE_TIFF_COMPRESSION, 8)  # Deflate of Adobe, which all programs read
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image in memory: pixels as the head of this file says, and metadata."""
+
+    pixels: np.ndarray
+    metadata: Metadata
 
 
 @dataclass(frozen=True)
@@ -67,6 +84,29 @@ class Encoding:
     format: str
     quality: int = 95
     lossless: bool = False
+
+
+def read_picture(path: Path) -> Picture:
+    """Read an image file, turned as its orientation says.
+
+    Palettes become RGB, grey with transparency becomes RGBA, one bit becomes eight.  The
+    metadata are as in the file; :func:`write_picture` makes them true of the written image.
+
+    Raises:
+        UserError: when it cannot be read, is no image, damaged or cut off, holds several
+            images, or has another kind of pixels (CMYK, floating point, ...).
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"{path}: expected an image file; found: {error.strerror or error}."
+        ) from None
+    decoded, opened = decode_opened(content, path)
+    pixels = decoded.image
+    if pixels.ndim == 3:
+        pixels = cv2.cvtColor(pixels, _AS_RGB[pixels.shape[2]])
+    return Picture(pixels, metadata_of(opened, content))
 
 
 def format_of(path: Path) -> str | None:
@@ -130,7 +170,7 @@ def write_picture(
                 file.write(piece)
         if not overwrite and os.path.lexists(path):
             raise UserError(
-                f"{path}: expected no such file; it was made meanwhile. Take --overwrite to "
+                f"{path}: expected no such file; it was made meanwhile. Use --overwrite to "
                 "replace it."
             )
     return notes
@@ -149,7 +189,7 @@ def encode(
         pixels = _rounded_to_8_bits(pixels)
         notes.append(f"16 bits were rounded to 8, as {image_format.upper()} has no more")
     if pixels.ndim == 3 and pixels.shape[2] == 4 and image_format in ("jpeg", "bmp"):
-        pixels = _on_white(pixels)
+        pixels = on_white(pixels)
         notes.append(f"transparency was laid on white, as {image_format.upper()} has none")
     if pixels.ndim == 2 and image_format == "webp":
         pixels = cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB)
@@ -178,17 +218,11 @@ def _rounded_to_8_bits(pixels: np.ndarray) -> np.ndarray:
     return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
-def _on_white(pixels: np.ndarray) -> np.ndarray:
-    alpha = pixels[..., 3:].astype(np.uint32)
-    mixed = pixels[..., :3] * alpha + 255 * (255 - alpha)
-    return ((2 * mixed + 255) // 510).astype(np.uint8)
-
-
 def _by_opencv(extension: str, pixels: np.ndarray, options: tuple[int, ...]) -> memoryview:
     if pixels.ndim == 3:
         pixels = cv2.cvtColor(pixels, _AS_BGR[pixels.shape[2]])
     # Not copied, as it may be large.
-    return memoryview(cv2.imencode(extension, pixels, options)[1].reshape(-1))
+    return cv2.imencode(extension, pixels, options)[1].reshape(-1).data
 
 
 def _by_pillow(

@@ -7,9 +7,9 @@ import lmdb
 import pytest
 from png_cases import pixels, write_png
 
-from esc_arch.data.found_sets import pair_up
+from esc_arch.data.check import verify
+from esc_arch.data.image_sets import pair_up
 from esc_arch.data.lmdb_writer import Entry, write_lmdb
-from esc_arch.data.verifying import verify, verify_pair
 from esc_arch.errors import UserError
 
 JOBS = 2
@@ -38,13 +38,17 @@ def kinds(report):
     return sorted({problem.kind for problem in report.problems})
 
 
+def duplicates(report):
+    return [group for row in report.sets for group in row.duplicates]
+
+
 def texts(report):
-    return "\n".join(problem.text for problem in report.problems)
+    return "\n".join(map(str, report.problems))
 
 
 def test_whole(prepared):
     report = verify(prepared, JOBS)
-    assert report.problems == [] and report.duplicates == []
+    assert report.problems == [] and duplicates(report) == []
     assert {row.name: row.images for row in report.sets} == dict.fromkeys(
         (
             *("HR", "HR.lmdb", "HR_sub", "HR_sub.lmdb", LR_X2, f"{LR_X2}.lmdb"),
@@ -108,12 +112,11 @@ def test_list_of_an_lmdb(prepared):
         f"HR.lmdb: {kind}"
         for kind in ("listed twice", "missing", "no shape", "not listed", "other shape")
     ]
-    for problem, name in zip(
-        sorted(report.problems), ("0001", "new", "0003", "0002", "0000"), strict=True
-    ):
-        assert name in problem.text
+    problems = sorted(report.problems, key=lambda problem: problem.kind)
+    for problem, name in zip(problems, ("0001", "new", "0003", "0002", "0000"), strict=True):
+        assert name in str(problem)
     meta.unlink()
-    assert kinds(verify(prepared, JOBS)) == ["HR.lmdb: meta_info.txt"]
+    assert kinds(verify(prepared, JOBS)) == ["HR.lmdb: list"]
 
 
 def test_keys_in_one_lmdb_alone(prepared):
@@ -130,7 +133,7 @@ def test_keys_in_one_lmdb_alone(prepared):
         *("HR.lmdb: missing", "HR.lmdb: not listed"),
     ]
     assert "9999" in texts(report) and "0002" in texts(report)
-    assert [len(group) for group in report.duplicates] == [2]
+    assert [len(group) for group in duplicates(report)] == [2]
 
 
 def test_undecodable_image(prepared):
@@ -154,7 +157,8 @@ def test_sizes_of_pairs(prepared):
         f"HR and {LR_X2}: sizes",
         f"HR_sub and {LR_X2}_sub: sizes",
     ]
-    assert "0001x2: expected 1/2 of 31x21" in texts(report) and "15x11" in texts(report)
+    assert "0001 HR 31x21, LR 15x11 instead of 15x10" in texts(report)
+    assert "0002_s001 HR 20x21 instead of 20x20" in texts(report)
 
 
 def test_missing_images_and_sets(prepared):
@@ -164,7 +168,7 @@ def test_missing_images_and_sets(prepared):
     report = verify(prepared, JOBS)
     assert kinds(report) == [
         *(f"HR and {LR_X2}: without HR", f"HR and {LR_X2}: without LR"),
-        f"{LR_X2}_sub: no HR",
+        f"no HR and {LR_X2}_sub: no HR",
     ]
 
 
@@ -174,18 +178,19 @@ def test_duplicates_are_no_problem(prepared):
     write_png(prepared / "HR/0001.bmp", pixels(1, 21, 31))
     report = verify(prepared / "HR", JOBS)
     assert kinds(report) == [f"{prepared / 'HR'}: same name"]
-    assert report.duplicates == [
+    assert duplicates(report) == [
         [str(prepared / "HR" / name) for name in ("0001.bmp", "0001.png", "0009.png")]
     ]
 
 
 def test_pairs_elsewhere(prepared):
     hr, lq = prepared / "HR", prepared / LR_X2
-    assert verify_pair(hr, lq, 2, JOBS).problems == []
-    assert verify_pair(f"{hr}.lmdb", f"{lq}.lmdb", 2, JOBS).problems == []
-    assert verify_pair(f"{hr}.lmdb", lq, 2, JOBS).problems == []
-    assert len(verify_pair(hr, prepared / f"{LR_X2}_sub", 2, JOBS).problems) == 8
-    assert len(verify_pair(prepared / "HR_sub", prepared / f"{LR_X2}_sub", 3, JOBS).problems) == 4
+    assert verify(hr, JOBS, lq, 2).problems == []
+    assert verify(f"{hr}.lmdb", JOBS, f"{lq}.lmdb", 2).problems == []
+    assert verify(f"{hr}.lmdb", JOBS, lq, 2).problems == []
+    for large, scale, number in ((hr, 2, 8), (f"{hr}_sub", 3, 4)):
+        report = verify(large, JOBS, f"{lq}_sub", scale)
+        assert sum(problem.number for problem in report.problems) == number
 
 
 def test_wrong_paths(tmp_path):

@@ -11,7 +11,7 @@ import pytest
 import torch
 from basicsr.utils.matlab_functions import imresize as basicsr_imresize
 
-from esc_arch.data.bicubic import imresize
+from esc_arch.imaging.imresize import imresize
 
 PHOTOS = Path(__file__).parents[3] / "shared" / "data"
 

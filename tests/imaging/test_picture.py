@@ -9,11 +9,17 @@ import pytest
 from PIL import Image, ImageCms
 
 from esc_arch.errors import UserError
-from esc_arch.upscale.metadata import Metadata
-from esc_arch.upscale.reading import Picture, read_picture
-from esc_arch.upscale.writing import Encoding, check_size, encode, write_picture
+from esc_arch.imaging.metadata import Metadata
+from esc_arch.imaging.picture import (
+    Encoding,
+    Picture,
+    check_size,
+    encode,
+    read_picture,
+    write_picture,
+)
+from tests.imaging.test_metadata import ICC, XMP, camera_exif
 from tests.upscale.stand_ins import photo
-from tests.upscale.test_reading import ICC, XMP, camera_exif
 
 GRAY_ICC = b"\0" * 16 + b"GRAY" + b"\0" * 108
 METADATA = Metadata(

@@ -1,4 +1,4 @@
-"""Image files: which there are, their pixels, and PNG encoding.
+"""Decoding and encoding of image files, and their headers.
 
 Shapes: images are (H, W) for grey, (H, W, 3) for BGR and (H, W, 4) for BGRA, the order of
 OpenCV and BasicSR; uint8 or uint16.
@@ -7,6 +7,8 @@ OpenCV and BasicSR; uint8 or uint16.
 import io
 import os
 import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,34 +19,63 @@ from PIL import Image, UnidentifiedImageError
 from esc_arch.errors import UserError
 
 __all__ = [
+    "BASICSR_SUFFIXES",
     "PNG_OPTIONS",
     "SUFFIXES",
     "Decoded",
+    "Header",
+    "ImageError",
+    "Shape",
+    "TooManyPixels",
     "decode",
     "decode_opened",
     "encode_png",
     "find_images",
+    "read_header",
     "read_image",
+    "shape_of",
 ]
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
+# What BasicSR reads by OpenCV beside them.
+BASICSR_SUFFIXES = SUFFIXES | {".jp2", ".pbm", ".pgm", ".ppm"}
 _FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 _EXPECTED = "an image of 8 or 16 bits, grey, RGB or RGBA (PNG, JPEG, BMP, TIFF, WebP)"
+_AGAIN = "Copy or make it again."
 
 # A tenth faster than OpenCV's default, and smaller.  Older releases lack the filters.
-PNG_OPTIONS = (cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_HUFFMAN_ONLY)
+PNG_OPTIONS: tuple[int, ...] = (cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_HUFFMAN_ONLY)
 if hasattr(cv2, "IMWRITE_PNG_FILTER"):
     PNG_OPTIONS += (cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_AVG)
 
 _EXIF_ORIENTATION = 0x0112
-_TIFF_BITS_PER_SAMPLE = 258
+_TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_BITS_PER_SAMPLE = 256, 257, 258
 _PNG_BIT_DEPTH = 24  # offset in the file
+# Where Pillow finds the orientation of a PNG without decoding it, or that there is one.
+_PNG_ORIENTED = ("exif", "Raw profile type exif", "XML:com.adobe.xmp")
 
 # Pillow modes that OpenCV's order of channels can hold, and what they become first.
 _AS_MODE = {
     **{mode: mode for mode in ("L", "RGB", "RGBA", "I;16", "I;16B")},
     **{"1": "L", "P": "RGB", "LA": "RGBA", "La": "RGBA", "PA": "RGBA"},
 }
+_CHANNELS = {"L": 1, "I;16": 1, "I;16B": 1, "RGB": 3, "RGBA": 4}
+
+
+class ImageError(UserError):
+    """An image file that cannot be used.
+
+    Attributes:
+        found: what is wrong with it, for another message.
+    """
+
+    def __init__(self, text: str, found: str = "") -> None:
+        super().__init__(text)
+        self.found = found
+
+
+class TooManyPixels(ImageError):
+    """An image of more pixels than Pillow takes for honest."""
 
 
 class Decoded(NamedTuple):
@@ -58,6 +89,29 @@ class Decoded(NamedTuple):
 
     image: np.ndarray
     is_stored_so: bool
+
+
+class Shape(NamedTuple):
+    """Of an image as it is decoded, upright; channels are 1, 3 or 4."""
+
+    height: int
+    width: int
+    channels: int
+
+    def __str__(self) -> str:
+        return f"{self.width}x{self.height}, {self.channels} channels"
+
+
+class Header(NamedTuple):
+    """An image file by its header, not decoded.
+
+    Attributes:
+        format: as Pillow names it.
+        shape: upright; 0 channels of pixels that :func:`decode` does not take.
+    """
+
+    format: str
+    shape: Shape
 
 
 def find_images(folder: str | os.PathLike[str]) -> list[Path]:
@@ -87,11 +141,52 @@ def find_images(folder: str | os.PathLike[str]) -> list[Path]:
 
 def read_image(path: str | os.PathLike[str]) -> np.ndarray:
     """The pixels of an image file, upright; see :func:`decode`."""
-    try:
-        content = Path(path).read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: expected {_EXPECTED}; found: {error.strerror}.") from None
-    return decode(content, path).image
+    with _naming(path):
+        return decode(Path(path).read_bytes(), path).image
+
+
+def read_header(path: str | os.PathLike[str]) -> Header:
+    """The header of an image file of any format that Pillow knows.
+
+    Raises:
+        TooManyPixels: for an image that :func:`decode` refuses by its size.
+        ImageError: when it is no image.
+    """
+    with _naming(path):
+        if not os.path.getsize(path):
+            raise _error(path, "an empty file")
+        with Image.open(path) as opened:
+            return _header(opened, path)
+
+
+def shape_of(content: bytes | memoryview, name: str | os.PathLike[str]) -> Shape:
+    """The shape that :func:`decode` gives, by the header alone.
+
+    Args:
+        content: the whole file.
+        name: what error messages call it.
+
+    Raises:
+        ImageError: when it is no image, or one that :func:`decode` refuses by its header.
+    """
+    with _naming(name), _open(content, name) as opened:
+        header = _header(opened, name)
+    if not header.shape.channels:
+        raise _error(name, f"mode {opened.mode}", "Convert it to RGB.")
+    return header.shape
+
+
+def _header(opened: Image.Image, name: str | os.PathLike[str]) -> Header:
+    # Pillow gives that of a TIFF upright, or not, by its release.
+    tags: Mapping[int, int] = getattr(opened, "tag_v2", {})
+    size = (tags.get(_TIFF_WIDTH, opened.width), tags.get(_TIFF_HEIGHT, opened.height))
+    mode = "RGBA" if "transparency" in opened.info else _AS_MODE.get(opened.mode, "")
+    # Looking for an orientation after the pixels would decode them.
+    is_png = opened.format == "PNG"
+    has_orientation = not is_png or any(key in opened.info for key in _PNG_ORIENTED)
+    is_turned = has_orientation and _orientation(opened) in (5, 6, 7, 8)
+    width, height = size[::-1] if is_turned else size
+    return Header(opened.format or "", Shape(height, width, _CHANNELS.get(mode, 0)))
 
 
 def decode(content: bytes, name: str | os.PathLike[str]) -> Decoded:
@@ -104,7 +199,7 @@ def decode(content: bytes, name: str | os.PathLike[str]) -> Decoded:
         name: what error messages call it.
 
     Raises:
-        UserError: when it is no image, damaged or cut off, holds several images, or has
+        ImageError: when it is no image, damaged or cut off, holds several images, or has
             another kind of pixels (CMYK, floating point, ...).
     """
     return decode_opened(content, name)[0]
@@ -112,29 +207,41 @@ def decode(content: bytes, name: str | os.PathLike[str]) -> Decoded:
 
 def decode_opened(content: bytes, name: str | os.PathLike[str]) -> tuple[Decoded, Image.Image]:
     """Decode as :func:`decode` does, and give Pillow's image too, for its metadata."""
-    if not content:
-        raise UserError(f"{name}: expected {_EXPECTED}; found an empty file. {_AGAIN}")
+    with _naming(name):
+        opened = _open(content, name)
+        return _decode(opened, content, name), opened
+
+
+@contextmanager
+def _naming(name: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn whatever a decoder raises for a garbled file into an error that names it."""
     try:
         with warnings.catch_warnings():
             # Of large images and odd metadata; what matters raises.
             warnings.simplefilter("ignore")
-            return _decode(content, name)
-    except UnidentifiedImageError:
-        raise UserError(f"{name}: expected {_EXPECTED}; found no such image. {_AGAIN}") from None
-    except Image.DecompressionBombError as error:
-        raise UserError(
-            f"{name}: expected at most {2 * Image.MAX_IMAGE_PIXELS:,} pixels; found: {error} "
-            "Cut the image into pieces."
-        ) from None
-    except UserError:
+            yield
+    except ImageError:
         raise
-    except Exception as error:  # the decoders raise anything for a garbled file
-        raise UserError(
-            f"{name}: expected {_EXPECTED}; found a damaged one ({_reason(error)}). {_AGAIN}"
-        ) from None
+    except UnidentifiedImageError:
+        raised = _error(name, "no such image")
+    except Image.DecompressionBombError as error:
+        most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        raised = TooManyPixels(
+            f"{name}: expected at most {most:,} pixels; found: {error} Cut the image into pieces.",
+            _reason(error),
+        )
+    except Exception as error:  # of any kind
+        if isinstance(error, OSError) and error.strerror:
+            raised = _error(name, error.strerror)
+        else:
+            raised = _error(name, f"a damaged one ({_reason(error)})")
+    else:
+        return
+    raise raised
 
 
-_AGAIN = "Copy or make it again."
+def _error(name: str | os.PathLike[str], found: str, advice: str = _AGAIN) -> ImageError:
+    return ImageError(f"{name}: expected {_EXPECTED}; found {found}. {advice}", found)
 
 
 def _reason(error: Exception) -> str:
@@ -142,15 +249,23 @@ def _reason(error: Exception) -> str:
     return lines[0].rstrip(".") if lines else type(error).__name__
 
 
-def _decode(content: bytes, name: str | os.PathLike[str]) -> tuple[Decoded, Image.Image]:
+def _open(content: bytes | memoryview, name: str | os.PathLike[str]) -> Image.Image:
+    if not content:
+        raise _error(name, "an empty file")
     opened = Image.open(io.BytesIO(content), formats=_FORMATS)
-    file_format = opened.format
     # Photos of some phones are MPO: a JPEG with a second picture for the device's own use.
-    if file_format != "MPO" and getattr(opened, "n_frames", 1) > 1:
-        raise UserError(
-            f"{name}: expected one image in a file; found {opened.n_frames} of them. "
-            "Save each as a file of its own."
+    frames = getattr(opened, "n_frames", 1)
+    if opened.format != "MPO" and frames > 1:
+        raise ImageError(
+            f"{name}: expected one image in a file; found {frames} of them. "
+            "Save each as a file of its own.",
+            f"{frames} of them in one file",
         )
+    return opened
+
+
+def _decode(opened: Image.Image, content: bytes, name: str | os.PathLike[str]) -> Decoded:
+    file_format = opened.format
     if file_format == "PNG":
         # Decoders overlook a changed byte; the checksums of the chunks do not.
         Image.open(io.BytesIO(content), formats=_FORMATS).verify()
@@ -166,7 +281,7 @@ def _decode(content: bytes, name: str | os.PathLike[str]) -> tuple[Decoded, Imag
         orientation = _orientation(opened)
     turned = _upright(image, orientation)
     as_stored = file_format == "PNG" and not converted and orientation == 1
-    return Decoded(np.ascontiguousarray(turned), as_stored), opened
+    return Decoded(np.ascontiguousarray(turned), as_stored)
 
 
 def _is_16_bit_colour(opened: Image.Image, content: bytes) -> bool:
@@ -174,17 +289,16 @@ def _is_16_bit_colour(opened: Image.Image, content: bytes) -> bool:
         return False
     if opened.format == "PNG":
         return content[_PNG_BIT_DEPTH] == 16
-    if opened.format == "TIFF":
-        return set(opened.tag_v2.get(_TIFF_BITS_PER_SAMPLE, ())) == {16}
-    return False
+    tags: Mapping[int, tuple[int, ...]] = getattr(opened, "tag_v2", {})
+    return set(tags.get(_TIFF_BITS_PER_SAMPLE, ())) == {16}
 
 
 def _by_opencv(content: bytes, name: str | os.PathLike[str]) -> np.ndarray:
     image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     if image is None:
-        raise UserError(f"{name}: expected {_EXPECTED}; found a damaged one. {_AGAIN}")
+        raise _error(name, "a damaged one")
     if image.dtype != np.uint16 or (image.ndim == 3 and image.shape[2] not in (3, 4)):
-        raise UserError(f"{name}: expected {_EXPECTED}; found {image.dtype} {image.shape}.")
+        raise _error(name, f"{image.dtype} {image.shape}", "Convert it to RGB.")
     return image
 
 
@@ -193,9 +307,7 @@ def _by_pillow(opened: Image.Image, name: str | os.PathLike[str]) -> tuple[np.nd
     opened.load()
     mode = _AS_MODE.get(opened.mode)
     if mode is None:
-        raise UserError(
-            f"{name}: expected {_EXPECTED}; found mode {opened.mode}. Convert it to RGB."
-        )
+        raise _error(name, f"mode {opened.mode}", "Convert it to RGB.")
     if "transparency" in opened.info:
         mode = "RGBA"
     converted = mode != opened.mode
@@ -211,9 +323,10 @@ def _by_pillow(opened: Image.Image, name: str | os.PathLike[str]) -> tuple[np.nd
 
 def _orientation(opened: Image.Image) -> int:
     try:
-        return opened.getexif().get(_EXIF_ORIENTATION, 1)
+        orientation = opened.getexif().get(_EXIF_ORIENTATION, 1)
     except Exception:  # of any kind
         return 1  # damaged metadata beside good pixels
+    return orientation if isinstance(orientation, int) else 1
 
 
 def _upright(image: np.ndarray, orientation: int) -> np.ndarray:

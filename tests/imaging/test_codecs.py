@@ -9,8 +9,15 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from esc_arch.data.image_files import decode, encode_png, find_images, read_image
 from esc_arch.errors import UserError
+from esc_arch.imaging.codecs import (
+    decode,
+    encode_png,
+    find_images,
+    read_header,
+    read_image,
+    shape_of,
+)
 
 # EXIF: the side of the upright image where the stored row 0 lies, and the stored column 0.
 SIDES = {
@@ -302,3 +309,63 @@ def test_find_images(tmp_path):
         find_images(tmp_path / "nowhere")
     with pytest.raises(UserError, match="No such file"):
         read_image(tmp_path / "nowhere.png")
+
+
+def test_shapes_by_header(tmp_path):
+    """All kinds of files that decode, turned ones and palettes among them."""
+    rgb = Image.fromarray(pixels(3, 8, 20, 30))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    rgb.save(tmp_path / "rgb.jpg")
+    rgb.convert("L").save(tmp_path / "grey.jpg")
+    rgb.save(tmp_path / "turned.jpg", exif=exif)
+    rgb.save(tmp_path / "turned.png", exif=exif)
+    rgb.save(tmp_path / "turned.tif", exif=exif)
+    rgb.convert("P").save(tmp_path / "palette.png")
+    rgb.convert("P").save(tmp_path / "clear_palette.png", transparency=3)
+    rgb.save(tmp_path / "clear_rgb.png", transparency=(1, 2, 3))
+    rgb.convert("LA").save(tmp_path / "grey_alpha.png")
+    rgb.convert("1").save(tmp_path / "bits.png")
+    rgb.convert("RGBA").save(tmp_path / "rgba.png")
+    rgb.save(tmp_path / "rgb.bmp")
+    rgb.save(tmp_path / "rgb.webp", lossless=True)
+    for channels in (1, 3, 4):
+        deep = as_opencv(pixels(channels, 16, 11, 17))
+        assert cv2.imwrite(str(tmp_path / f"deep_{channels}.png"), deep)
+    files = sorted(tmp_path.iterdir())
+    assert len(files) == 16
+    for file in files:
+        image = read_image(file)
+        channels = 1 if image.ndim == 2 else image.shape[2]
+        assert shape_of(file.read_bytes(), file) == (*image.shape[:2], channels), file.name
+        assert shape_of(memoryview(file.read_bytes()), file) == (*image.shape[:2], channels)
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"])
+def test_no_image(content):
+    with pytest.raises(UserError, match="here: expected an image"):
+        shape_of(content, "here")
+
+
+def test_cut_off_png():
+    content = png(pixels(3, 8))
+    with pytest.raises(UserError, match=r"a\.png"):
+        shape_of(content[:30], "a.png")
+
+
+def test_headers_of_files(tmp_path):
+    """Sizes as OpenCV reads them, and formats that are not decoded here."""
+    exif_turned = Image.Exif()
+    exif_turned[0x0112] = 6
+    image = Image.fromarray(pixels(3, 8, 20, 30))
+    for name in ("a.jpg", "a.tif", "a.png", "a.webp", "a.jp2", "a.ppm"):
+        image.save(tmp_path / name, **({} if name in ("a.jp2", "a.ppm") else {"exif": exif_turned}))
+        raw = np.frombuffer((tmp_path / name).read_bytes(), np.uint8)
+        read = cv2.imdecode(raw, cv2.IMREAD_COLOR)
+        assert read is not None, name
+        assert read_header(tmp_path / name).shape == read.shape, name
+    (tmp_path / "b.png").write_bytes(b"")
+    with pytest.raises(UserError, match=r"b\.png: .* an empty file"):
+        read_header(tmp_path / "b.png")
+    with pytest.raises(UserError, match="No such file"):
+        read_header(tmp_path / "c.png")

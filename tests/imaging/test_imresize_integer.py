@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from esc_arch.data import bicubic_integer
-from esc_arch.data.bicubic import imresize
-from esc_arch.data.cubic_taps import Pass, taps
+import esc_arch.imaging.imresize as resizing
+from esc_arch.imaging.imresize import Pass, imresize, taps
 
 FACTORS = (2, 3, 4, 8)
 
@@ -56,23 +55,23 @@ def test_the_weights_are_those_of_the_plain_way(s):
 @pytest.mark.parametrize("s", FACTORS)
 @pytest.mark.parametrize("shape", [(5, 6), (9, 31), (64, 70)])
 @pytest.mark.parametrize("channels", [(), (1,), (2,), (3,), (4,)])
-@pytest.mark.parametrize("kernel", [bicubic_integer._pytorch, bicubic_integer._pillow])
+@pytest.mark.parametrize("kernel", [resizing.by_pytorch, resizing.by_pillow])
 def test_both_ways_agree(kernel, shape, channels, s):
     size = (shape[0] * s, shape[1] * s)
     image = np.random.default_rng(0).choice([0, 1, 128, 254, 255], (*size, *channels))
     image = image.astype(np.uint8)
     height, width = (Pass(n, n // s, 1 / s) for n in size)
-    fast = bicubic_integer._shrink(kernel, image, s)
-    np.testing.assert_array_equal(fast, bicubic_integer._resize_plainly(image, height, width))
+    fast = resizing.shrink(kernel, image, s)
+    np.testing.assert_array_equal(fast, resizing.resize_plainly(image, height, width))
     assert fast.flags.c_contiguous
 
 
 @pytest.mark.parametrize("s", FACTORS)
 def test_the_fast_way_is_taken_here(s, monkeypatch):
     image = np.zeros((40 * s, 24 * s, 3), np.uint8)
-    assert bicubic_integer._is_exact(bicubic_integer._pytorch, s)
-    assert bicubic_integer._is_exact(bicubic_integer._pillow, s)
-    monkeypatch.setattr(bicubic_integer, "_resize_plainly", None)
+    assert resizing.is_exact(resizing.by_pytorch, s)
+    assert resizing.is_exact(resizing.by_pillow, s)
+    monkeypatch.setattr(resizing, "resize_plainly", None)
     assert imresize(image, 1 / s).shape == (40, 24, 3)
     assert imresize(image[: 20 * s, ::-1], size=(20, 24)).shape == (20, 24, 3)
 
@@ -90,9 +89,9 @@ def test_another_kernel_is_noticed(monkeypatch):
     image = np.random.default_rng(1).integers(0, 256, (40, 40, 3), dtype=np.uint8)
     expected = imresize(image, 1 / 2)
     monkeypatch.setattr(torch.ops.aten, "_upsample_bicubic2d_aa", Other)
-    bicubic_integer._is_exact.cache_clear()
+    resizing.is_exact.cache_clear()
     try:
-        assert not bicubic_integer._is_exact(bicubic_integer._pytorch, 2)
+        assert not resizing.is_exact(resizing.by_pytorch, 2)
         np.testing.assert_array_equal(imresize(image, 1 / 2), expected)
     finally:
-        bicubic_integer._is_exact.cache_clear()
+        resizing.is_exact.cache_clear()

@@ -1,9 +1,9 @@
-"""Colours under transparent pixels."""
+"""Transparent pixels: the colours under them, and opaque images made of them."""
 
 import cv2
 import numpy as np
 
-__all__ = ["fill_transparent"]
+__all__ = ["fill_transparent", "on_white"]
 
 
 def fill_transparent(colour: np.ndarray, alpha: np.ndarray) -> np.ndarray:
@@ -29,3 +29,17 @@ def fill_transparent(colour: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     place = np.zeros(labels.max() + 1, np.intp)
     place[labels[visible]] = np.flatnonzero(visible)
     return colour.reshape(len(colour), -1)[:, place[labels]]
+
+
+def on_white(pixels: np.ndarray) -> np.ndarray:
+    """Lay an image on white.
+
+    Args:
+        pixels: (H, W, 4) of uint8, alpha last and straight.
+
+    Returns:
+        (H, W, 3) of uint8, rounded.
+    """
+    alpha = pixels[..., 3:].astype(np.uint32)
+    mixed = pixels[..., :3] * alpha + 255 * (255 - alpha)
+    return ((2 * mixed + 255) // 510).astype(np.uint8)

@@ -1,0 +1,1 @@
+"""Pixels and files: codecs, metadata, alpha, and MATLAB's bicubic resizing."""
