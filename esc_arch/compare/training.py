@@ -27,7 +27,6 @@ from esc_arch import options
 from esc_arch.compare import quality, results
 from esc_arch.compare.contenders import read_contender
 from esc_arch.compare.results import Row
-from esc_arch.compare.training_log import History, read_logs
 from esc_arch.compare.training_plan import (
     Plan,
     Request,
@@ -39,6 +38,7 @@ from esc_arch.compare.training_plan import (
 )
 from esc_arch.errors import UserError
 from esc_arch.progress import progress
+from esc_arch.training.log_reader import History, read_logs
 from esc_arch.weights.checkpoint_files import read_file
 
 __all__ = ["Trained", "train"]

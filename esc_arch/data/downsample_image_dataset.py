@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 
 from esc_arch.data.bicubic import imresize
 from esc_arch.errors import UserError
-from esc_arch.registration import register_dataset
+from esc_arch.plugin.registration import register_dataset
 
 __all__ = ["DOWNSAMPLING", "DownsampleImageDataset", "one_per_root", "roots_of"]
 

@@ -14,7 +14,7 @@ from esc_arch.errors import UserError
 from esc_arch.models.compiled import compiled
 from esc_arch.models.esr_model import ESRModel
 from esc_arch.models.nonfinite_steps import NonfiniteSteps
-from esc_arch.registration import register_model
+from esc_arch.plugin.registration import register_model
 
 __all__ = ["PRECISIONS", "ESCModel"]
 

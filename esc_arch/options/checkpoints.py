@@ -12,7 +12,7 @@ from esc_arch.options.constructors import complaint
 from esc_arch.options.networks import build
 from esc_arch.options.problems import Problems, describe
 from esc_arch.options.run import Run
-from esc_arch.training.generations import find_newest, networks_of
+from esc_arch.training.checkpoints import find_newest, networks_of
 from esc_arch.weights.checkpoint_files import first_nonfinite, read_file
 
 OLDER_STATE = "Move this state away, or resume from another one by `path.resume_state`."
@@ -29,7 +29,7 @@ def inspect_checkpoints(problems: Problems, opt: Mapping[str, object], run: Run)
         key, file = "path.resume_state", path.get("resume_state")
         if run.auto_resume:
             key = "--auto_resume"
-            found = find_newest(Path(run.folder(opt)), networks_of(opt)).generation
+            found = find_newest(Path(run.folder(opt)), networks_of(opt)).checkpoint
             file = found and str(found.state)
         if file is not None:
             iteration = _inspect_state(problems, key, file)
