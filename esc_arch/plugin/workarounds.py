@@ -38,6 +38,7 @@ __all__ = [
     "UnreadableError",
     "after_basicsr",
     "before_basicsr",
+    "import_torchvision",
     "load_resume_state",
     "recorded_reads",
     "sort_paths",
@@ -65,7 +66,7 @@ _logger = logging.getLogger("basicsr.esc_arch")
 
 def before_basicsr() -> None:
     """Apply the work-arounds without which ``import basicsr`` fails."""
-    _import_torchvision()
+    import_torchvision()
     _provide_functional_tensor()
 
 
@@ -85,7 +86,7 @@ def after_basicsr() -> None:
     _vgg_from_files()
 
 
-def _import_torchvision() -> None:
+def import_torchvision() -> None:
     """Defect: beside a CPU build of torch, a torchvision built for CUDA cannot load its
     compiled operators, and its import stops because ``torchvision::nms`` is unknown.
 

@@ -14,7 +14,8 @@ __all__ = ["capture", "kept", "restore", "seed_cpu"]
 def capture() -> dict[str, Any]:
     """This process's states, of values that ``torch.load(weights_only=True)`` reads."""
     version, key, gauss = random.getstate()
-    name, keys, *rest = np.random.get_state(legacy=True)
+    numpy: tuple[Any, ...] = np.random.get_state(legacy=True)  # type: ignore[assignment]
+    name, keys, *rest = numpy
     state: dict[str, Any] = {
         "python": [version, torch.tensor(key), gauss],
         "numpy": [name, torch.from_numpy(keys.astype(np.int64)), *rest],

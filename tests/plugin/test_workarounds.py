@@ -72,7 +72,7 @@ def no_torchvision(monkeypatch):
 
 def test_a_sound_torchvision_gets_no_schema(monkeypatch, no_torchvision):
     monkeypatch.setattr(sys, "meta_path", [Finder("torchvision"), *sys.meta_path])
-    workarounds.before_basicsr()
+    workarounds.import_torchvision()
     assert type(sys.modules["torchvision"].__loader__) is Finder
     del sys.modules["torchvision"]
 
@@ -86,7 +86,7 @@ def test_another_defect_of_torchvision_is_not_hidden(monkeypatch, no_torchvision
 
     monkeypatch.setattr(sys, "meta_path", [Finder("torchvision", run), *sys.meta_path])
     with pytest.raises(type(error)) as caught:
-        workarounds.before_basicsr()
+        workarounds.import_torchvision()
     assert caught.value is error
 
 
