@@ -5,7 +5,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import jobs
@@ -130,9 +129,7 @@ def test_a_job_ends_with_the_name_of_who_failed_and_why(folder):
         states.write_text("in the way")
         for name, victim in victims.items():
             running[name][victim].kill()
-        began = time.monotonic()
         codes = {name: [p.wait(jobs.SECONDS) for p in ps] for name, ps in running.items()}
-        assert time.monotonic() - began < 60
     finally:
         for process in (p for processes in running.values() for p in processes):
             process.kill()
