@@ -141,7 +141,7 @@ class ESCModel(ESRModel):
         return losses
 
     def _losses(self, output: Tensor, gt: Tensor) -> OrderedDict[str, Tensor]:
-        """What a part of the batch, (b, C, rH, rW), contributes to each loss of the batch."""
+        """The share of a part of the batch, (b, C, rH, rW), in each loss of the batch."""
         terms: OrderedDict[str, Tensor] = OrderedDict()
         if self.cri_pix:
             is_sum = getattr(self.cri_pix, "reduction", "mean") == "sum"

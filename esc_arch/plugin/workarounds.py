@@ -183,8 +183,8 @@ def _distribute_anywhere() -> None:
     """Defect: BasicSR's start of a distributed run divides by the number of GPUs, asks for
     NCCL, and wraps every network for the current GPU, so several CPU processes cannot
     train together.  It takes a process's place in the job for its place on the machine, and
-    under SLURM needs ``scontrol``, and one port for all jobs of a machine.  What another
-    plug-in has put in their places stays."""
+    under SLURM needs ``scontrol``, and one port for all jobs of a machine.  Replacements by
+    another plug-in stay."""
     from basicsr.models.base_model import BaseModel
     from basicsr.utils import dist_util
 

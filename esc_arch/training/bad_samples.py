@@ -182,7 +182,7 @@ def _is_of_data(error: Exception) -> bool:
     return (
         isinstance(error, _OF_DATA)
         or (lmdb is not None and isinstance(error, lmdb.Error))
-        # What torchvision's decoders raise; other packages' errors of that kind are their own.
+        # Raised by torchvision's decoders; subclasses of other packages are not of data.
         or type(error) is RuntimeError
     )
 

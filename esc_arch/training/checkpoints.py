@@ -3,8 +3,8 @@
 A checkpoint is the training state ``training_states/N.state``, the networks
 ``models/net_*_N.pth`` of iteration N, and ``training_states/N.json``, its record, which is
 written last and names the other files with their sizes and checksums.  Without a record that
-agrees with the files, there is no checkpoint.  What BasicSR's own training saved has no record;
-it counts when it loads.
+agrees with the files, there is no checkpoint.  Files of BasicSR's own training have no record;
+they count when they load.
 """
 
 import json
@@ -201,7 +201,7 @@ def forget(experiment: Path, iteration: int) -> None:
 def delete_older(experiment: Path, iteration: int, keep: int) -> None:
     """Delete all but the newest ``keep`` checkpoints up to an iteration, the records first.
 
-    What BasicSR's own training saved has no record and stays.  So do newer ones: they belong
+    Files of BasicSR's own training have no record and stay.  So do newer ones: they belong
     to a run that went on from an earlier state.
 
     Raises:

@@ -189,7 +189,7 @@ def _read_logs(path: Path, experiment: Experiment, options: Mapping[str, Any]) -
         except OSError as error:
             experiment.problems.append(f"{log}: {error.strerror}")
             continue
-        # What came after the state that this one went on from is no part of the run.
+        # Results after the state that this log resumes from are no part of the run.
         best = {key: result for key, result in best.items() if result.iteration <= summary.start}
         experiment.total = experiment.total if summary.total is None else summary.total
         experiment.iteration, is_ended = summary.iteration, summary.is_ended

@@ -1,7 +1,7 @@
 """A job of several processes ends as one, with the name of the process that failed, and why.
 
 torchrun ends the processes of a job when one of them fails, and a collective operation ends
-after its timeout.  Neither tells the others the reason, and SLURM does not end them at all.  So
+after its timeout.  Neither gives the others the reason, and SLURM does not end them.  So
 each process has a thread that waits in the job's store for the word of a failure, and answers.
 """
 

@@ -40,7 +40,7 @@ class Best:
 
 @dataclass
 class Summary:
-    """What one log says of the run.
+    """One log of a run, without its course.
 
     Attributes:
         start: iteration that it resumed from, or 0.

@@ -13,6 +13,7 @@ import math
 import os
 import signal
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -108,81 +109,73 @@ def _train(opt: Options, opt_file: str, lock: ExperimentLock, job: Job) -> int:
     return code
 
 
+@dataclass
 class _Run:
     """One training from its state on."""
 
-    def __init__(
-        self,
-        opt: Options,
-        model: BaseModel,
-        saver: Saver,
-        validation: Validation,
-        messages: MessageLogger,
-        state: TrainState,
-        signals: StopSignals,
-        logger: logging.Logger,
-    ) -> None:
-        self._opt = opt
-        self._model = model
-        self._saver = saver
-        self._validation = validation
-        self._messages = messages
-        self._state = state
-        self._signals = signals
-        self._logger = logger
-        self._total = int(opt["train"]["total_iter"])
+    opt: Options
+    model: BaseModel
+    saver: Saver
+    validation: Validation
+    messages: MessageLogger
+    state: TrainState
+    signals: StopSignals
+    logger: logging.Logger
+
+    def __post_init__(self) -> None:
+        self.total = int(self.opt["train"]["total_iter"])
         # Where the last checkpoint was written; a resumed run begins at one.
-        self._saved_at = state.iteration if state.iteration else None
-        self.bar = run_log.TrainingBar(opt, state.iteration)
+        self.saved_at = self.state.iteration or None
+        self.bar = run_log.TrainingBar(self.opt, self.state.iteration)
 
     def train(self, loader: "DataLoader[Any]", sampler: TrainSampler) -> int:
         """Take the remaining steps; returns the exit code."""
-        state = self._state
-        self._logger.info(f"Start training from epoch: {state.epoch}, iter: {state.iteration}")
+        state = self.state
+        self.logger.info(f"Start training from epoch: {state.epoch}, iter: {state.iteration}")
         start = time.time()
-        batch_samples = loader.batch_size * self._opt["world_size"]
-        self._bad = BadSamples(self._opt, len(sampler.dataset), state.bad_samples)
+        batch_samples = loader.batch_size * self.opt["world_size"]
+        self.bad = BadSamples(self.opt, len(sampler.dataset), state.bad_samples)
         if not state.is_validated:
-            self._validation.run(state, self._signals)
-        stopped_by = self._signals.agreed(self._model.device)
-        while state.iteration < self._total and stopped_by is None:
+            self.validation.run(state, self.signals)
+        stopped_by = self.signals.agreed(self.model.device)
+        while state.iteration < self.total and stopped_by is None:
             sampler.begin(state.epoch, state.samples)
             stopped_by = self._train_epoch(loader, batch_samples)
         if stopped_by is not None:
             return self._stop(stopped_by)
         consumed = datetime.timedelta(seconds=int(time.time() - start))
-        self._logger.info(f"End of training. Time consumed: {consumed}")
-        self._logger.info("Save the latest model.")
-        self._saver.save_latest()
+        self.logger.info(f"End of training. Time consumed: {consumed}")
+        self.logger.info("Save the latest model.")
+        self.saver.save_latest()
         best = state.best
-        if self._opt.get("val") is not None:
-            self._validation.run(state, self._signals)
-        stopped_by = self._signals.agreed(self._model.device)
+        if self.opt.get("val") is not None:
+            self.validation.run(state, self.signals)
+        stopped_by = self.signals.agreed(self.model.device)
         if stopped_by is not None:
             return self._stop(stopped_by)
         # A longer run goes on from it.
-        if self._saved_at != state.iteration or state.best is not best:
+        if self.saved_at != state.iteration or state.best is not best:
             self._save()
         return 0
 
     def _train_epoch(self, loader: "DataLoader[Any]", batch_samples: int) -> int | None:
         """Train to the end of an epoch or of the run; returns the signal that asks to stop."""
-        state = self._state
+        state = self.state
         data_timer, iter_timer = AvgTimer(), AvgTimer()
         is_empty = state.samples == 0
-        for batch in batches(loader, self._opt):
+        for batch in batches(loader, self.opt):
             data_timer.record()
             is_empty = False
-            if (error := self._bad.take(batch, self._model.device)) is not None:
+            if (error := self.bad.take(batch, self.model.device)) is not None:
                 # After the repair, the run goes on with this very batch.
-                if state.iteration and self._saved_at != state.iteration:
+                if state.iteration and self.saved_at != state.iteration:
                     self._save()
                 raise error
             state.iteration += 1
             state.samples += batch_samples
             self._step(batch, iter_timer, data_timer)
-            stopped_by = self._signals.agreed(self._model.device)
-            if stopped_by is not None or state.iteration == self._total:
+            stopped_by = self.signals.agreed(self.model.device)
+            if stopped_by is not None or state.iteration == self.total:
                 return stopped_by
             data_timer.start()
             iter_timer.start()
@@ -198,37 +191,37 @@ class _Run:
 
     def _step(self, batch: dict[str, Any], iter_timer: AvgTimer, data_timer: AvgTimer) -> None:
         """One iteration with what is due after it."""
-        model, iteration = self._model, self._state.iteration
-        model.update_learning_rate(iteration, warmup_iter=self._opt["train"].get("warmup_iter", -1))
+        model, iteration = self.model, self.state.iteration
+        model.update_learning_rate(iteration, warmup_iter=self.opt["train"].get("warmup_iter", -1))
         model.feed_data(batch)
         model.optimize_parameters(iteration)
         iter_timer.record()
         self.bar.advance(model.get_current_log())
         if iteration == 1:
-            self._messages.reset_start_time()
-        if iteration % self._opt["logger"]["print_freq"] == 0:
-            with run_log.writing_curves(self._messages.tb_logger, self._saver):
+            self.messages.reset_start_time()
+        if iteration % self.opt["logger"]["print_freq"] == 0:
+            with run_log.writing_curves(self.messages.tb_logger, self.saver):
                 self._print(iter_timer.get_avg_time(), data_timer.get_avg_time())
         # Before the checkpoint, which has the best metrics then.
-        if self._validation.is_due(iteration):
-            self._validation.run(self._state, self._signals)
-        if iteration % self._opt["logger"]["save_checkpoint_freq"] == 0:
+        if self.validation.is_due(iteration):
+            self.validation.run(self.state, self.signals)
+        if iteration % self.opt["logger"]["save_checkpoint_freq"] == 0:
             self._save()
 
     def _print(self, iteration_s: float, data_s: float) -> None:
         """Log the numbers of this iteration, in TensorBoard, too."""
-        model, iteration = self._model, self._state.iteration
+        model, iteration = self.model, self.state.iteration
         rates = model.get_current_learning_rate()
         log = {**model.get_current_log(), **run_log.numbers(model, iteration_s)}
-        if self._bad.skips:
-            log["bad_samples"] = len(self._bad.found)
-        if self._messages.tb_logger is not None:
+        if self.bad.skips:
+            log["bad_samples"] = len(self.bad.found)
+        if self.messages.tb_logger is not None:
             # BasicSR's lines have these two in a form of their own.
-            self._messages.tb_logger.add_scalar("lr", rates[0], iteration)
-            self._messages.tb_logger.add_scalar("data_time", data_s, iteration)
-        self._messages(
+            self.messages.tb_logger.add_scalar("lr", rates[0], iteration)
+            self.messages.tb_logger.add_scalar("data_time", data_s, iteration)
+        self.messages(
             {
-                "epoch": self._state.epoch,
+                "epoch": self.state.epoch,
                 "iter": iteration,
                 "lrs": rates,
                 "time": iteration_s,
@@ -238,21 +231,21 @@ class _Run:
         )
 
     def _save(self) -> None:
-        self._logger.info("Saving models and training states.")
-        if self._messages.tb_logger is not None:
+        self.logger.info("Saving models and training states.")
+        if self.messages.tb_logger is not None:
             # TensorBoard does not draw again what lies before a checkpoint.
-            with run_log.writing_curves(self._messages.tb_logger, self._saver):
-                self._messages.tb_logger.flush()
-        self._saver.save(self._state)
-        self._saved_at = self._state.iteration
+            with run_log.writing_curves(self.messages.tb_logger, self.saver):
+                self.messages.tb_logger.flush()
+        self.saver.save(self.state)
+        self.saved_at = self.state.iteration
 
     def _stop(self, number: int) -> int:
         """Save and log how to go on; returns the exit code."""
-        if self._state.iteration and self._saved_at != self._state.iteration:
+        if self.state.iteration and self.saved_at != self.state.iteration:
             self._save()
-        name, iteration = signal.Signals(number).name, self._state.iteration
-        self._logger.info(
-            f"Stopped by {name} after iteration {iteration} of {self._total}; the same command "
+        name, iteration = signal.Signals(number).name, self.state.iteration
+        self.logger.info(
+            f"Stopped by {name} after iteration {iteration} of {self.total}; the same command "
             "with --auto_resume goes on from there."
         )
         return 128 + number
