@@ -22,8 +22,8 @@ import esc_arch  # noqa: F401  (mends the import of basicsr, so it comes first)
 # isort: split
 from basicsr.metrics import calculate_psnr, calculate_ssim
 
-from esc_arch.compare.training_log import History, read_logs
 from esc_arch.imaging.imresize import imresize
+from esc_arch.training.log_reader import History, read_logs
 
 SCALE = 2
 TEST_SET = Path("datasets/demo/test")

@@ -11,8 +11,8 @@ Super-Resolution", ICCV 2025, arXiv 2503.06671.
 import importlib
 import warnings
 
-from esc_arch import plugin
 from esc_arch.errors import UserError
+from esc_arch.plugin import finder
 from esc_arch.version import __version__
 
 # Public names that need PyTorch, and where they are.
@@ -29,7 +29,7 @@ _MODULES = {
 
 __all__ = ["UserError", "__version__", *_MODULES]
 
-plugin.install()
+finder.install()
 
 
 def __getattr__(name: str) -> object:

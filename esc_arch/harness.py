@@ -1,9 +1,4 @@
-"""Runs training, and BasicSR's own testing pipeline, on checked options.
-
-BasicSR's ``parse_options`` loads YAML with a loader that executes code and applies
-``--force_yml`` with ``exec``.  Here the pipelines get the options from
-:mod:`esc_arch.options` instead, which holds the same keys after a safe load and a check.
-"""
+"""Training and testing with checked options: the pipelines behind the ``basicsr`` command."""
 
 import argparse
 from functools import partial
@@ -14,9 +9,11 @@ from basicsr.models import build_model
 from basicsr.models.base_model import BaseModel
 
 from esc_arch import options
-from esc_arch.training.liveness import joined
+from esc_arch.plugin.workarounds import use_options
+from esc_arch.training import Options
+from esc_arch.training.jobs import joined
 from esc_arch.training.loop import train_pipeline
-from esc_arch.training.spreading import is_spread, validate_together
+from esc_arch.training.validation import is_distributed, validate_distributed
 
 
 def train(args: argparse.Namespace) -> int:
@@ -56,15 +53,13 @@ def test(args: argparse.Namespace) -> None:
         UserError: when the option file is wrong; nothing has been written then.
     """
     root_path = str(Path.cwd())
-    opt = options.parse(args, root_path, is_train=False)
-    basicsr.test.parse_options = lambda root_path, is_train: (opt, args)
-    basicsr.test.build_model = _build_model
+    use_options(options.parse(args, root_path, is_train=False), args, _build_model)
     with joined():
         basicsr.test.test_pipeline(root_path)
 
 
-def _build_model(opt: dict) -> BaseModel:
+def _build_model(opt: Options) -> BaseModel:
     model = build_model(opt)
-    if is_spread(model):
-        model.validation = partial(validate_together, model)
+    if is_distributed(model):
+        model.validation = partial(validate_distributed, model)
     return model

@@ -1,4 +1,4 @@
-"""What measurements depend on: the processor, the versions; and this process's memory."""
+"""Facts beside a measurement: the processor, the versions, this process's memory."""
 
 import platform
 from collections.abc import Callable
@@ -28,9 +28,9 @@ def versions(*packages: str) -> dict[str, str]:
 
 
 def extra_peak_bytes(function: Callable[[], object]) -> int:
-    """What a call adds at its peak to this process's resident memory, in bytes.
+    """The most that a call adds to this process's resident memory, in bytes.
 
-    What the process had freed before and not given back is not seen: a process of its own,
+    Memory that the process had freed before and not given back is not seen: a process of its own,
     in which nothing large ran before, gives the true number.  Linux only.
     """
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here

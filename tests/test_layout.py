@@ -88,7 +88,7 @@ def test_the_network_file_needs_few_others():
     aside = {
         "esc_arch.archs.config",
         "esc_arch.layers.scale_transfer",
-        "esc_arch.registration",
+        "esc_arch.plugin.registration",
         "esc_arch.fast",  # names alone
     }
     others = {name for name in reachable(IMPORTS, start) if name.count(".") > 1} - aside

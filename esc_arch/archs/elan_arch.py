@@ -23,7 +23,7 @@ from esc_arch.layers.channels_last import like_input
 from esc_arch.layers.rgb_mean import RGB_MEAN
 from esc_arch.ops.padding import crop, pad_to_windows
 from esc_arch.ops.windows import from_tokens, to_tokens
-from esc_arch.registration import register_arch
+from esc_arch.plugin.registration import register_arch
 
 __all__ = ["ELAN"]
 

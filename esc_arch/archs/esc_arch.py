@@ -34,7 +34,7 @@ from esc_arch.archs.config import takes_fields_of
 from esc_arch.layers.channels_last import ChannelLayerNorm, GlobalMean, gelu, like_input
 from esc_arch.layers.scale_transfer import transfer_scale
 from esc_arch.ops.attention import ATTENTION_TYPES, window_attention
-from esc_arch.registration import register_arch
+from esc_arch.plugin.registration import register_arch
 
 __all__ = [
     "ESC",

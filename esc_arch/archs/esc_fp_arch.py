@@ -26,7 +26,7 @@ from esc_arch.archs.esc_arch import (
 )
 from esc_arch.layers.channels_last import ChannelLayerNorm
 from esc_arch.layers.scale_transfer import transfer_scale
-from esc_arch.registration import register_arch
+from esc_arch.plugin.registration import register_arch
 
 __all__ = ["ESCFP", "FactorizedConvAttention"]
 

@@ -14,7 +14,7 @@ from esc_arch.archs.esc_arch import ESCConfig, ESCFamily
 from esc_arch.layers.channels_last import like_input
 from esc_arch.layers.upsamplers import DySample, UniUpsample, nearest_conv
 from esc_arch.ops.padding import crop, pad_to_windows, reflect_pad
-from esc_arch.registration import register_arch
+from esc_arch.plugin.registration import register_arch
 
 __all__ = ["ESCReal", "ESCRealM"]
 

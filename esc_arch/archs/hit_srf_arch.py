@@ -24,7 +24,7 @@ from esc_arch.layers.restoration_frame import RestorationFrame, check_frame
 from esc_arch.ops.correlation import CORRELATION_TYPES, correlate
 from esc_arch.ops.padding import crop, pad_to_windows
 from esc_arch.ops.windows import from_tokens, to_tokens
-from esc_arch.registration import register_arch
+from esc_arch.plugin.registration import register_arch
 
 __all__ = ["HiT_SRF"]
 

@@ -33,7 +33,7 @@ from esc_arch.ops.attention import (
 )
 from esc_arch.ops.padding import crop, pad_to_windows
 from esc_arch.ops.selective_scan import selective_scan
-from esc_arch.registration import register_arch
+from esc_arch.plugin.registration import register_arch
 
 __all__ = ["MambaIRv2Light"]
 

@@ -9,7 +9,7 @@ Shapes: B images, H x W pixels, r = upscaling factor.
 from torch import Tensor
 
 from esc_arch.archs.public_network import extend_small, public_class
-from esc_arch.registration import register_arch
+from esc_arch.plugin.registration import register_arch
 
 __all__ = ["OmniSR"]
 

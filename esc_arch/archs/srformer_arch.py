@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from esc_arch.archs.public_network import extend_small, public_class
-from esc_arch.registration import register_arch
+from esc_arch.plugin.registration import register_arch
 
 __all__ = ["SRFormer"]
 

@@ -32,10 +32,10 @@ from esc_arch.compare.plan import (
     write_option,
 )
 from esc_arch.compare.results import Row
-from esc_arch.compare.training_log import History, read_logs
 from esc_arch.errors import UserError
 from esc_arch.files import Held, locked
 from esc_arch.progress import progress
+from esc_arch.training.log_reader import History, read_logs
 
 __all__ = ["Command", "Trained", "train", "train_command"]
 

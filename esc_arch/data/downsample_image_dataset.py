@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 from esc_arch.data.image_sets import read_meta_info
 from esc_arch.errors import UserError
 from esc_arch.imaging.imresize import imresize
-from esc_arch.registration import register_dataset
+from esc_arch.plugin.registration import register_dataset
 
 __all__ = ["DOWNSAMPLING", "DownsampleImageDataset", "one_per_root", "roots_of"]
 

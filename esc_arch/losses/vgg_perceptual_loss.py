@@ -9,7 +9,7 @@ from torch import nn
 from esc_arch.checkpoints.state_dicts import read_state_dict
 from esc_arch.errors import UserError
 from esc_arch.losses.vgg_features import VGGFeatures, standard_places
-from esc_arch.registration import register_loss
+from esc_arch.plugin.registration import register_loss
 
 __all__ = ["VGGPerceptualLoss"]
 

@@ -14,9 +14,9 @@ from esc_arch.errors import UserError
 from esc_arch.models.compiled import compiled
 from esc_arch.models.esr_model import ESRModel
 from esc_arch.models.nonfinite_steps import NonfiniteSteps
-from esc_arch.registration import register_model
+from esc_arch.plugin.registration import register_model
 
-__all__ = ["PRECISIONS", "ESCModel"]
+__all__ = ["PRECISIONS", "ESCModel", "checkpoint_blocks"]
 
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -65,7 +65,7 @@ class ESCModel(ESRModel):
         if self.ema_decay > 0:
             self.net_g_ema.to(memory_format=self.memory_format)
         if train.get("checkpoint_activations"):
-            _checkpoint_blocks(self.get_bare_model(self.net_g))
+            checkpoint_blocks(self.get_bare_model(self.net_g))
         self.run_net_g: Callable[[Tensor], Tensor] = (
             compiled(self.net_g) if train.get("compile") else self.net_g
         )
@@ -198,7 +198,7 @@ def _precision(amp: str | None) -> torch.dtype:
     return PRECISIONS[amp]
 
 
-def _checkpoint_blocks(network: nn.Module) -> None:
+def checkpoint_blocks(network: nn.Module) -> None:
     """Let training compute the inner results of every block again instead of keeping them.
 
     Backward needs them once; keeping only the input of each block takes a fraction of the memory

@@ -4,7 +4,7 @@ from basicsr.models.sr_model import SRModel
 from torch import Tensor
 
 from esc_arch.ops.padding import pad_to_windows
-from esc_arch.registration import register_model
+from esc_arch.plugin.registration import register_model
 
 __all__ = ["ESRModel"]
 

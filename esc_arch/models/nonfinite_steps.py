@@ -1,4 +1,4 @@
-"""Counting the optimiser steps that were left out because a number was not finite."""
+"""Optimiser steps that are skipped because a number is not finite."""
 
 import logging
 import math
@@ -30,7 +30,7 @@ class NonfiniteSteps:
         self.in_a_row = 0
 
     def note_skipped(self, iteration: int) -> None:
-        """Note a skipped step; a warning tells of the 1st, 10th, 100th and so on.
+        """Note a skipped step; the 1st, 10th, 100th and so on is logged.
 
         Raises:
             UserError: after ``MAX_IN_A_ROW`` skipped steps without one that was taken.

@@ -16,7 +16,7 @@ from esc_arch.checkpoints.state_dicts import CheckpointError
 from esc_arch.options.networks import build
 from esc_arch.options.problems import Problems
 from esc_arch.options.run import Run
-from esc_arch.training.generations import find_newest, networks_of
+from esc_arch.training.checkpoints import find_newest, networks_of
 
 
 def inspect_checkpoints(problems: Problems, opt: Mapping[str, object], run: Run) -> None:
@@ -29,7 +29,7 @@ def inspect_checkpoints(problems: Problems, opt: Mapping[str, object], run: Run)
         key, file = "path.resume_state", path.get("resume_state")
         if run.auto_resume:
             key = "--auto_resume"
-            found = find_newest(Path(run.folder(opt)), networks_of(opt)).generation
+            found = find_newest(Path(run.folder(opt)), networks_of(opt)).checkpoint
             file = found and str(found.state)
         if file is not None:
             # BasicSR replaces the pretrained files by the networks saved with the state.

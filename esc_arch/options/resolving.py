@@ -40,7 +40,7 @@ def resolve(opt: dict, args: argparse.Namespace, root_path: str, is_train: bool)
 
     See :func:`parse`; changes and returns ``opt``.
     """
-    # Looked up in the module, where esc_arch.compat may have put a mended one.
+    # Looked up in the module, where esc_arch.plugin.workarounds may have put another one.
     if args.launcher != "none":
         dist_params = opt.get("dist_params", {}) if args.launcher == "slurm" else {}
         # The machine may have GPUs that the run is not to use.

@@ -11,7 +11,6 @@ from basicsr.models.lr_scheduler import CosineAnnealingRestartLR, MultiStepResta
 from basicsr.utils.registry import LOSS_REGISTRY
 
 from esc_arch.losses.vgg_perceptual_loss import CRITERIA
-from esc_arch.models.optimizers import OPTIMIZERS
 from esc_arch.options.constructors import check_arguments, complaint, has_parameter, resolve_type
 from esc_arch.options.esc_model import check_foreign_keys, own_fields
 from esc_arch.options.kinds import (
@@ -30,6 +29,7 @@ from esc_arch.options.kinds import (
 from esc_arch.options.problems import MISSING, Problems, describe, suggestion
 from esc_arch.options.real_esrgan import train_fields
 from esc_arch.options.sections import Field, add_missing, check_fields, subsection
+from esc_arch.plugin.workarounds import OPTIMIZERS
 
 # BasicSR's setup_schedulers takes its own class for both multi-step names.
 SCHEDULERS = {

@@ -1,30 +1,30 @@
 """Training samples that cannot be made: named, replaced or the end of the run, counted.
 
 A sample is bad when its images cannot be read or decoded, or do not fit together.  The process
-that makes it hands on what is wrong beside the batch, as an error of a worker would arrive with
-the worker's traceback; the training process says it and decides.
+that makes it hands on the reason beside the batch, as an error of a worker would arrive with
+the worker's traceback; the training process logs it and decides.
 """
 
-import errno
 import logging
 import struct
 import sys
 import zlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
-from basicsr.utils.file_client import FileClient
-from torch.utils.data import Dataset, default_collate
+from torch import distributed
+from torch.utils.data import default_collate
 
 from esc_arch.errors import UserError
+from esc_arch.plugin.workarounds import SHORTAGES, UnreadableError, recorded_reads
+from esc_arch.training import Options
 
 __all__ = ["ATTEMPTS", "BadSample", "BadSamples", "collate", "get_item"]
 
-# Where a batch has what was found bad on the way to it.
+# The key of a batch for the reasons of bad samples.
 KEY = "esc_arch_bad_samples"
 # Samples that are tried in place of a bad one.
 ATTEMPTS = 100
@@ -32,9 +32,7 @@ ATTEMPTS = 100
 SHARE, LIMIT = 100, 100
 _LISTED = 20
 
-# The machine's, not the sample's.
-_SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-# What decoders and size checks raise.  Others, as a NameError, are mistakes of the code.
+# Errors of decoders and size checks.  Others, as a NameError, are mistakes of the code.
 _OF_DATA = (
     OSError,
     UserError,
@@ -50,53 +48,42 @@ _logger = logging.getLogger("basicsr.esc_arch")
 
 
 class BadSample(Exception):
-    """What is wrong with a sample: ``name: reason``."""
+    """The reason why a sample is bad: ``name: reason``."""
 
 
-class _Unreadable(Exception):
-    """An image that cannot be read.  No OSError: RealESRGANDataset takes another image then,
-    which depends on nothing that a resumed run knows."""
-
-
-class _Read(NamedTuple):
-    name: str
-    content: bytes
-
-
-def get_item(dataset: Dataset, index: int) -> object:
+def get_item(dataset: Any, index: int) -> Any:
     """``dataset[index]``.
 
     Raises:
         BadSample: when the sample is bad.  Other errors of the dataset pass.
     """
-    reads: list[_Read] = []
-    try:
-        with _noting(reads):
+    with recorded_reads() as reads:
+        try:
             return dataset[index]
-    except _Unreadable as error:
-        raise BadSample(str(error)) from None
-    except Exception as error:
-        # BasicSR's datasets stop in many ways at an image that OpenCV could not decode.
-        shapes = [_shape(read.content) for read in reads]
-        for read, shape in zip(reads, shapes, strict=True):
-            if shape is None:
-                raise BadSample(f"{read.name}: no readable image") from None
-        if not _is_of_data(error):
-            raise
-        reason = " ".join(str(part) for part in error.args) or type(error).__name__
-        if isinstance(error, OSError):
-            reason = error.strerror or str(error)
-            name = error.filename or _name(dataset, index)
-            raise BadSample(f"{name}: {reason}") from None
-        sizes = [f"{r.name} {width}x{height}" for r, (height, width) in zip(reads, shapes)]  # noqa: B905
-        if isinstance(error, UserError) and reads and reason.startswith(reads[-1].name):
-            raise BadSample(reason) from None
-        place = " with ".join(sizes) or _name(dataset, index)
-        raise BadSample(f"{place}: {reason}") from None
+        except UnreadableError as error:
+            raise BadSample(str(error)) from None
+        except Exception as error:
+            # BasicSR's datasets stop in many ways at an image that OpenCV could not decode.
+            sizes = []
+            for read in reads:
+                if (shape := _shape(read.content)) is None:
+                    raise BadSample(f"{read.name}: no readable image") from None
+                sizes.append(f"{read.name} {shape[1]}x{shape[0]}")
+            if not _is_of_data(error):
+                raise
+            reason = " ".join(str(part) for part in error.args) or type(error).__name__
+            if isinstance(error, OSError):
+                reason = error.strerror or str(error)
+                name = error.filename or _name(dataset, index)
+                raise BadSample(f"{name}: {reason}") from None
+            if isinstance(error, UserError) and reads and reason.startswith(reads[-1].name):
+                raise BadSample(reason) from None
+            place = " with ".join(sizes) or _name(dataset, index)
+            raise BadSample(f"{place}: {reason}") from None
 
 
-def collate(samples: list) -> dict:
-    """Samples as a batch, with what was bad on the way to them under ``KEY``.
+def collate(samples: list[tuple[Any, list[str]]]) -> dict[str, Any]:
+    """Samples as a batch, with the reasons of bad ones under ``KEY``.
 
     Args:
         samples: (sample, reasons); the sample is None when there is none.
@@ -109,7 +96,7 @@ def collate(samples: list) -> dict:
 
 
 class BadSamples:
-    """What the training process knows of bad samples; the same in all processes of a job.
+    """The bad samples of a run; the same in all processes of a job.
 
     Args:
         opt: the run's options.
@@ -117,15 +104,15 @@ class BadSamples:
         found: list of those found so far, which grows.
     """
 
-    def __init__(self, opt: dict, length: int, found: list[str]) -> None:
+    def __init__(self, opt: Options, length: int, found: list[str]) -> None:
         section = opt["datasets"]["train"]
         self.skips = section.get("on_error", "stop") == "skip"
         self.found = found
         self._name = section["name"]
         self._limit = section.get("max_bad_samples") or min(LIMIT, max(1, length // SHARE))
 
-    def take(self, batch: dict, device: torch.device) -> UserError | None:
-        """Take the reasons out of a batch, say the new ones, and return why to stop, if so.
+    def take(self, batch: dict[str, Any], device: torch.device) -> UserError | None:
+        """Take the reasons out of a batch, log the new ones, and return the error to stop with.
 
         Args:
             device: where the job's backend reduces tensors; all processes call this together.
@@ -150,7 +137,7 @@ class BadSamples:
     def _stop(self, reason: str) -> UserError:
         return UserError(
             f"datasets.train: expected samples of {self._name} that can be read and fit together; "
-            f"found {reason}. Mend or remove it, or write `on_error: skip` under datasets.train, "
+            f"found {reason}. Repair or remove it, or write `on_error: skip` under datasets.train, "
             "and go on with --auto_resume."
         )
 
@@ -160,61 +147,23 @@ class BadSamples:
         more = f"\n  and {rest} more, see the log" if rest > 0 else ""
         return UserError(
             f"datasets.train.max_bad_samples: expected at most {self._limit} bad samples of "
-            f"{self._name}; found {found}. Mend or remove them (`basicsr data verify` finds all), "
-            f"or raise max_bad_samples, and go on with --auto_resume:{listed}{more}"
+            f"{self._name}; found {found}. Repair or remove them (`basicsr data verify` finds "
+            f"all), or raise max_bad_samples, and go on with --auto_resume:{listed}{more}"
         )
 
 
 def _of_all_processes(
     reasons: list[str], is_without: bool, device: torch.device
 ) -> tuple[list[str], bool]:
-    if not torch.distributed.is_initialized():
+    if not distributed.is_initialized():
         return reasons, is_without
     is_any = torch.tensor(int(bool(reasons)), device=device)
-    torch.distributed.all_reduce(is_any, torch.distributed.ReduceOp.MAX)
+    distributed.all_reduce(is_any, distributed.ReduceOp.MAX)
     if not is_any:
         return reasons, is_without
-    everyone = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(everyone, (reasons, is_without))
+    everyone: list[tuple[list[str], bool]] = [([], False)] * distributed.get_world_size()
+    distributed.all_gather_object(everyone, (reasons, is_without))
     return [reason for own, _ in everyone for reason in own], any(flag for _, flag in everyone)
-
-
-@contextmanager
-def _noting(reads: list[_Read]) -> Iterator[None]:
-    """Note what BasicSR's file clients read, and say what they cannot."""
-    get = FileClient.get
-
-    def noted(self: FileClient, filepath: str, client_key: str = "default") -> bytes:
-        name = _place(self, str(filepath), client_key)
-        try:
-            content = get(self, filepath, client_key)
-        except OSError as error:
-            if error.errno in _SHORTAGES:
-                raise
-            raise _Unreadable(f"{name}: {error.strerror or error}") from None
-        except Exception as error:
-            if _is_of_data(error):
-                raise _Unreadable(f"{name}: {error}") from None
-            raise
-        if not content:
-            found = "no such key" if content is None else "empty, no image"
-            raise _Unreadable(f"{name}: {found}")
-        reads.append(_Read(name, content))
-        return content
-
-    FileClient.get = noted
-    try:
-        yield
-    finally:
-        FileClient.get = get
-
-
-def _place(client: FileClient, path: str, key: str) -> str:
-    """The file, or the LMDB and the key in it."""
-    if client.backend != "lmdb":
-        return path
-    roots = dict(zip(client.client._client, client.client.db_paths, strict=True))
-    return f"{roots.get(key, key)}, key {path}"
 
 
 def _shape(content: bytes) -> tuple[int, int] | None:
@@ -223,23 +172,23 @@ def _shape(content: bytes) -> tuple[int, int] | None:
         image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error:  # too many pixels
         return None
-    return None if image is None else image.shape[:2]
+    return None if image is None else (image.shape[0], image.shape[1])
 
 
 def _is_of_data(error: Exception) -> bool:
-    if isinstance(error, OSError) and error.errno in _SHORTAGES:
+    if isinstance(error, OSError) and error.errno in SHORTAGES:
         return False
     lmdb = sys.modules.get("lmdb")
     return (
         isinstance(error, _OF_DATA)
         or (lmdb is not None and isinstance(error, lmdb.Error))
-        # What torchvision's decoders raise; other packages' errors of that kind are their own.
+        # Raised by torchvision's decoders; subclasses of other packages are not of data.
         or type(error) is RuntimeError
     )
 
 
-def _name(dataset: Dataset, index: int) -> str:
-    """What a dataset calls a sample, by the list of paths that BasicSR's datasets have."""
+def _name(dataset: Any, index: int) -> str:
+    """The name of a sample by the list of paths that BasicSR's datasets have."""
     paths = getattr(dataset, "paths", None)
     entry = paths[index] if isinstance(paths, (list, tuple)) and index < len(paths) else None
     if isinstance(entry, Mapping):

@@ -1,55 +1,32 @@
-"""What the folders of experiments tell of their trainings, BasicSR's own among them.
-
-Only the ends of files that grow are trusted: a run may be writing while they are read, and may
-have been killed while it wrote.
-"""
+"""The state of the trainings in folders of experiments, BasicSR's own among them."""
 
 import math
 import os
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import yaml
 
-from esc_arch.training import generations
-from esc_arch.training.locking import is_held
+from esc_arch.files import is_locked
+from esc_arch.training import checkpoints, log_reader
+from esc_arch.training.log_reader import Best
+from esc_arch.training.runtime import LOCK
 
-__all__ = ["Experiment", "Result", "find_experiments", "read_experiment"]
+__all__ = ["Experiment", "find_experiments", "read_experiment"]
 
 # A run without a lock, as BasicSR's own, counts as running so long after its last line.
 RECENT_S = 600
 # Checkpoints of which a listing compares the checksums, the latest runs' first.
 READ_BYTES = 2 * 10**9
 _LARGEST_OPTIONS = 2**20
-
-_ITERATION = re.compile(rb"iter:\s*(\d{1,3}(?:,\d{3}){0,4}), lr:")
-_SECONDS = re.compile(rb"time \(data\): (\d+\.\d+) ")
-_RESUMED = re.compile(rb"Resuming training from epoch: \d+, iter: (\d{1,15})")
-_TOTAL = re.compile(rb"Total epochs: \d+; iters: (\d{1,15})")
-_END = b"End of training."
-_VALIDATION = re.compile(rb"Validation ([^\r\n]+)\n((?:\t # [^\n]*\n)+)")
-_BEST = re.compile(rb"\t # ([^:\n]+): \S+\tBest: (-?(?:\d+\.\d+|inf)) @ (\d{1,15}) iter\n")
 _NETWORK = re.compile(r"net_(.+)_(?:\d+|latest|best)\.pth")
 # Smaller is better; BasicSR's option files say so of these.
 _LOWER = ("niqe", "lpips")
-
-
-@dataclass(frozen=True)
-class Result:
-    """The best value of a metric on a validation set, and the iteration that had it."""
-
-    dataset: str
-    metric: str
-    value: float
-    iteration: int
-
-    def facts(self) -> dict:
-        """As JSON values."""
-        return {**vars(self), "value": self.value if math.isfinite(self.value) else None}
 
 
 @dataclass
@@ -58,8 +35,8 @@ class Experiment:
     Attributes:
         name: of the folder.
         status: ``complete``, ``running`` or ``stopped``.
-        iteration: that was done last, as far as the log or a checkpoint tells.
-        total: iterations of the whole training; None where nothing tells.
+        iteration: that was done last, as far as the log or a checkpoint says.
+        total: iterations of the whole training; None where it is not known.
         best: of each metric and validation set.
         iterations_per_s: as last logged.
         written: when the log or a checkpoint was written last, in seconds since 1970.
@@ -73,7 +50,7 @@ class Experiment:
     status: str = "stopped"
     iteration: int = 0
     total: int | None = None
-    best: list[Result] = field(default_factory=list)
+    best: list[Best] = field(default_factory=list)
     iterations_per_s: float | None = None
     written: float | None = None
     resume: str | None = None
@@ -82,12 +59,12 @@ class Experiment:
     problems: list[str] = field(default_factory=list)
 
     @property
-    def main_result(self) -> Result | None:
+    def main_result(self) -> Best | None:
         """The PSNR on the first validation set, or else what was measured first."""
         psnr = [result for result in self.best if result.metric.lower() == "psnr"]
         return next(iter(psnr or self.best), None)
 
-    def facts(self) -> dict:
+    def facts(self) -> dict[str, Any]:
         """As JSON values, of which there are no infinite ones."""
         own = {key: value for key, value in vars(self).items() if key not in ("best", "written")}
         stamp = self.written and datetime.fromtimestamp(self.written).astimezone()
@@ -95,8 +72,8 @@ class Experiment:
         return {
             **own,
             "written": stamp.isoformat(timespec="seconds") if stamp else None,
-            "best": main and main.facts(),
-            "all_best": [result.facts() for result in self.best],
+            "best": main and _json(main),
+            "all_best": [_json(result) for result in self.best],
         }
 
 
@@ -119,7 +96,7 @@ def find_experiments(folder: Path) -> list[Experiment]:
 
 
 def read_experiment(path: Path, read_bytes: int = READ_BYTES) -> tuple[Experiment, int]:
-    """What one experiment's folder tells.
+    """The state of one experiment.
 
     Args:
         read_bytes: how much of checkpoints may be read.
@@ -134,7 +111,7 @@ def read_experiment(path: Path, read_bytes: int = READ_BYTES) -> tuple[Experimen
         experiment.total = _total(options)
     read = _find_resumption(path, experiment, options, read_bytes)
     experiment.iteration = max(experiment.iteration, experiment.resume_iteration or 0)
-    held = is_held(path)
+    held = is_locked(path / LOCK)
     is_recent = time.time() - (experiment.written or 0) < RECENT_S
     if held or (held is None and is_recent and not is_ended):
         experiment.status = "running"
@@ -146,38 +123,34 @@ def read_experiment(path: Path, read_bytes: int = READ_BYTES) -> tuple[Experimen
 def _is_experiment(path: Path) -> bool:
     try:
         with os.scandir(path) as entries:
-            return any(entry.name == generations.STATES or _is_log(entry.name) for entry in entries)
+            return any(
+                entry.name == checkpoints.STATES or log_reader.is_log(entry.name)
+                for entry in entries
+            )
     except OSError:
         return False
 
 
-def _is_log(name: str) -> bool:
-    return name.startswith("train_") and name.endswith(".log")
-
-
-def _logs(path: Path) -> list[Path]:
-    """Oldest first: BasicSR ends their names with the time."""
-    names = [name for name in os.listdir(path) if _is_log(name)]
-    names.sort(key=lambda name: name[-len("00000000_000000.log") :])
-    return [path / name for name in names]
+def _json(result: Best) -> dict[str, Any]:
+    return {**asdict(result), "value": result.value if math.isfinite(result.value) else None}
 
 
 def _written(path: Path) -> float | None:
     times = []
-    for folder in (path, path / generations.STATES):
+    for folder in (path, path / checkpoints.STATES):
         try:
             with os.scandir(folder) as entries:
                 times += [
                     entry.stat().st_mtime
                     for entry in entries
-                    if _is_log(entry.name) or entry.name.endswith((".state", ".json"))
+                    if log_reader.is_log(entry.name) or entry.name.endswith((".state", ".json"))
                 ]
         except OSError:
             continue
     return max(times, default=None)
 
 
-def _options(path: Path, problems: list[str]) -> Mapping:
+def _options(path: Path, problems: list[str]) -> Mapping[str, Any]:
     """The copy of the option file; empty where there is none that can be read."""
     for file in sorted(path.glob("*.yml")) + sorted(path.glob("*.yaml")):
         try:
@@ -193,69 +166,44 @@ def _options(path: Path, problems: list[str]) -> Mapping:
     return {}
 
 
-def _total(options: Mapping) -> int | None:
+def _total(options: Mapping[str, Any]) -> int | None:
     train = options.get("train")
     total = train.get("total_iter") if isinstance(train, dict) else None
-    is_number = isinstance(total, (int, float)) and not isinstance(total, bool)
-    return int(total) if is_number and 0 < total < float("inf") else None
+    if isinstance(total, bool) or not isinstance(total, (int, float)):
+        return None
+    return int(total) if 0 < total < math.inf else None
 
 
-def _read_logs(path: Path, experiment: Experiment, options: Mapping) -> bool:
-    """Read what the logs tell; returns whether the last one says that all is done."""
-    best: dict[tuple[str, str], Result] = {}
+def _read_logs(path: Path, experiment: Experiment, options: Mapping[str, Any]) -> bool:
+    """Read what the logs say; returns whether the last one says that all is done."""
+    best: dict[tuple[str, str], Best] = {}
     is_ended = False
     try:
-        logs = _logs(path)
+        logs = log_reader.log_files(path)
     except OSError as error:
         experiment.problems.append(f"{path}: {error.strerror}")
         return False
     for log in logs:
         try:
-            text = log.read_bytes()
+            summary = log_reader.summarize(log)
         except OSError as error:
             experiment.problems.append(f"{log}: {error.strerror}")
             continue
-        resumed = _RESUMED.search(text)
-        start = int(resumed[1]) if resumed else 0
-        # What came after the state that this one went on from is no part of the run.
-        best = {key: result for key, result in best.items() if result.iteration <= start}
-        total = _TOTAL.search(text)
-        experiment.total = int(total[1]) if total else experiment.total
-        last = _last(_ITERATION, text)
-        experiment.iteration = int(last[1].replace(b",", b"")) if last else start
-        is_ended = _END in text
-        if is_ended and experiment.total is not None:
-            experiment.iteration = experiment.total
-        if seconds := _last(_SECONDS, text):
-            experiment.iterations_per_s = round(1 / max(float(seconds[1]), 1e-3), 3)
-        for validation in _VALIDATION.finditer(text):
-            for metric in _BEST.finditer(validation[2]):
-                result = Result(
-                    validation[1].decode(errors="replace").strip(),
-                    metric[1].decode(errors="replace"),
-                    float(metric[2]),
-                    int(metric[3]),
-                )
-                key = (result.dataset, result.metric)
-                if key not in best or _is_better(result, best[key], options):
-                    best[key] = result
+        # Results after the state that this log resumes from are no part of the run.
+        best = {key: result for key, result in best.items() if result.iteration <= summary.start}
+        experiment.total = experiment.total if summary.total is None else summary.total
+        experiment.iteration, is_ended = summary.iteration, summary.is_ended
+        if summary.seconds is not None:
+            experiment.iterations_per_s = round(1 / max(summary.seconds, 1e-3), 3)
+        for result in summary.best:
+            key = (result.dataset, result.metric)
+            if key not in best or _is_better(result, best[key], options):
+                best[key] = result
     experiment.best = list(best.values())
     return is_ended
 
 
-def _last(pattern: re.Pattern, text: bytes) -> re.Match | None:
-    """The last match, looked for in ever longer ends of a text."""
-    length = 2**14
-    while True:
-        found = None
-        for found in pattern.finditer(text, max(0, len(text) - length)):  # noqa: B007
-            pass
-        if found is not None or length >= len(text):
-            return found
-        length *= 8
-
-
-def _is_better(one: Result, other: Result, options: Mapping) -> bool:
+def _is_better(one: Best, other: Best, options: Mapping[str, Any]) -> bool:
     lower = one.metric.lower() in _LOWER
     try:
         better = options["val"]["metrics"][one.metric]["better"]
@@ -266,19 +214,21 @@ def _is_better(one: Result, other: Result, options: Mapping) -> bool:
     return one.value < other.value if lower else one.value > other.value
 
 
-def _find_resumption(path: Path, experiment: Experiment, options: Mapping, read_bytes: int) -> int:
+def _find_resumption(
+    path: Path, experiment: Experiment, options: Mapping[str, Any], read_bytes: int
+) -> int:
     """Look for the newest complete checkpoint; returns the bytes that were read."""
     size = _size_of_newest(path)
     reads = size <= read_bytes
     try:
-        found = generations.find_newest(path, _networks(path, options), reads)
+        found = checkpoints.find_newest(path, _networks(path, options), reads)
     except OSError as error:
         experiment.problems.append(f"{error.filename}: {error.strerror}")
         return 0
     experiment.problems += found.skipped
-    if found.generation is not None:
-        experiment.resume = str(found.generation.state)
-        experiment.resume_iteration = found.generation.iteration
+    if found.checkpoint is not None:
+        experiment.resume = str(found.checkpoint.state)
+        experiment.resume_iteration = found.checkpoint.iteration
         experiment.is_verified = reads
     return size if reads else 0
 
@@ -286,23 +236,23 @@ def _find_resumption(path: Path, experiment: Experiment, options: Mapping, read_
 def _size_of_newest(path: Path) -> int:
     """Bytes of the newest training state, and about as much for the networks."""
     try:
-        with os.scandir(path / generations.STATES) as entries:
+        with os.scandir(path / checkpoints.STATES) as entries:
             states = [entry.stat() for entry in entries if entry.name.endswith(".state")]
     except OSError:
         return 0
     return 2 * max(states, key=lambda stat: stat.st_mtime).st_size if states else 0
 
 
-def _networks(path: Path, options: Mapping) -> list[str]:
+def _networks(path: Path, options: Mapping[str, Any]) -> list[str]:
     """Labels of the networks that a state of BasicSR's own training needs beside it."""
     if any(str(key).startswith("network_") for key in options):
         section = options.get("path")
         kept = section.get("ignore_resume_networks") if isinstance(section, dict) else None
         kept = kept if isinstance(kept, (list, str)) else []
         own = {str(key): value for key, value in options.items()}
-        return generations.networks_of(own | {"path": {"ignore_resume_networks": kept}})
+        return checkpoints.networks_of(own | {"path": {"ignore_resume_networks": kept}})
     try:
-        names = os.listdir(path / generations.MODELS)
+        names = os.listdir(path / checkpoints.MODELS)
     except OSError:
         return []
     return sorted({match[1] for name in names if (match := _NETWORK.fullmatch(name))})

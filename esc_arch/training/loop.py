@@ -1,9 +1,10 @@
 """The training loop of ``basicsr train``: BasicSR's, made to survive.
 
 It takes the steps of ``basicsr.train.train_pipeline`` with BasicSR's models, datasets and
-logger, and differs in this: checkpoints are generations (:mod:`esc_arch.training.saving`), a
-run goes on exactly where its checkpoint was, signals end it with a checkpoint, and it ends at
-``total_iter`` where BasicSR's loses the incomplete batches of the epochs.
+logger, and differs in this: checkpoints are complete or do not count
+(:mod:`esc_arch.training.checkpoints`), a run goes on exactly where its checkpoint was, signals
+end it with a checkpoint, and it ends at ``total_iter`` where BasicSR's loses the incomplete
+batches of the epochs.
 """
 
 import datetime
@@ -12,7 +13,9 @@ import math
 import os
 import signal
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from basicsr.data import build_dataloader, build_dataset
@@ -29,23 +32,22 @@ from basicsr.utils import (
     mkdir_and_rename,
 )
 from basicsr.utils.options import copy_opt_file, dict2str
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from esc_arch.errors import UserError
-from esc_arch.training import resuming, watching
+from esc_arch.plugin.workarounds import sort_paths
+from esc_arch.training import Options, run_log
 from esc_arch.training.bad_samples import BadSamples
-from esc_arch.training.liveness import Job
-from esc_arch.training.locking import ExperimentLock
-from esc_arch.training.prefetching import Batches
-from esc_arch.training.sampling import TrainSampler, sort_paths, train_loader
-from esc_arch.training.saving import Position, Saver
-from esc_arch.training.signals import StopSignals
-from esc_arch.training.validating import Validation
+from esc_arch.training.jobs import Job
+from esc_arch.training.runtime import ExperimentLock, StopSignals
+from esc_arch.training.samples import TrainSampler, batches, train_loader
+from esc_arch.training.train_state import Resumption, Saver, TrainState, find_resumption
+from esc_arch.training.validation import Validation
 
 __all__ = ["train_pipeline"]
 
 
-def train_pipeline(opt: dict, opt_file: str, job: Job) -> int:
+def train_pipeline(opt: Options, opt_file: str, job: Job) -> int:
     """Train a network.
 
     Args:
@@ -67,9 +69,9 @@ def train_pipeline(opt: dict, opt_file: str, job: Job) -> int:
         return _train(opt, opt_file, lock, job)
 
 
-def _train(opt: dict, opt_file: str, lock: ExperimentLock, job: Job) -> int:
+def _train(opt: Options, opt_file: str, lock: ExperimentLock, job: Job) -> int:
     torch.backends.cudnn.benchmark = True
-    resumption = resuming.find(opt)
+    resumption = find_resumption(opt)
     root = opt["path"]["experiments_root"]
     try:
         logger = _open_experiment(opt, opt_file, resumption, lock)
@@ -77,11 +79,11 @@ def _train(opt: dict, opt_file: str, lock: ExperimentLock, job: Job) -> int:
     except OSError as error:
         raise UserError(
             f"{error.filename or root}: expected to write into {root}; found: {error.strerror}. "
-            "Mend this (space, quota, permissions), or start in another folder."
+            "Correct this (space, quota, permissions), or start in another folder."
         ) from error
     tb_logger = init_tb_loggers(opt)
     if resumption.state is not None:
-        watching.continue_events(tb_logger, resumption.state["iter"])
+        run_log.continue_events(tb_logger, resumption.state["iter"])
     seed = _agreed_seed(opt, resumption)
 
     loader, sampler = _training_data(opt, seed, logger)
@@ -89,149 +91,137 @@ def _train(opt: dict, opt_file: str, lock: ExperimentLock, job: Job) -> int:
     model = build_model(opt)
     saver = Saver(model, opt)
     resumption.restore(model, opt)
-    position = resumption.position(sampler.length, seed)
+    state = resumption.train_state(sampler.length, seed)
     if resumption.state is not None:
-        logger.info(f"Resuming training from epoch: {position.epoch}, iter: {position.iteration}.")
-    saver.check_space(int(opt["train"]["total_iter"]) - position.iteration)
+        logger.info(f"Resuming training from epoch: {state.epoch}, iter: {state.iteration}.")
+    saver.check_space(int(opt["train"]["total_iter"]) - state.iteration)
     validation = Validation(model, validation_loaders, opt, saver, tb_logger)
-    messages = MessageLogger(opt, position.iteration, tb_logger)
-    resumption.restore_random_states(opt, position.iteration)
+    messages = MessageLogger(opt, state.iteration, tb_logger)
+    resumption.restore_random_states(opt, state.iteration)
 
     with StopSignals() as signals:
-        run = _Run(opt, model, saver, validation, messages, position, signals, logger)
-        with run.bar.shown(), watching.errors_of_curves_told_once():
+        run = _Run(opt, model, saver, validation, messages, state, signals, logger)
+        with run.bar.shown(), run_log.curve_errors_logged_once():
             code = run.train(loader, sampler)
             if tb_logger:
-                with watching.writing_curves(tb_logger, saver):
+                with run_log.writing_curves(tb_logger, saver):
                     tb_logger.close()
     return code
 
 
+@dataclass
 class _Run:
-    """One training from its position on."""
+    """One training from its state on."""
 
-    def __init__(
-        self,
-        opt: dict,
-        model: BaseModel,
-        saver: Saver,
-        validation: Validation,
-        messages: MessageLogger,
-        position: Position,
-        signals: StopSignals,
-        logger: logging.Logger,
-    ) -> None:
-        self._opt = opt
-        self._model = model
-        self._saver = saver
-        self._validation = validation
-        self._messages = messages
-        self._position = position
-        self._signals = signals
-        self._logger = logger
-        self._total = int(opt["train"]["total_iter"])
+    opt: Options
+    model: BaseModel
+    saver: Saver
+    validation: Validation
+    messages: MessageLogger
+    state: TrainState
+    signals: StopSignals
+    logger: logging.Logger
+
+    def __post_init__(self) -> None:
+        self.total = int(self.opt["train"]["total_iter"])
         # Where the last checkpoint was written; a resumed run begins at one.
-        self._saved_at = position.iteration if position.iteration else None
-        self.bar = watching.TrainingBar(opt, position.iteration)
+        self.saved_at = self.state.iteration or None
+        self.bar = run_log.TrainingBar(self.opt, self.state.iteration)
 
-    def train(self, loader: DataLoader, sampler: TrainSampler) -> int:
+    def train(self, loader: "DataLoader[Any]", sampler: TrainSampler) -> int:
         """Take the remaining steps; returns the exit code."""
-        position = self._position
-        self._logger.info(
-            f"Start training from epoch: {position.epoch}, iter: {position.iteration}"
-        )
+        state = self.state
+        self.logger.info(f"Start training from epoch: {state.epoch}, iter: {state.iteration}")
         start = time.time()
-        batch_samples = loader.batch_size * self._opt["world_size"]
-        batches = Batches(loader, self._opt)
-        self._bad = BadSamples(self._opt, len(sampler.dataset), position.bad_samples)
-        if not position.is_validated:
-            self._validation.run(position, self._signals)
-        stopped_by = self._signals.agreed(self._model.device)
-        while position.iteration < self._total and stopped_by is None:
-            sampler.begin(position.epoch, position.samples)
-            stopped_by = self._train_epoch(batches, batch_samples)
+        batch_samples = loader.batch_size * self.opt["world_size"]
+        self.bad = BadSamples(self.opt, len(sampler.dataset), state.bad_samples)
+        if not state.is_validated:
+            self.validation.run(state, self.signals)
+        stopped_by = self.signals.agreed(self.model.device)
+        while state.iteration < self.total and stopped_by is None:
+            sampler.begin(state.epoch, state.samples)
+            stopped_by = self._train_epoch(loader, batch_samples)
         if stopped_by is not None:
             return self._stop(stopped_by)
         consumed = datetime.timedelta(seconds=int(time.time() - start))
-        self._logger.info(f"End of training. Time consumed: {consumed}")
-        self._logger.info("Save the latest model.")
-        self._saver.save_latest()
-        best = position.best
-        if self._opt.get("val") is not None:
-            self._validation.run(position, self._signals)
-        stopped_by = self._signals.agreed(self._model.device)
+        self.logger.info(f"End of training. Time consumed: {consumed}")
+        self.logger.info("Save the latest model.")
+        self.saver.save_latest()
+        best = state.best
+        if self.opt.get("val") is not None:
+            self.validation.run(state, self.signals)
+        stopped_by = self.signals.agreed(self.model.device)
         if stopped_by is not None:
             return self._stop(stopped_by)
         # A longer run goes on from it.
-        if self._saved_at != position.iteration or position.best is not best:
+        if self.saved_at != state.iteration or state.best is not best:
             self._save()
         return 0
 
-    def _train_epoch(self, batches: Batches, batch_samples: int) -> int | None:
+    def _train_epoch(self, loader: "DataLoader[Any]", batch_samples: int) -> int | None:
         """Train to the end of an epoch or of the run; returns the signal that asks to stop."""
-        position = self._position
+        state = self.state
         data_timer, iter_timer = AvgTimer(), AvgTimer()
-        is_empty = position.samples == 0
-        with batches.epoch() as epoch:
-            for batch in epoch:
-                data_timer.record()
-                is_empty = False
-                if (error := self._bad.take(batch, self._model.device)) is not None:
-                    # After the mend, the run goes on with this very batch.
-                    if position.iteration and self._saved_at != position.iteration:
-                        self._save()
-                    raise error
-                position.iteration += 1
-                position.samples += batch_samples
-                self._step(batch, iter_timer, data_timer)
-                stopped_by = self._signals.agreed(self._model.device)
-                if stopped_by is not None or position.iteration == self._total:
-                    return stopped_by
-                data_timer.start()
-                iter_timer.start()
+        is_empty = state.samples == 0
+        for batch in batches(loader, self.opt):
+            data_timer.record()
+            is_empty = False
+            if (error := self.bad.take(batch, self.model.device)) is not None:
+                # After the repair, the run goes on with this very batch.
+                if state.iteration and self.saved_at != state.iteration:
+                    self._save()
+                raise error
+            state.iteration += 1
+            state.samples += batch_samples
+            self._step(batch, iter_timer, data_timer)
+            stopped_by = self.signals.agreed(self.model.device)
+            if stopped_by is not None or state.iteration == self.total:
+                return stopped_by
+            data_timer.start()
+            iter_timer.start()
         if is_empty:
             raise UserError(
                 f"datasets.train: expected at least one batch of {batch_samples} samples in an "
-                f"epoch; found {position.length}. Raise dataset_enlarge_ratio, or lower "
+                f"epoch; found {state.length}. Raise dataset_enlarge_ratio, or lower "
                 "batch_size_per_gpu."
             )
-        position.epoch += 1
-        position.samples = 0
+        state.epoch += 1
+        state.samples = 0
         return None
 
-    def _step(self, batch: dict, iter_timer: AvgTimer, data_timer: AvgTimer) -> None:
+    def _step(self, batch: dict[str, Any], iter_timer: AvgTimer, data_timer: AvgTimer) -> None:
         """One iteration with what is due after it."""
-        model, iteration = self._model, self._position.iteration
-        model.update_learning_rate(iteration, warmup_iter=self._opt["train"].get("warmup_iter", -1))
+        model, iteration = self.model, self.state.iteration
+        model.update_learning_rate(iteration, warmup_iter=self.opt["train"].get("warmup_iter", -1))
         model.feed_data(batch)
         model.optimize_parameters(iteration)
         iter_timer.record()
         self.bar.advance(model.get_current_log())
         if iteration == 1:
-            self._messages.reset_start_time()
-        if iteration % self._opt["logger"]["print_freq"] == 0:
-            with watching.writing_curves(self._messages.tb_logger, self._saver):
+            self.messages.reset_start_time()
+        if iteration % self.opt["logger"]["print_freq"] == 0:
+            with run_log.writing_curves(self.messages.tb_logger, self.saver):
                 self._print(iter_timer.get_avg_time(), data_timer.get_avg_time())
         # Before the checkpoint, which has the best metrics then.
-        if self._validation.is_due(iteration):
-            self._validation.run(self._position, self._signals)
-        if iteration % self._opt["logger"]["save_checkpoint_freq"] == 0:
+        if self.validation.is_due(iteration):
+            self.validation.run(self.state, self.signals)
+        if iteration % self.opt["logger"]["save_checkpoint_freq"] == 0:
             self._save()
 
     def _print(self, iteration_s: float, data_s: float) -> None:
         """Log the numbers of this iteration, in TensorBoard, too."""
-        model, iteration = self._model, self._position.iteration
+        model, iteration = self.model, self.state.iteration
         rates = model.get_current_learning_rate()
-        log = {**model.get_current_log(), **watching.numbers(model, iteration_s)}
-        if self._bad.skips:
-            log["bad_samples"] = len(self._bad.found)
-        if self._messages.tb_logger is not None:
+        log = {**model.get_current_log(), **run_log.numbers(model, iteration_s)}
+        if self.bad.skips:
+            log["bad_samples"] = len(self.bad.found)
+        if self.messages.tb_logger is not None:
             # BasicSR's lines have these two in a form of their own.
-            self._messages.tb_logger.add_scalar("lr", rates[0], iteration)
-            self._messages.tb_logger.add_scalar("data_time", data_s, iteration)
-        self._messages(
+            self.messages.tb_logger.add_scalar("lr", rates[0], iteration)
+            self.messages.tb_logger.add_scalar("data_time", data_s, iteration)
+        self.messages(
             {
-                "epoch": self._position.epoch,
+                "epoch": self.state.epoch,
                 "iter": iteration,
                 "lrs": rates,
                 "time": iteration_s,
@@ -241,33 +231,35 @@ class _Run:
         )
 
     def _save(self) -> None:
-        self._logger.info("Saving models and training states.")
-        if self._messages.tb_logger is not None:
-            # What comes before a checkpoint is not drawn again.
-            with watching.writing_curves(self._messages.tb_logger, self._saver):
-                self._messages.tb_logger.flush()
-        self._saver.save(self._position)
-        self._saved_at = self._position.iteration
+        self.logger.info("Saving models and training states.")
+        if self.messages.tb_logger is not None:
+            # TensorBoard does not draw again what lies before a checkpoint.
+            with run_log.writing_curves(self.messages.tb_logger, self.saver):
+                self.messages.tb_logger.flush()
+        self.saver.save(self.state)
+        self.saved_at = self.state.iteration
 
     def _stop(self, number: int) -> int:
-        """Save and tell how to go on; returns the exit code."""
-        if self._position.iteration and self._saved_at != self._position.iteration:
+        """Save and log how to go on; returns the exit code."""
+        if self.state.iteration and self.saved_at != self.state.iteration:
             self._save()
-        name, iteration = signal.Signals(number).name, self._position.iteration
-        self._logger.info(
-            f"Stopped by {name} after iteration {iteration} of {self._total}; the same command "
+        name, iteration = signal.Signals(number).name, self.state.iteration
+        self.logger.info(
+            f"Stopped by {name} after iteration {iteration} of {self.total}; the same command "
             "with --auto_resume goes on from there."
         )
         return 128 + number
 
 
 def _open_experiment(
-    opt: dict, opt_file: str, resumption: resuming.Resumption, lock: ExperimentLock
+    opt: Options, opt_file: str, resumption: Resumption, lock: ExperimentLock
 ) -> logging.Logger:
     """Make the folders, or find them, and open the log."""
     root = Path(opt["path"]["experiments_root"])
     if opt["rank"] == 0:
         if resumption.state is None:
+            if os.name == "nt":
+                lock.release()  # an open file in a folder keeps it from being renamed
             make_exp_dirs(opt)
             if opt["logger"].get("use_tb_logger") and "debug" not in opt["name"]:
                 mkdir_and_rename(os.path.join(opt["root_path"], "tb_logger", opt["name"]))
@@ -282,7 +274,7 @@ def _open_experiment(
     # On a full disk each line would be followed by a traceback of the log file's.
     logging.raiseExceptions = False
     log_file = os.path.join(opt["path"]["log"], f"train_{opt['name']}_{get_time_str()}.log")
-    logger = get_root_logger(log_file=log_file)
+    logger: logging.Logger = get_root_logger(log_file=log_file)
     logger.info(get_env_info())
     logger.info(dict2str(opt))
     for message in resumption.messages:
@@ -290,7 +282,7 @@ def _open_experiment(
     return logger
 
 
-def _agreed_seed(opt: dict, resumption: resuming.Resumption) -> int:
+def _agreed_seed(opt: Options, resumption: Resumption) -> int:
     """The seed of the samples: of the run so far, or the option's in the first process.
 
     With ``manual_seed: ~``, each process draws another at each start.
@@ -298,10 +290,12 @@ def _agreed_seed(opt: dict, resumption: resuming.Resumption) -> int:
     seed = [opt["manual_seed"] if resumption.seed is None else resumption.seed]
     if opt["dist"]:
         torch.distributed.broadcast_object_list(seed)
-    return seed[0]
+    return int(seed[0])
 
 
-def _training_data(opt: dict, seed: int, logger: logging.Logger) -> tuple[DataLoader, TrainSampler]:
+def _training_data(
+    opt: Options, seed: int, logger: logging.Logger
+) -> tuple["DataLoader[Any]", TrainSampler]:
     section = opt["datasets"]["train"]
     ratio = section.get("dataset_enlarge_ratio", 1)
     dataset = _built(section)
@@ -321,13 +315,13 @@ def _training_data(opt: dict, seed: int, logger: logging.Logger) -> tuple[DataLo
     return loader, sampler
 
 
-def _built(section: dict) -> Dataset:
+def _built(section: Options) -> Any:
     dataset = build_dataset(section)
     sort_paths(dataset, section)
     return dataset
 
 
-def _validation_data(opt: dict, logger: logging.Logger) -> list[DataLoader]:
+def _validation_data(opt: Options, logger: logging.Logger) -> list["DataLoader[Any]"]:
     loaders = []
     for phase, section in opt["datasets"].items():
         if phase.split("_")[0] != "val":

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,11 +11,12 @@ import torch
 __all__ = ["capture", "kept", "restore", "seed_cpu"]
 
 
-def capture() -> dict:
+def capture() -> dict[str, Any]:
     """This process's states, of values that ``torch.load(weights_only=True)`` reads."""
     version, key, gauss = random.getstate()
-    name, keys, *rest = np.random.get_state()
-    state = {
+    numpy: tuple[Any, ...] = np.random.get_state(legacy=True)  # type: ignore[assignment]
+    name, keys, *rest = numpy
+    state: dict[str, Any] = {
         "python": [version, torch.tensor(key), gauss],
         "numpy": [name, torch.from_numpy(keys.astype(np.int64)), *rest],
         "torch": torch.get_rng_state(),
@@ -24,7 +26,7 @@ def capture() -> dict:
     return state
 
 
-def restore(state: dict) -> None:
+def restore(state: dict[str, Any]) -> None:
     """Go back to captured states; those of GPUs are restored as far as there are GPUs."""
     version, key, gauss = state["python"]
     random.setstate((version, tuple(key.tolist()), gauss))
@@ -38,7 +40,7 @@ def restore(state: dict) -> None:
 
 @contextmanager
 def kept() -> Iterator[None]:
-    """What is drawn inside leaves the CPU's generators as they were."""
+    """Leave the CPU's generators as they were, whatever is drawn inside."""
     python, numpy, pytorch = random.getstate(), np.random.get_state(), torch.get_rng_state()
     try:
         yield

@@ -13,8 +13,8 @@ import yaml
 
 from esc_arch.cli.main import main
 from esc_arch.files import write_durably
-from esc_arch.training import experiments, generations
-from esc_arch.training.locking import ExperimentLock
+from esc_arch.training import checkpoints, experiments
+from esc_arch.training.runtime import ExperimentLock
 
 STAMP = "2026-01-02 03:04:05,678 INFO: "
 HEAD = """{stamp}
@@ -79,7 +79,7 @@ class Runs:
         return path
 
     def save(self, path: Path, iteration: int, is_recorded: bool = True) -> None:
-        own = {generations.OWN: {}} if is_recorded else {}
+        own = {checkpoints.OWN: {}} if is_recorded else {}
         contents = {
             f"models/net_g_{iteration}.pth": {"params": {"w": torch.zeros(1000)}},
             f"training_states/{iteration}.state": {
@@ -91,7 +91,7 @@ class Runs:
             for name, content in contents.items()
         }
         if is_recorded:
-            generations.write_record(path, iteration, digests, {})
+            checkpoints.write_record(path, iteration, digests, {})
         for file in (path / "training_states").iterdir():
             os.utime(file, (self.now, self.now))
 

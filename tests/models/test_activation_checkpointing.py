@@ -8,7 +8,7 @@ from torch import nn
 
 from esc_arch import UserError
 from esc_arch.archs import ESC, ESCFP, ESCReal, ESCRealM
-from esc_arch.models.esc_model import _checkpoint_blocks
+from esc_arch.models.esc_model import checkpoint_blocks
 
 SIZES = {"dim": 16, "pdim": 8, "kernel_size": 5, "n_blocks": 2, "conv_blocks": 1}
 SIZES |= {"window_size": 8, "num_heads": 2, "upscaling_factor": 4}
@@ -19,7 +19,7 @@ SIZES |= {"window_size": 8, "num_heads": 2, "upscaling_factor": 4}
 def test_result_and_gradients_are_the_same_from_less_memory(kind, dtype):
     plain = kind(**SIZES)
     checkpointed = copy.deepcopy(plain)
-    _checkpoint_blocks(checkpointed)
+    checkpoint_blocks(checkpointed)
     assert list(checkpointed.state_dict()) == list(plain.state_dict())
     x = torch.rand(2, 3, 12, 10)
     (expected, before), (result, after) = (run(net, x, dtype) for net in (plain, checkpointed))
@@ -49,7 +49,7 @@ def run(network: nn.Module, x: torch.Tensor, dtype: torch.dtype) -> tuple[torch.
 
 def test_inference_computes_each_block_once():
     network = ESC(**SIZES).eval()
-    _checkpoint_blocks(network)
+    checkpoint_blocks(network)
     calls = []
     for block in network.blocks:
         block.register_forward_hook(lambda *call: calls.append(call))
@@ -60,11 +60,11 @@ def test_inference_computes_each_block_once():
 
 def test_a_copy_is_checkpointed_too():
     network = ESC(**SIZES)
-    _checkpoint_blocks(network)
+    checkpoint_blocks(network)
     x = torch.rand(1, 3, 8, 8)
     assert run(copy.deepcopy(network), x, torch.float32)[1] == run(network, x, torch.float32)[1]
 
 
 def test_other_networks_are_refused():
     with pytest.raises(UserError, match=r"expected a network of ESC blocks; found Conv2d"):
-        _checkpoint_blocks(nn.Conv2d(3, 3, 3))
+        checkpoint_blocks(nn.Conv2d(3, 3, 3))

@@ -16,9 +16,9 @@ from basicsr.utils.registry import DATASET_REGISTRY
 from tiny_run import assert_equal, iterations, models, options, train
 from torch.utils.data import Dataset
 
-from esc_arch.training import sampling
+from esc_arch.plugin.workarounds import sort_paths
 from esc_arch.training.bad_samples import BadSample, BadSamples, get_item
-from esc_arch.training.sampling import Sample, SeededSamples
+from esc_arch.training.samples import Sample, SeededSamples
 
 BAD = Path("data/LR/3.png")
 
@@ -286,7 +286,7 @@ def test_basicsrs_lists_of_a_folder_are_sorted(folder):
     for kind, name in (("PairedImageDataset", "gt_path"), ("SingleImageDataset", None)):
         dataset = DATASET_REGISTRY.get(kind)(section)
         dataset.paths.reverse()
-        sampling.sort_paths(dataset, section | {"type": kind})
+        sort_paths(dataset, section | {"type": kind})
         paths = [path[name] if name else path for path in dataset.paths]
         sub = "HR" if name else "LR"
         assert paths == [f"data/{sub}/{index}.png" for index in range(5)]

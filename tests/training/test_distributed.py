@@ -15,8 +15,8 @@ from basicsr.data import build_dataloader, build_dataset
 from basicsr.models import build_model
 from tiny_run import models, options, train, validated
 
-from esc_arch.training.sampling import sort_paths
-from esc_arch.training.spreading import is_spread
+from esc_arch.plugin.workarounds import sort_paths
+from esc_arch.training.validation import is_distributed
 
 NAME = "job"
 
@@ -183,6 +183,6 @@ def test_which_models_validate_in_all_processes(kind, spread):
 
     model = object.__new__(MODEL_REGISTRY.get(kind))
     model.opt = {"dist": True}
-    assert is_spread(model) is spread
+    assert is_distributed(model) is spread
     model.opt = {"dist": False}
-    assert not is_spread(model)
+    assert not is_distributed(model)

@@ -9,7 +9,7 @@ from basicsr.data.realesrgan_dataset import RealESRGANDataset
 from tiny_run import NETWORK, assert_equal, iterations, models, options, train, validated
 
 from esc_arch.options import resolving
-from esc_arch.training import generations
+from esc_arch.training import checkpoints
 
 DEGRADATION = {
     f"{name}{ending}": value
@@ -144,7 +144,7 @@ def test_damaged_checkpoints_are_passed_over_and_made_again(folder, log):
     assert "checkpoint 6 is skipped" in said and "net_g_6.pth" in said
     assert "Resuming training from epoch: 0, iter: 4." in said
     assert_equal(models(), expected)
-    assert generations.find_newest(saved, ("g",)).skipped == []
+    assert checkpoints.find_newest(saved, ("g",)).skipped == []
 
 
 def test_without_a_complete_checkpoint_the_run_begins_anew_beside_the_old(folder, log):
@@ -162,7 +162,7 @@ def test_a_state_of_basicsr_is_taken(folder, log):
     saved = Path("experiments/tiny/training_states")
     for record in saved.glob("*.json"):
         state = torch.load(record.with_suffix(".state"), weights_only=False)
-        del state[generations.OWN]
+        del state[checkpoints.OWN]
         torch.save(state, record.with_suffix(".state"))
         record.unlink()
     log.clear()
@@ -204,12 +204,12 @@ def test_a_changed_batch_goes_on_at_the_same_sample(folder, log):
     opt["datasets"]["train"]["batch_size_per_gpu"] = 1
     train(opt, "--auto_resume")
     state = torch.load("experiments/tiny/training_states/5.state", weights_only=True)
-    assert (state["epoch"], state[generations.OWN]["samples"]) == (0, 8)
+    assert (state["epoch"], state[checkpoints.OWN]["samples"]) == (0, 8)
     opt["datasets"]["train"]["dataset_enlarge_ratio"] = 4
     opt["train"]["total_iter"] = 6
     log.clear()
     train(opt, "--auto_resume")
-    assert "epoch 0 begins anew" in "\n".join(log)
+    assert "epoch 0 begins again" in "\n".join(log)
 
 
 def test_an_epoch_without_a_batch_is_one_error(folder, capfd):

@@ -7,34 +7,36 @@ however far ahead, and a run can go on at any position on any number of processe
 
 import functools
 import math
+import multiprocessing
 import os
 import random
 import signal
 import threading
 from collections.abc import Iterator
-from typing import NamedTuple
+from contextlib import contextmanager
+from multiprocessing import resource_tracker
+from typing import Any, NamedTuple
 
 import torch
 from basicsr.data import build_dataloader
 from basicsr.data.data_sampler import EnlargedSampler
-from basicsr.data.paired_image_dataset import PairedImageDataset
-from basicsr.data.single_image_dataset import SingleImageDataset
+from basicsr.data.prefetch_dataloader import CUDAPrefetcher
 from torch.utils.data import DataLoader, Dataset
 
-from esc_arch.training import bad_samples, random_states
+from esc_arch.training import Options, bad_samples, random_states
 
-__all__ = ["Sample", "SeededSamples", "TrainSampler", "sort_paths", "train_loader"]
+__all__ = ["Sample", "SeededSamples", "TrainSampler", "batches", "train_loader"]
 
 
 class Sample(NamedTuple):
     """The name of a sample; ``position`` counts the samples of all processes in the epoch."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index
     epoch: int
     position: int
 
 
-class TrainSampler(EnlargedSampler):
+class TrainSampler(EnlargedSampler):  # type: ignore[misc]  # BasicSR has no types
     """EnlargedSampler that gives :class:`Sample` and can begin inside an epoch.
 
     The order of an epoch is EnlargedSampler's for one process.  Several processes take turns
@@ -46,7 +48,7 @@ class TrainSampler(EnlargedSampler):
         length: samples of an epoch.
     """
 
-    def __init__(self, dataset: Dataset, num_replicas: int, rank: int, ratio: float = 1) -> None:
+    def __init__(self, dataset: Any, num_replicas: int, rank: int, ratio: float = 1) -> None:
         super().__init__(dataset, num_replicas, rank, ratio)
         self.length = math.ceil(len(dataset) * ratio)
         self._begin = 0
@@ -57,7 +59,7 @@ class TrainSampler(EnlargedSampler):
         self._begin = min(position, self.length)
 
     def __len__(self) -> int:
-        return (self.length - self._begin) // self.num_replicas
+        return (self.length - self._begin) // int(self.num_replicas)
 
     def __iter__(self) -> Iterator[Sample]:
         generator = torch.Generator().manual_seed(self.epoch)
@@ -67,7 +69,7 @@ class TrainSampler(EnlargedSampler):
             yield Sample(order[position] % len(self.dataset), self.epoch, position)
 
 
-class SeededSamples(Dataset):
+class SeededSamples(Dataset[Any]):
     """A dataset by :class:`Sample`, each made with its own random numbers.
 
     Args:
@@ -77,7 +79,7 @@ class SeededSamples(Dataset):
             seed and the place alone.
     """
 
-    def __init__(self, dataset: Dataset, seed: int, skips: bool = False) -> None:
+    def __init__(self, dataset: Any, seed: int, skips: bool = False) -> None:
         self.dataset = dataset
         self.seed = seed
         self.skips = skips
@@ -85,7 +87,7 @@ class SeededSamples(Dataset):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, sample: Sample) -> tuple[dict | None, list[str]]:
+    def __getitem__(self, sample: Sample) -> tuple[Any, list[str]]:
         """The sample, None when there is none, and what was bad on the way to it."""
         reasons: list[str] = []
         # Without workers, the model draws from the same generators.
@@ -104,44 +106,67 @@ class SeededSamples(Dataset):
         return None, reasons
 
 
-def train_loader(dataset: Dataset, opt: dict, sampler: TrainSampler, seed: int) -> DataLoader:
+def train_loader(
+    dataset: Any, opt: Options, sampler: TrainSampler, seed: int
+) -> "DataLoader[dict[str, Any]]":
     """BasicSR's loader over :class:`SeededSamples`; its batches are whole ones.
 
     Args:
         dataset: of ``datasets.train``.
         opt: the run's options.
     """
-    # The thread of BasicSR's `cpu` mode keeps the loader waiting for ever after an error;
-    # esc_arch.training.prefetching has another.
-    own = {key: value for key, value in opt["datasets"]["train"].items() if key != "prefetch_mode"}
+    own = dict(opt["datasets"]["train"])
+    # Defect: the thread of BasicSR's `cpu` mode keeps the loader waiting for ever after an error.
+    # PyTorch's workers fetch ahead without it.
+    mode, ahead = own.pop("prefetch_mode", None), own.pop("num_prefetch_queue", 1)
     samples = SeededSamples(dataset, seed, own.get("on_error") == "skip")
-    loader = build_dataloader(
+    loader: DataLoader[dict[str, Any]] = build_dataloader(
         samples, own, num_gpu=opt["num_gpu"], dist=opt["dist"], sampler=sampler
     )
     loader.collate_fn = bad_samples.collate
     if loader.num_workers:
         loader.worker_init_fn = functools.partial(_leave_signals_to, os.getpid())
+        if mode == "cpu":
+            # For each worker, whose default is 2.
+            loader.prefetch_factor = 2 + math.ceil(ahead / loader.num_workers)
     # Each start of the workers would draw from the generator that the model draws from.
     loader.generator = torch.Generator()
     return loader
 
 
-def sort_paths(dataset: Dataset, section: dict) -> None:
-    """Sort the images that BasicSR lists in the order of the file system, which another machine
-    does not share.
+def batches(loader: "DataLoader[dict[str, Any]]", opt: Options) -> Iterator[dict[str, Any]]:
+    """The batches of an epoch from where the loader's sampler begins.
 
     Args:
-        section: of the options, of which the dataset was built.
+        opt: the run's options, of which ``prefetch_mode: cuda`` puts batches onto the GPU ahead.
     """
-    is_listed = section["io_backend"]["type"] == "disk" and not section.get("meta_info_file")
-    if isinstance(dataset, PairedImageDataset) and is_listed:
-        dataset.paths.sort(key=lambda pair: pair["gt_path"])
-    elif isinstance(dataset, SingleImageDataset) and is_listed:
-        dataset.paths.sort()
+    if opt["datasets"]["train"].get("prefetch_mode") == "cuda":
+        with _signals_held():
+            fetched = CUDAPrefetcher(loader, opt)
+        return iter(fetched.next, None)
+    with _signals_held():
+        return iter(loader)
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Hold SIGTERM and Ctrl-C back: workers that start meanwhile keep them so, until they have
+    their own way with them, which may be seconds later."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    if multiprocessing.get_start_method(allow_none=True) == "spawn":
+        # Its start, at the first worker otherwise, ends the holding back.
+        resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _leave_signals_to(parent: int, worker: int) -> None:
-    """Let a worker end when the training process says so, and by no Ctrl-C or SIGTERM that is
+    """Let a worker end when the training process ends it, and by no Ctrl-C or SIGTERM that is
     sent to all processes of a job: the training process has to save first."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if not hasattr(signal, "sigwaitinfo"):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from esc_arch.compare.training_log import read_logs
+from esc_arch.training.log_reader import read_logs
 
 
 def test_logs_of_a_resumed_run_count_each_iteration_once(tmp_path: Path):

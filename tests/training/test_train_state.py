@@ -11,7 +11,7 @@ import torch
 from tiny_run import PAIR, assert_equal, iterations, models, options, train, validated
 
 from esc_arch import files
-from esc_arch.training import generations
+from esc_arch.training import checkpoints
 
 SAVED = Path("experiments/tiny")
 
@@ -111,9 +111,9 @@ def test_the_run_goes_on_when_there_is_room_again(folder, monkeypatch):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return record(folder, iteration, *_)
 
-    record = generations.write_record
+    record = checkpoints.write_record
     with monkeypatch.context() as patch:
-        patch.setattr(generations, "write_record", refuse)
+        patch.setattr(checkpoints, "write_record", refuse)
         assert train(options()) == 2
     assert train(options(), "--auto_resume") == 0
     train(options("whole"))

@@ -14,8 +14,8 @@ from basicsr.models.sr_model import SRModel
 from tiny_run import assert_equal, iterations, models, options, train, validated
 
 from esc_arch.models.esc_model import ESCModel
-from esc_arch.training import generations
-from esc_arch.training.signals import StopSignals
+from esc_arch.training import checkpoints
+from esc_arch.training.runtime import StopSignals
 from tests.run_python import start_python
 
 
@@ -73,7 +73,7 @@ def test_signals_reach_nobody_in_a_thread_but_the_main_one():
 
 SECOND = """
     import os, signal
-    from esc_arch.training.signals import StopSignals
+    from esc_arch.training.runtime import StopSignals
 
     with StopSignals() as signals:
         os.kill(os.getpid(), signal.SIGTERM)
@@ -120,5 +120,5 @@ def test_a_signal_to_the_whole_job_leaves_its_workers_until_the_checkpoint(folde
             os.killpg(process.pid, signal.SIGKILL)
     said = Path("out.log").read_text()
     assert "Traceback" not in said and "Stopped by" in said
-    found = generations.find_newest(Path("experiments/tiny"), ("g",))
-    assert found.generation.iteration >= 2 and not found.skipped
+    found = checkpoints.find_newest(Path("experiments/tiny"), ("g",))
+    assert found.checkpoint.iteration >= 2 and not found.skipped

@@ -8,14 +8,14 @@ from basicsr.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY, MODEL_REGIST
 from torch import nn
 
 import esc_arch
-from esc_arch.registration import register_arch, register_dataset, register_model
+from esc_arch.plugin.registration import register_arch, register_dataset, register_model
 from tests import tiny
 from tests.run_python import output_of, start_python
 
 SMALL = tiny.network(dim=4, pdim=2, kernel_size=3, window_size=2, num_heads=1)
 
-# Imports of esc_arch in one process: the first one; again; reloaded; and anew, after
-# BasicSR and after a plug-in that has an ESC of its own.
+# Imports of esc_arch in one process: the first one; again; reloaded; and once more,
+# after BasicSR and after a plug-in that has an ESC of its own.
 IMPORTS = """
     import importlib, json, logging, sys
 
@@ -36,11 +36,11 @@ IMPORTS = """
     facts["registered"] = ARCH_REGISTRY.get("ESC") is esc_arch.ESC
     first = esc_arch.ESC
     importlib.reload(esc_arch)
-    importlib.reload(esc_arch.compat)
-    esc_arch.compat.before_basicsr()
-    esc_arch.compat.after_basicsr()
+    importlib.reload(esc_arch.plugin.workarounds)
+    esc_arch.plugin.workarounds.before_basicsr()
+    esc_arch.plugin.workarounds.after_basicsr()
     facts["after reload"] = ARCH_REGISTRY.get("ESC") is first is esc_arch.ESC
-    facts["resume"] = train.load_resume_state.__module__
+    facts["resume"] = train.load_resume_state is esc_arch.plugin.workarounds.load_resume_state
 
     def forget():
         for name in [n for n in sys.modules if n.split(".")[0] == "esc_arch"]:

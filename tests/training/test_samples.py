@@ -9,8 +9,7 @@ from basicsr.data.data_sampler import EnlargedSampler
 from torch.utils.data import BatchSampler, Dataset
 
 from esc_arch.training import random_states
-from esc_arch.training.prefetching import Batches
-from esc_arch.training.sampling import TrainSampler, train_loader
+from esc_arch.training.samples import TrainSampler, batches, train_loader
 
 
 class Noise(Dataset):
@@ -46,16 +45,15 @@ def epochs(opt: dict, starts: list[tuple[int, int]], dataset: Dataset | None = N
     """Index and draws of each sample of some epochs, from positions on."""
     dataset = dataset or Noise()
     sampler = TrainSampler(dataset, 1, 0, opt["datasets"]["train"]["dataset_enlarge_ratio"])
-    batches = Batches(train_loader(dataset, opt, sampler, seed), opt)
+    loader = train_loader(dataset, opt, sampler, seed)
     found = []
     for epoch, position in starts:
         sampler.begin(epoch, position)
-        with batches.epoch() as epoch_batches:
-            rows = [
-                (int(index), *drawn.tolist())
-                for batch in epoch_batches
-                for index, drawn in zip(batch["index"], batch["drawn"], strict=True)
-            ]
+        rows = [
+            (int(index), *drawn.tolist())
+            for batch in batches(loader, opt)
+            for index, drawn in zip(batch["index"], batch["drawn"], strict=True)
+        ]
         found.append(rows)
     return found
 

@@ -1,4 +1,4 @@
-"""What a training shows of itself: further numbers in the log and TensorBoard, and a bar."""
+"""The output of a training: further numbers in the log and TensorBoard, and a bar."""
 
 import logging
 import sys
@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from basicsr.models.base_model import BaseModel
@@ -13,17 +14,13 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.nn.utils import get_total_norm
 
-from esc_arch.training.saving import Saver
-
-try:
-    import resource
-except ImportError:  # not there on Windows
-    resource = None
+from esc_arch.training import Options
+from esc_arch.training.train_state import Saver
 
 __all__ = [
     "TrainingBar",
     "continue_events",
-    "errors_of_curves_told_once",
+    "curve_errors_logged_once",
     "gradient_norm",
     "memory_gb",
     "numbers",
@@ -34,7 +31,7 @@ _GB = 1e9
 
 
 def numbers(model: BaseModel, iteration_s: float) -> dict[str, float]:
-    """What the log has beside the losses, and TensorBoard draws; computed when it is printed.
+    """Numbers of an iteration for the log and TensorBoard, beside the losses.
 
     Args:
         iteration_s: mean seconds of an iteration, data included.
@@ -54,11 +51,13 @@ def numbers(model: BaseModel, iteration_s: float) -> dict[str, float]:
 
 
 def memory_gb(device: torch.device) -> float | None:
-    """The most memory so far, in 10^9 bytes: on a GPU what PyTorch allocated there, otherwise
-    what this process had resident; None where the system does not say."""
+    """Peak memory in 10^9 bytes: on a GPU, allocated there by PyTorch, otherwise resident of
+    this process; None where the system does not say."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / _GB
-    if resource is None:
+    try:
+        import resource
+    except ImportError:  # not there on Windows
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak * (1 if sys.platform == "darwin" else 1024) / _GB
@@ -73,8 +72,8 @@ def gradient_norm(model: BaseModel) -> float | None:
     return get_total_norm(gradients).item() if gradients else None
 
 
-def continue_events(tb_logger: object, iteration: int) -> None:
-    """Have TensorBoard drop what a killed run wrote after the iteration that is resumed from.
+def continue_events(tb_logger: Any, iteration: int) -> None:
+    """Let TensorBoard drop all that a killed run wrote after the iteration that is resumed from.
 
     Args:
         tb_logger: BasicSR's, a SummaryWriter; None in all processes but the first.
@@ -83,15 +82,15 @@ def continue_events(tb_logger: object, iteration: int) -> None:
         return
     from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
-    # What SummaryWriter writes for `purge_step`, which BasicSR does not hand on.
+    # SummaryWriter writes this for `purge_step`, which BasicSR does not hand on.
     start = SessionLog(status=SessionLog.START)
     tb_logger.file_writer.add_event(Event(step=iteration + 1, session_log=start))
 
 
-def writing_curves(tb_logger: object, saver: Saver) -> AbstractContextManager[None]:
+def writing_curves(tb_logger: Any, saver: Saver) -> AbstractContextManager[None]:
     """Turn an error of TensorBoard's files into the one that ends the run and says what is safe.
 
-    A thread writes them, and hands its error on to whoever adds a number or flushes next: that
+    A thread writes them, and its error is raised when the next number is added or flushed: that
     belongs into such blocks.
     """
     if tb_logger is None:
@@ -100,8 +99,8 @@ def writing_curves(tb_logger: object, saver: Saver) -> AbstractContextManager[No
 
 
 @contextmanager
-def errors_of_curves_told_once() -> Iterator[None]:
-    """No traceback of TensorBoard's thread for an error that :func:`writing_curves` tells."""
+def curve_errors_logged_once() -> Iterator[None]:
+    """No traceback of TensorBoard's thread for an error that :func:`writing_curves` reports."""
     before = threading.excepthook
 
     def show(args: threading.ExceptHookArgs) -> None:
@@ -126,7 +125,7 @@ class TrainingBar:
         iteration: where the training begins.
     """
 
-    def __init__(self, opt: dict, iteration: int) -> None:
+    def __init__(self, opt: Options, iteration: int) -> None:
         self._name = opt["name"]
         self._total = int(opt["train"]["total_iter"])
         self._iteration = iteration
@@ -172,7 +171,7 @@ class TrainingBar:
 
 @contextmanager
 def _lines_above(hidden: str) -> Iterator[None]:
-    """Let what BasicSR logs to the terminal go through the bar's stderr.
+    """Let BasicSR's lines on the terminal go through the bar's stderr.
 
     Args:
         hidden: how the lines begin that the bar replaces; the log file has them.

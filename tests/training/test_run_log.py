@@ -15,10 +15,11 @@ import torch
 from rich.console import Console
 from tiny_run import iterations, options, train, validated
 
+from esc_arch.files import is_locked
 from esc_arch.models import nonfinite_steps
 from esc_arch.models.esc_model import ESCModel
-from esc_arch.training import locking, watching
-from esc_arch.training.locking import ExperimentLock, is_held
+from esc_arch.training import run_log
+from esc_arch.training.runtime import LOCK, ExperimentLock
 from tests.models.tiny_training import build
 
 SAVED = Path("experiments/tiny")
@@ -32,14 +33,14 @@ def numbers(log: list[str], name: str) -> list[float]:
 @pytest.mark.parametrize("model", ["SRModel", "ESCModel"])
 def test_each_line_has_speed_memory_and_gradient(folder, log, monkeypatch, model):
     norms = []
-    numbers_of = watching.numbers
+    numbers_of = run_log.numbers
 
     def noted(model, iteration_s):
         gradients = [p.grad.double().flatten() for p in model.net_g.parameters()]
         norms.append(torch.cat(gradients).square().sum().sqrt().item())
         return numbers_of(model, iteration_s)
 
-    monkeypatch.setattr(watching, "numbers", noted)
+    monkeypatch.setattr(run_log, "numbers", noted)
     train(options(total=4, model_type=model))
     # As printed, with five digits.
     assert numbers(log, "grad_norm") == pytest.approx(norms, rel=1e-4)
@@ -100,7 +101,7 @@ def test_only_what_tensorboards_thread_could_not_write_is_held_back(monkeypatch)
     before = threading.excepthook
     curves, other = object.__new__(_AsyncWriterThread), threading.Thread()
     cases = [(curves, OSError()), (other, OSError()), (curves, ValueError())]
-    with watching.errors_of_curves_told_once():
+    with run_log.curve_errors_logged_once():
         for thread, error in cases:
             threading.excepthook(threading.ExceptHookArgs((type(error), error, None, thread)))
     assert [(args.thread, args.exc_value) for args in shown] == cases[1:]
@@ -113,13 +114,13 @@ def test_a_second_training_in_an_experiment(folder, capfd):
     for arguments in ((), ("--auto_resume",)):
         with ExperimentLock(SAVED) as lock:
             lock.take()
-            assert is_held(SAVED)
+            assert is_locked(SAVED / LOCK)
             assert train(options(total=4), *arguments) == 2
         said = capfd.readouterr().err
         assert "no other training" in said and str(os.getpid()) in said
         assert sorted(SAVED.rglob("*")) == before
         assert sorted(p.name for p in SAVED.parent.iterdir()) == ["tiny"]
-    assert is_held(SAVED) is False
+    assert is_locked(SAVED / LOCK) is False
     assert train(options(total=4), "--auto_resume") == 0
     # A new one renames the folder of the old one.
     assert train(options(total=2)) == 0
@@ -131,7 +132,7 @@ def test_the_lock_is_held_in_the_new_folder_while_it_trains(folder, monkeypatch)
     step = ESCModel.optimize_parameters
 
     def noted(self, iteration: int) -> None:
-        held.append(is_held(SAVED))
+        held.append(is_locked(SAVED / LOCK))
         step(self, iteration)
 
     monkeypatch.setattr(ESCModel, "optimize_parameters", noted)
@@ -144,7 +145,7 @@ KILLED = """
     import os, signal, sys, time
     from pathlib import Path
     sys.path.insert(0, sys.argv[1])
-    from esc_arch.training.locking import ExperimentLock
+    from esc_arch.training.runtime import ExperimentLock
 
     with ExperimentLock(Path(sys.argv[2])) as lock:
         lock.take()
@@ -165,31 +166,21 @@ def test_a_killed_training_frees_the_lock_though_its_workers_live(tmp_path):
     )
     try:
         assert process.stdout.readline() == b"child\n"
-        assert is_held(tmp_path)
+        assert is_locked(tmp_path / LOCK)
         process.kill()
         process.wait()
         os.killpg(process.pid, 0)  # the worker lives
         with ExperimentLock(tmp_path) as lock:
             lock.take()
-            assert is_held(tmp_path)
+            assert is_locked(tmp_path / LOCK)
     finally:
         os.killpg(process.pid, signal.SIGKILL)
-
-
-def test_no_lock_where_the_file_system_has_none(tmp_path, monkeypatch):
-    def refused(file, kind):
-        raise OSError(95, "Operation not supported")
-
-    monkeypatch.setattr(locking.fcntl, "flock", refused)
-    with ExperimentLock(tmp_path) as lock:
-        lock.take()
-    assert is_held(tmp_path) is None
 
 
 def test_a_bar_on_a_terminal_in_place_of_the_lines(folder, log, monkeypatch):
     screen, lines = io.StringIO(), io.StringIO()
     console = Console(file=screen, force_terminal=True, width=150)
-    monkeypatch.setattr(watching, "Console", lambda **_: console)
+    monkeypatch.setattr(run_log, "Console", lambda **_: console)
     handler = logging.StreamHandler(lines)
     logger = logging.getLogger("basicsr")
     # Without that which BasicSR has made in an earlier test, for its stderr.
@@ -207,7 +198,7 @@ def test_a_bar_on_a_terminal_in_place_of_the_lines(folder, log, monkeypatch):
 
 def test_no_bar_without_a_terminal(folder, capfd, monkeypatch):
     monkeypatch.setattr(
-        watching, "Console", lambda **_: Console(file=io.StringIO(), force_terminal=False)
+        run_log, "Console", lambda **_: Console(file=io.StringIO(), force_terminal=False)
     )
     train(options(total=1))
     assert "\x1b[" not in capfd.readouterr().err

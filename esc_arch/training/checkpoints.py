@@ -1,10 +1,10 @@
-"""The generations of an experiment: what one checkpoint wrote, recorded with checksums.
+"""The checkpoints of an experiment, on disk.
 
-A generation is the training state ``training_states/N.state``, the networks
-``models/net_*_N.pth`` of iteration N, and ``training_states/N.json``, which is written last
-and names the other files with their sizes and checksums.  Without a record that agrees with
-the files, there is no generation.  What BasicSR's own training saved has no record; it counts
-when it loads.
+A checkpoint is the training state ``training_states/N.state``, the networks
+``models/net_*_N.pth`` of iteration N, and ``training_states/N.json``, its record, which is
+written last and names the other files with their sizes and checksums.  Without a record that
+agrees with the files, there is no checkpoint.  Files of BasicSR's own training have no record;
+they count when they load.
 """
 
 import json
@@ -14,16 +14,19 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from esc_arch.checkpoints.state_dicts import read_file
 from esc_arch.files import Digest, digest_of, flush_folder, write_durably
 from esc_arch.version import __version__
 
 __all__ = [
+    "MODELS",
     "OWN",
+    "STATES",
+    "Checkpoint",
     "Damaged",
     "Found",
-    "Generation",
     "check",
     "delete_older",
     "find_newest",
@@ -35,7 +38,7 @@ __all__ = [
     "write_record",
 ]
 
-# Where a training state keeps what BasicSR's does not have.
+# The key of a training state for all that BasicSR's does not have.
 OWN = "esc_arch"
 STATES, MODELS = "training_states", "models"
 # A record under this ending no longer counts: its files are being deleted.
@@ -43,11 +46,11 @@ _DELETED = ".deleted"
 
 
 class Damaged(Exception):
-    """Why a generation does not count: names the file and what is wrong with it."""
+    """Why a checkpoint does not count: names the file and the damage."""
 
 
 @dataclass(frozen=True)
-class Generation:
+class Checkpoint:
     """
     Attributes:
         iteration: after which it was saved.
@@ -64,11 +67,11 @@ class Generation:
 class Found:
     """
     Attributes:
-        generation: the newest complete one; None when there is none.
+        checkpoint: the newest complete one; None when there is none.
         skipped: one line for each newer one that is damaged or incomplete.
     """
 
-    generation: Generation | None
+    checkpoint: Checkpoint | None
     skipped: list[str]
 
 
@@ -80,7 +83,7 @@ def record_path(experiment: Path, name: int | str) -> Path:
 def write_record(
     experiment: Path, name: int | str, files: Mapping[str, Digest], facts: Mapping[str, object]
 ) -> None:
-    """Make written files a generation.
+    """Make written files a checkpoint.
 
     Args:
         files: by path relative to the experiment's folder.
@@ -98,14 +101,14 @@ def write_record(
     write_durably(record_path(experiment, name), lambda file: file.write(text.encode()))
 
 
-def read_record(path: Path) -> dict:
-    """What :func:`write_record` wrote.
+def read_record(path: Path) -> dict[str, Any]:
+    """The content of a record.
 
     Raises:
         Damaged: when the file is missing or something else.
     """
     try:
-        content = json.loads(path.read_bytes())
+        content: dict[str, Any] = json.loads(path.read_bytes())
         # Paths that lead elsewhere are nothing that this package has written.
         if not all(
             Path(name).parts[:1] in ((STATES,), (MODELS,)) and ".." not in Path(name).parts
@@ -127,8 +130,8 @@ def read_record(path: Path) -> dict:
 
 def check(
     experiment: Path, iteration: int, networks: Iterable[str], reads: bool = True
-) -> Generation:
-    """The generation of an iteration, every byte of which is there.
+) -> Checkpoint:
+    """The checkpoint of an iteration, every byte of which is there.
 
     Args:
         networks: labels, as ``g``, of the networks that BasicSR's states need beside them.
@@ -145,7 +148,7 @@ def check(
             raise Damaged(f"{record}: no record of {state.name}")
         for name, digest in files.items():
             _check_file(experiment / name, digest, reads)
-        return Generation(iteration, state, is_recorded=True)
+        return Checkpoint(iteration, state, is_recorded=True)
     content = _load(state)
     if OWN in content:
         raise Damaged(f"{record}: no such file, so the checkpoint was not finished")
@@ -153,16 +156,17 @@ def check(
         raise Damaged(f"{state}: no training state of iteration {iteration}")
     for label in networks:
         _load(experiment / MODELS / f"net_{label}_{iteration}.pth")
-    return Generation(iteration, state, is_recorded=False)
+    return Checkpoint(iteration, state, is_recorded=False)
 
 
 def find_newest(experiment: Path, networks: Iterable[str], reads: bool = True) -> Found:
-    """The newest generation that is complete; see :func:`check`."""
+    """The newest checkpoint that is complete; see :func:`check`."""
     folder = experiment / STATES
     names = os.listdir(folder) if folder.is_dir() else []
     split = (os.path.splitext(name) for name in names)
     iterations = {int(s) for s, end in split if end in (".state", ".json") and _is_number(s)}
-    networks, skipped = tuple(networks), []
+    networks = tuple(networks)
+    skipped: list[str] = []
     for iteration in sorted(iterations, reverse=True):
         try:
             return Found(check(experiment, iteration, networks, reads), skipped)
@@ -171,7 +175,7 @@ def find_newest(experiment: Path, networks: Iterable[str], reads: bool = True) -
     return Found(None, skipped)
 
 
-def networks_of(opt: Mapping) -> list[str]:
+def networks_of(opt: Mapping[str, Any]) -> list[str]:
     """Labels, as ``g``, of the networks that are resumed from the files beside the state."""
     kept = opt["path"].get("ignore_resume_networks") or ()
     return [
@@ -181,8 +185,8 @@ def networks_of(opt: Mapping) -> list[str]:
     ]
 
 
-def newest_recorded(experiment: Path) -> Generation | None:
-    """The newest generation of which the record agrees with the files."""
+def newest_recorded(experiment: Path) -> Checkpoint | None:
+    """The newest checkpoint of which the record agrees with the files."""
     for iteration in reversed(_recorded(experiment)):
         with suppress(Damaged):
             return check(experiment, iteration, ())
@@ -190,15 +194,15 @@ def newest_recorded(experiment: Path) -> Generation | None:
 
 
 def forget(experiment: Path, iteration: int) -> None:
-    """Let a generation count no longer, before its files are written anew."""
+    """Let a checkpoint count no longer, before its files are written again."""
     record_path(experiment, iteration).unlink(missing_ok=True)
 
 
 def delete_older(experiment: Path, iteration: int, keep: int) -> None:
-    """Delete all but the newest ``keep`` generations up to an iteration, the records first.
+    """Delete all but the newest ``keep`` checkpoints up to an iteration, the records first.
 
-    What BasicSR's own training saved has no record and stays.  So do newer ones: they belong
-    to the course of a run that went on from an earlier state.
+    Files of BasicSR's own training have no record and stay.  So do newer ones: they belong
+    to a run that went on from an earlier state.
 
     Raises:
         OSError: when a file cannot be deleted.
@@ -238,7 +242,7 @@ def _check_file(path: Path, expected: Digest, reads: bool) -> None:
         raise Damaged(f"{path}: {error.strerror}") from None
 
 
-def _load(path: Path) -> dict:
+def _load(path: Path) -> dict[str, Any]:
     try:
         content = read_file(path)
     except FileNotFoundError:

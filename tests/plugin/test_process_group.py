@@ -1,12 +1,13 @@
 """How a job starts: names of hosts, ports, and what is missing."""
 
 import argparse
+import socket
 
 import pytest
 
 from esc_arch.cli.train import add_arguments
 from esc_arch.errors import UserError
-from esc_arch.training import process_group
+from esc_arch.plugin import process_group
 
 
 @pytest.mark.parametrize(
@@ -55,19 +56,16 @@ def test_slurms_variables_become_those_of_torchrun(slurm, monkeypatch):
     assert process_group.os.environ["MASTER_PORT"] == "29500"
 
 
-def test_a_process_that_does_not_come_is_named(monkeypatch):
-    import jobs
-
-    monkeypatch.setattr(process_group, "MEETING_S", 1)
+def test_a_job_that_lacks_a_process_ends_with_the_number_of_those_that_came(monkeypatch):
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("MASTER_PORT", str(found.getsockname()[1]))
+    monkeypatch.setattr(process_group, "RENDEZVOUS_S", 1)
     monkeypatch.delenv("TORCHELASTIC_USE_AGENT_STORE", raising=False)
-    monkeypatch.setenv("RANK", "0")
-    monkeypatch.setenv("WORLD_SIZE", "1")
-    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
-    monkeypatch.setenv("MASTER_PORT", str(jobs.free_port()))
-    process_group._meet()
-    monkeypatch.setenv("WORLD_SIZE", "3")
-    with pytest.raises(UserError, match="--launcher: expected the 3 processes"):
-        process_group._meet()
+    for name, value in {"RANK": "0", "WORLD_SIZE": "3", "MASTER_ADDR": "127.0.0.1"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=r"--launcher: expected the 3 processes.* 1/3 clients"):
+        process_group.start_pytorch("gloo")
 
 
 @pytest.mark.parametrize("spelling", ["--local_rank=3", "--local-rank=3"])

@@ -1,19 +1,71 @@
-"""SIGTERM and Ctrl-C as requests to save and stop."""
+"""A training as a process: its lock on the experiment's folder, and the signals that end it."""
 
 import os
 import signal
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import torch
+from torch import distributed
 from torch.utils.data import DataLoader
 
-__all__ = ["StopRequested", "StopSignals"]
+from esc_arch.errors import UserError
+from esc_arch.files import Held, locked
 
+__all__ = ["LOCK", "ExperimentLock", "StopRequested", "StopSignals"]
+
+LOCK = ".lock"
 _NOTED = (
     "\nbasicsr: {name}: ending this iteration and saving; another Ctrl-C stops without saving.\n"
 )
+
+
+class ExperimentLock(ExitStack):
+    """Holds the lock of an experiment's folder inside its block, from :meth:`take` on.
+
+    The lock ends with the process, however that ends.
+
+    Args:
+        experiment: the folder; it may be made, or renamed and made again, inside the block.
+    """
+
+    def __init__(self, experiment: Path) -> None:
+        super().__init__()
+        self._path = experiment / LOCK
+        self._held: os.stat_result | None = None
+
+    def take(self) -> None:
+        """Lock the folder that has the experiment's name now, if there is one.
+
+        Raises:
+            UserError: when another process has locked it.
+        """
+        if not self._path.parent.is_dir():
+            return
+        if self._held and self._path.exists() and os.path.samestat(self._held, self._path.stat()):
+            return
+        try:
+            with ExitStack() as new:
+                new.enter_context(locked(self._path))
+                self.release()
+                self._held = self._path.stat()
+                self.push(new.pop_all())
+        except Held as error:
+            raise UserError(
+                f"{self._path.parent}: expected no other training in this experiment; found one"
+                f"{error.holder}. Wait until it ends or stop it, or train under another `name`."
+            ) from None
+        except OSError:
+            return  # what is written next says why
+
+    def release(self) -> None:
+        """Unlock; on Windows, a folder cannot be renamed with an open file in it."""
+        self._held = None
+        self.close()
 
 
 class StopRequested(Exception):
@@ -31,7 +83,7 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.received: int | None = None
-        self._before: dict[int, object] = {}
+        self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "StopSignals":
         if threading.current_thread() is threading.main_thread():
@@ -55,27 +107,27 @@ class StopSignals:
             os.write(2, _NOTED.format(name=signal.Signals(number).name).encode())
 
     def agreed(self, device: torch.device) -> int | None:
-        """The signal that any process of the job has received; all must call this together.
+        """The signal that any process of the job has received; all call this together.
 
         Args:
             device: where the job's backend reduces tensors.
         """
-        if not torch.distributed.is_initialized():
+        if not distributed.is_initialized():
             return self.received
         # BasicSR reduces the losses in each iteration anyway.
         number = torch.tensor(self.received or 0, device=device)
-        torch.distributed.all_reduce(number, torch.distributed.ReduceOp.MAX)
+        distributed.all_reduce(number, distributed.ReduceOp.MAX)
         return int(number) or None
 
-    def interrupting(self, loader: DataLoader) -> "_Interrupted":
+    def interrupting(self, loader: "DataLoader[Any]") -> "_Interrupted":
         """A loader of validation images that raises StopRequested after a signal."""
         return _Interrupted(loader, self)
 
 
 class _Interrupted:
-    """As much of a DataLoader as BasicSR's validation uses."""
+    """The part of DataLoader that BasicSR's validation uses."""
 
-    def __init__(self, loader: DataLoader, signals: StopSignals) -> None:
+    def __init__(self, loader: "DataLoader[Any]", signals: StopSignals) -> None:
         self.dataset = loader.dataset
         self._loader = loader
         self._signals = signals
@@ -83,7 +135,7 @@ class _Interrupted:
     def __len__(self) -> int:
         return len(self._loader)
 
-    def __iter__(self) -> Iterator[dict]:
+    def __iter__(self) -> Iterator[dict[str, Any]]:
         for batch in self._loader:
             if self._signals.received is not None:
                 raise StopRequested

@@ -1,4 +1,4 @@
-"""Joining BasicSR: its mends before it is imported, our networks and the rest after that."""
+"""The import hook: work-arounds before BasicSR is imported, registration after that."""
 
 import importlib
 import importlib.abc
@@ -10,7 +10,7 @@ from types import ModuleType
 
 __all__ = ["install"]
 
-# What registers something with BasicSR when it is imported.
+# Modules that register something with BasicSR when they are imported.
 _REGISTERING = (
     "esc_arch.archs",
     "esc_arch.data.downsample_image_dataset",
@@ -25,27 +25,24 @@ def install() -> None:
     Calling it again does no harm.
     """
     if "basicsr" in sys.modules:
-        _mend()
-        _register()
+        _before()
+        _after()
     elif not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
 
 
-def _mend() -> None:
-    from esc_arch import compat
+def _before() -> None:
+    from esc_arch.plugin import workarounds
 
-    compat.before_basicsr()
+    workarounds.before_basicsr()
 
 
-def _register() -> None:
-    from esc_arch import compat
+def _after() -> None:
+    from esc_arch.plugin import workarounds
 
-    compat.after_basicsr()
+    workarounds.after_basicsr()
     for name in _REGISTERING:
         importlib.import_module(name)
-    from esc_arch.models.optimizers import optimizers_by_name
-
-    optimizers_by_name()
 
 
 class _Finder(importlib.abc.MetaPathFinder):
@@ -56,10 +53,10 @@ class _Finder(importlib.abc.MetaPathFinder):
     ) -> ModuleSpec | None:
         if name != "basicsr":
             return None
-        # Once only; importing it fails without the mends, and then may be tried again.
+        # Once only; importing it fails without the work-arounds, and then may be tried again.
         sys.meta_path.remove(self)
         try:
-            _mend()
+            _before()
             spec = importlib.util.find_spec(name)
         except BaseException:
             sys.meta_path.insert(0, self)
@@ -78,6 +75,6 @@ class _Finder(importlib.abc.MetaPathFinder):
             except BaseException:
                 sys.meta_path.insert(0, self)
                 raise
-            _register()
+            _after()
 
-        loader.exec_module = execute_and_register
+        loader.exec_module = execute_and_register  # type: ignore[method-assign]

@@ -1,4 +1,4 @@
-"""The mends of basicsr, and that nothing is mended that is not broken."""
+"""The work-arounds for basicsr, and that nothing is replaced that is not broken."""
 
 import collections
 import errno
@@ -27,7 +27,7 @@ from basicsr.utils import dist_util, img_process_util
 from torchvision import models
 from torchvision.transforms import functional
 
-from esc_arch import compat
+from esc_arch.plugin import workarounds
 from tests.run_python import output_of, start_python
 
 FUNCTIONAL_TENSOR = "torchvision.transforms.functional_tensor"
@@ -55,9 +55,11 @@ def forbid(*_, **__):
 
 
 def test_torchvision_is_imported_and_nothing_declared_twice(monkeypatch):
+    torchvision = sys.modules["torchvision"]
     monkeypatch.setattr(torch.library, "Library", forbid)
-    compat.before_basicsr()
-    compat.before_basicsr()
+    workarounds.before_basicsr()
+    workarounds.before_basicsr()
+    assert sys.modules["torchvision"] is torchvision
 
 
 @pytest.fixture
@@ -70,9 +72,7 @@ def no_torchvision(monkeypatch):
 
 def test_a_sound_torchvision_gets_no_schema(monkeypatch, no_torchvision):
     monkeypatch.setattr(sys, "meta_path", [Finder("torchvision"), *sys.meta_path])
-    # Which would be looked for in a real torchvision.
-    monkeypatch.setitem(sys.modules, FUNCTIONAL_TENSOR, ModuleType(FUNCTIONAL_TENSOR))
-    compat.before_basicsr()
+    workarounds.import_torchvision()
     assert type(sys.modules["torchvision"].__loader__) is Finder
     del sys.modules["torchvision"]
 
@@ -86,7 +86,7 @@ def test_another_defect_of_torchvision_is_not_hidden(monkeypatch, no_torchvision
 
     monkeypatch.setattr(sys, "meta_path", [Finder("torchvision", run), *sys.meta_path])
     with pytest.raises(type(error)) as caught:
-        compat.before_basicsr()
+        workarounds.import_torchvision()
     assert caught.value is error
 
 
@@ -96,7 +96,7 @@ def test_another_defect_of_torchvision_is_not_hidden(monkeypatch, no_torchvision
 def test_a_functional_tensor_that_is_loaded_is_kept(monkeypatch):
     theirs = ModuleType(FUNCTIONAL_TENSOR)
     monkeypatch.setitem(sys.modules, FUNCTIONAL_TENSOR, theirs)
-    compat.before_basicsr()
+    workarounds.before_basicsr()
     assert sys.modules[FUNCTIONAL_TENSOR] is theirs
     assert not hasattr(theirs, "rgb_to_grayscale")
 
@@ -104,7 +104,7 @@ def test_a_functional_tensor_that_is_loaded_is_kept(monkeypatch):
 def test_a_functional_tensor_that_can_be_found_is_kept(monkeypatch):
     monkeypatch.delitem(sys.modules, FUNCTIONAL_TENSOR)
     monkeypatch.setattr(sys, "meta_path", [Finder(FUNCTIONAL_TENSOR), *sys.meta_path])
-    compat.before_basicsr()
+    workarounds.before_basicsr()
     assert FUNCTIONAL_TENSOR not in sys.modules
 
 
@@ -140,7 +140,7 @@ def save_state(iteration, name=None, **more):
 
 
 def test_basicsr_calls_the_stand_in():
-    assert train.load_resume_state.__module__ == compat.__name__
+    assert train.load_resume_state is workarounds.load_resume_state
 
 
 def test_auto_resume_takes_the_newest_state_by_number(opt):
@@ -215,7 +215,7 @@ def test_code_in_a_state_is_refused_and_not_run(opt):
 def test_anothers_distribution_is_left_alone(monkeypatch):
     monkeypatch.setattr(dist_util, "_init_dist_pytorch", forbid)
     monkeypatch.setattr(BaseModel, "model_to_device", forbid)
-    compat.after_basicsr()
+    workarounds.after_basicsr()
     assert dist_util._init_dist_pytorch is forbid
     assert BaseModel.model_to_device is forbid
 
@@ -371,10 +371,10 @@ def test_filter_of_an_image_that_lies_channels_last(kernels):
         np.testing.assert_allclose(found, np.stack(expected), atol=1e-5)
 
 
-def test_real_esrgan_is_mended_once():
+def test_real_esrgan_is_patched_once():
     before = RealESRNetModel.__init__, RealESRNetModel._dequeue_and_enqueue
     filter2d = img_process_util.filter2D
-    compat.after_basicsr()
+    workarounds.after_basicsr()
     assert (RealESRNetModel.__init__, RealESRNetModel._dequeue_and_enqueue) == before
     assert img_process_util.filter2D is filter2d
 

@@ -1,11 +1,11 @@
-"""Registering with BasicSR without getting in another plug-in's way.
+"""Decorators that register a class with BasicSR.
 
-BasicSR stops with an assertion when a name is taken.  Here the first one stays, and a
-warning says so when it is not ours.
+Defect: BasicSR's registries stop with an assertion when a name is taken.  Here the first class
+stays, and a warning says so when it is another plug-in's.
 """
 
 import logging
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import nn
 from torch.utils.data import Dataset
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _logger = logging.getLogger("basicsr.esc_arch")
 _Class = TypeVar("_Class", bound=type)
 _Network = TypeVar("_Network", bound=type[nn.Module])
-_Dataset = TypeVar("_Dataset", bound=type[Dataset])
+_Dataset = TypeVar("_Dataset", bound="type[Dataset[Any]]")
 _Model = TypeVar("_Model", bound="type[BaseModel]")
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from esc_arch.files import write_durably
-from esc_arch.training import generations
+from esc_arch.training import checkpoints
 
 
 def save(path: Path, content: dict):
@@ -21,30 +21,30 @@ def state_of(iteration: int, **more: object) -> dict:
     return {"epoch": 0, "iter": iteration, "optimizers": [], "schedulers": schedulers, **more}
 
 
-def write_generation(root: Path, iteration: int, labels: tuple[str, ...] = ("g",)) -> None:
+def write_checkpoint(root: Path, iteration: int, labels: tuple[str, ...] = ("g",)) -> None:
     files = {
         f"models/net_{label}_{iteration}.pth": {"params": {"w": torch.rand(50)}} for label in labels
     }
     files[f"training_states/{iteration}.state"] = state_of(iteration, esc_arch={"seed": 1})
     digests = {name: save(root / name, content) for name, content in files.items()}
-    generations.write_record(root, iteration, digests, {"iter": iteration})
+    checkpoints.write_record(root, iteration, digests, {"iter": iteration})
 
 
 @pytest.fixture
 def root(tmp_path) -> Path:
     for iteration in (5, 10, 100):
-        write_generation(tmp_path, iteration, ("g", "d"))
+        write_checkpoint(tmp_path, iteration, ("g", "d"))
     return tmp_path
 
 
 def found(root: Path, networks: tuple[str, ...] = ("g",)) -> tuple[int | None, list[str]]:
-    result = generations.find_newest(root, networks)
-    return result.generation and result.generation.iteration, result.skipped
+    result = checkpoints.find_newest(root, networks)
+    return result.checkpoint and result.checkpoint.iteration, result.skipped
 
 
 def test_the_newest_is_so_by_number(root):
     assert found(root) == (100, [])
-    assert generations.newest_recorded(root).iteration == 100
+    assert checkpoints.newest_recorded(root).iteration == 100
     assert found(root / "absent") == (None, [])
 
 
@@ -71,16 +71,16 @@ def folder(path: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["training_states/100.state", "models/net_g_100.pth", "models/net_d_100.pth"]
 )
-def test_a_damaged_file_is_named_and_the_generation_before_taken(root, name, damage):
+def test_a_damaged_file_is_named_and_the_checkpoint_before_taken(root, name, damage):
     damage(root / name)
     iteration, (line,) = found(root)
     assert iteration == 10
     assert "checkpoint 100 is skipped" in line and str(root / name) in line
-    assert generations.newest_recorded(root).iteration == 10
+    assert checkpoints.newest_recorded(root).iteration == 10
 
 
 @pytest.mark.parametrize("damage", [truncate, empty, Path.unlink])
-def test_without_a_whole_record_there_is_no_generation(root, damage):
+def test_without_a_whole_record_there_is_no_checkpoint(root, damage):
     record = root / "training_states" / "100.json"
     damage(record)
     if damage is truncate:
@@ -120,7 +120,7 @@ def test_what_basicsr_saved_counts_when_it_loads(root):
     save(root / "training_states" / "200.state", state_of(200))
     save(root / "models" / "net_g_200.pth", {"params": {}})
     assert found(root) == (200, [])
-    assert not generations.find_newest(root, ("g",)).generation.is_recorded
+    assert not checkpoints.find_newest(root, ("g",)).checkpoint.is_recorded
     iteration, (line,) = found(root, ("g", "d"))
     assert iteration == 100 and "net_d_200.pth: no such file" in line
     truncate(root / "models" / "net_g_200.pth")
@@ -138,11 +138,11 @@ def names(root: Path) -> list[str]:
     return sorted(path.name for path in root.rglob("*") if path.is_file())
 
 
-def test_older_generations_are_deleted_whole(root):
+def test_older_checkpoints_are_deleted_whole(root):
     save(root / "training_states" / "3.state", state_of(3))
     save(root / "models" / "net_g_best.pth", {})
-    write_generation(root, 7)
-    generations.delete_older(root, 10, keep=2)
+    write_checkpoint(root, 7)
+    checkpoints.delete_older(root, 10, keep=2)
     assert found(root) == (100, [])
     assert names(root) == sorted(
         ["3.state", "net_g_best.pth", "7.json", "7.state", "net_g_7.pth"]
@@ -155,7 +155,7 @@ def test_a_deletion_that_was_killed_is_finished(root, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Path, "unlink", lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            generations.delete_older(root, 100, keep=1)
+            checkpoints.delete_older(root, 100, keep=1)
     assert found(root) == (100, [])
-    generations.delete_older(root, 100, keep=1)
+    checkpoints.delete_older(root, 100, keep=1)
     assert names(root) == ["100.json", "100.state", "net_d_100.pth", "net_g_100.pth"]

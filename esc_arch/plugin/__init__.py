@@ -1,0 +1,1 @@
+"""Joining BasicSR: the import hook, registration, and the work-arounds of its defects."""

@@ -1,0 +1,428 @@
+"""Work-arounds for basicsr 1.4.2 on today's PyTorch and torchvision, one for each defect.
+
+``before_basicsr`` runs before the first import of basicsr and looks for each defect, so a
+repaired torchvision is left alone.  ``after_basicsr`` replaces functions inside basicsr, most of
+them in release 1.4.2 only.  Both may run any number of times.  Functions that a training or a
+test calls itself are at the end.
+"""
+
+import errno
+import functools
+import importlib
+import importlib.util
+import inspect
+import logging
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from types import MappingProxyType, ModuleType, SimpleNamespace
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.optim import Optimizer
+
+from esc_arch.files import write_durably
+from esc_arch.plugin import process_group
+
+__all__ = [
+    "OPTIMIZERS",
+    "SHORTAGES",
+    "Read",
+    "UnreadableError",
+    "after_basicsr",
+    "before_basicsr",
+    "import_torchvision",
+    "load_resume_state",
+    "recorded_reads",
+    "sort_paths",
+    "use_options",
+]
+
+# LBFGS asks for a closure in each step, and SparseAdam for sparse gradients; BasicSR's
+# models give neither.
+OPTIMIZERS: Mapping[str, type[Optimizer]] = MappingProxyType(
+    {
+        name: value
+        for name, value in sorted(vars(torch.optim).items())
+        if inspect.isclass(value)
+        and issubclass(value, Optimizer)
+        and value is not Optimizer
+        and name not in ("LBFGS", "SparseAdam")
+    }
+)
+
+# Of the machine, not of a file: too many open files, no memory.
+SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+
+_logger = logging.getLogger("basicsr.esc_arch")
+
+
+def before_basicsr() -> None:
+    """Apply the work-arounds without which ``import basicsr`` fails."""
+    import_torchvision()
+    _provide_functional_tensor()
+
+
+def after_basicsr() -> None:
+    """Apply the work-arounds inside an imported basicsr."""
+    _optimizers_by_name()
+    _name_failed_reads()
+    from basicsr.version import __version__
+
+    if __version__ != "1.4.2":
+        return
+    _resume_without_cuda()
+    _distribute_anywhere()
+    _degrade_without_cuda()
+    _filter_any_memory_format()
+    _write_images_whole()
+    _vgg_from_files()
+
+
+def import_torchvision() -> None:
+    """Defect: beside a CPU build of torch, a torchvision built for CUDA cannot load its
+    compiled operators, and its import stops because ``torchvision::nms`` is unknown.
+
+    Declaring the schemas of the operators that its Python code extends is enough for
+    the transforms and models that BasicSR uses.  Calling the operators still fails.
+    """
+    try:
+        importlib.import_module("torchvision")
+        return
+    except RuntimeError as error:
+        if "operator torchvision::" not in str(error):
+            raise
+    for name in [n for n in sys.modules if n.split(".")[0] == "torchvision"]:
+        del sys.modules[name]
+    # The library object must outlive this function: its end would undo the declarations.
+    library: Any = torch.library.Library("torchvision", "FRAGMENT")
+    library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    _torchvision_schemas.append(library)
+    importlib.import_module("torchvision")
+
+
+_torchvision_schemas: list[Any] = []
+
+
+def _provide_functional_tensor() -> None:
+    """Defect: basicsr.data.degradations imports ``rgb_to_grayscale`` from a torchvision
+    module that was removed in torchvision 0.17."""
+    name = "torchvision.transforms.functional_tensor"
+    if name in sys.modules or importlib.util.find_spec(name) is not None:
+        return
+    from torchvision.transforms import functional
+
+    module = ModuleType(name, "Replaces the module removed in torchvision 0.17.")
+    vars(module)["rgb_to_grayscale"] = functional.rgb_to_grayscale
+    sys.modules[name] = module
+
+
+def _optimizers_by_name() -> None:
+    """Defect: ``BaseModel.get_optimizer`` knows only Adam, so the public option files, which ask
+    for AdamW, stop with an error.  Models with a ``get_optimizer`` of their own keep it."""
+    from basicsr.models.base_model import BaseModel
+
+    BaseModel.get_optimizer = _get_optimizer
+
+
+def _get_optimizer(
+    self: object,
+    optim_type: str,
+    params: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
+    lr: float,
+    **kwargs: object,
+) -> Optimizer:
+    """Replaces ``BaseModel.get_optimizer``: same arguments, same errors."""
+    if optim_type not in OPTIMIZERS:
+        raise NotImplementedError(
+            f"optimizer {optim_type} is not supported; known are {', '.join(OPTIMIZERS)}."
+        )
+    build: Callable[..., Optimizer] = OPTIMIZERS[optim_type]
+    return build(params, lr=lr, **kwargs)
+
+
+def _resume_without_cuda() -> None:
+    """Defect: ``basicsr.train.load_resume_state`` asks CUDA for its current device, so no run can
+    be resumed on a CPU; and it unpickles the file without restrictions.
+
+    The optimiser moves its state to the parameters' device itself, so the state can
+    always be read into CPU memory.
+    """
+    from basicsr import train
+
+    train.load_resume_state = load_resume_state
+
+
+def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
+    """Replaces ``basicsr.train.load_resume_state``: same arguments, same result."""
+    from basicsr.utils import check_resume
+
+    if opt["auto_resume"]:
+        states = Path("experiments", opt["name"], "training_states").glob("[0-9]*.state")
+        newest = max(states, key=lambda path: int(path.stem), default=None)
+        opt["path"]["resume_state"] = None if newest is None else str(newest)
+    path = opt["path"].get("resume_state")
+    if path is None:
+        return None
+    # BasicSR's multi-step scheduler keeps its milestones in a Counter.
+    with torch.serialization.safe_globals([Counter]):
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    check_resume(opt, state["iter"])
+    return state
+
+
+def _distribute_anywhere() -> None:
+    """Defect: BasicSR's start of a distributed run divides by the number of GPUs, asks for
+    NCCL, and wraps every network for the current GPU, so several CPU processes cannot
+    train together.  It takes a process's place in the job for its place on the machine, and
+    under SLURM needs ``scontrol``, and one port for all jobs of a machine.  Replacements by
+    another plug-in stay."""
+    from basicsr.models.base_model import BaseModel
+    from basicsr.utils import dist_util
+
+    for name, start in (
+        ("_init_dist_pytorch", process_group.start_pytorch),
+        ("_init_dist_slurm", process_group.start_slurm),
+    ):
+        if getattr(dist_util, name).__module__ == dist_util.__name__:
+            setattr(dist_util, name, start)
+    if BaseModel.model_to_device.__module__ == BaseModel.__module__:
+        BaseModel.model_to_device = _model_to_device(BaseModel.model_to_device)
+
+
+def _model_to_device(original: Callable[[Any, nn.Module], nn.Module]) -> Callable[..., nn.Module]:
+    """``BaseModel.model_to_device``, also for networks that several processes train on CPUs."""
+
+    def model_to_device(self: Any, net: nn.Module) -> nn.Module:
+        if not self.opt["dist"] or self.device.type != "cpu":
+            return original(self, net)
+        return nn.parallel.DistributedDataParallel(
+            net.to(self.device),
+            find_unused_parameters=self.opt.get("find_unused_parameters", False),
+        )
+
+    return model_to_device
+
+
+def _degrade_without_cuda() -> None:
+    """Defect: both models of Real-ESRGAN put their JPEG simulation, their sharpening and
+    their pool of training pairs on the current GPU, whatever device the networks are on, so
+    they fail without a GPU and with ``num_gpu: 0``."""
+    from basicsr.models.realesrgan_model import RealESRGANModel
+    from basicsr.models.realesrnet_model import RealESRNetModel
+
+    for model in (RealESRNetModel, RealESRGANModel):
+        if model.__init__.__module__ != __name__:
+            model.__init__ = _init_on_device(model)
+            model._dequeue_and_enqueue = _pool_on_device(model._dequeue_and_enqueue)
+
+
+def _init_on_device(model: Any) -> Callable[..., None]:
+    """Replaces ``RealESRNetModel.__init__`` and ``RealESRGANModel.__init__``."""
+    from basicsr.utils import DiffJPEG, USMSharp
+
+    def __init__(self: Any, opt: dict[str, Any]) -> None:
+        super(model, self).__init__(opt)
+        self.jpeger = DiffJPEG(differentiable=False).to(self.device)
+        self.usm_sharpener = USMSharp().to(self.device)
+        self.queue_size = opt.get("queue_size", 180)
+
+    return __init__
+
+
+def _pool_on_device(exchange: Callable[..., None]) -> Callable[..., None]:
+    """``_dequeue_and_enqueue``, which makes the pool at its first call, if there is none."""
+
+    @functools.wraps(exchange)
+    def _dequeue_and_enqueue(self: Any) -> None:
+        if not hasattr(self, "queue_lr"):
+            if self.queue_size % len(self.lq):
+                raise ValueError(f"queue_size {self.queue_size} is no multiple of {len(self.lq)}")
+            self.queue_lr = self.lq.new_zeros(self.queue_size, *self.lq.shape[1:])
+            self.queue_gt = self.gt.new_zeros(self.queue_size, *self.gt.shape[1:])
+            self.queue_ptr = 0
+        exchange(self)
+
+    return _dequeue_and_enqueue
+
+
+def _filter_any_memory_format() -> None:
+    """Defect: ``filter2D`` views a padded image as one of other dimensions.  Since PyTorch's
+    padding keeps the memory format, this stops for images that lie channels last in memory,
+    as those from BasicSR's JPEG simulation do."""
+    from basicsr.models import realesrgan_model, realesrnet_model
+    from basicsr.utils import img_process_util
+
+    if img_process_util.filter2D.__module__ == __name__:
+        return
+    filter2d = img_process_util.filter2D
+
+    def filter2D(img: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
+        filtered: torch.Tensor = filter2d(img.contiguous(), kernel)
+        return filtered
+
+    for module in (img_process_util, realesrnet_model, realesrgan_model):
+        module.filter2D = filter2D
+
+
+def _write_images_whole() -> None:
+    """Defect: ``basicsr.utils.img_util.imwrite`` writes to the final name, where a full disk leaves
+    a part of the file, and its error says neither which file nor why."""
+    from basicsr.utils import img_util
+
+    original = img_util.imwrite
+    if original.__module__ != img_util.__name__:
+        return
+    # The models have imported it by name.
+    for name, module in list(sys.modules.items()):
+        if name.split(".")[0] == "basicsr" and getattr(module, "imwrite", None) is original:
+            module.imwrite = _imwrite
+
+
+def _imwrite(
+    img: NDArray[np.uint8], file_path: str, params: list[int] | None = None, auto_mkdir: bool = True
+) -> None:
+    """Replaces ``basicsr.utils.img_util.imwrite``: same arguments.
+
+    Raises:
+        OSError: with the file's name, when the file system refuses.
+    """
+    path = Path(file_path)
+    if auto_mkdir:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    is_encoded, content = cv2.imencode(path.suffix, img, params or [])
+    if not is_encoded:
+        raise OSError(errno.EINVAL, "OpenCV cannot encode this image", file_path)
+    write_durably(path, lambda file: file.write(content.tobytes()))
+
+
+def _vgg_from_files() -> None:
+    """Defect: ``VGGFeatureExtractor`` builds VGG with the argument ``pretrained``, which
+    torchvision has deprecated since 0.13, and lets it download the weights without a word
+    and unpickle them without restrictions."""
+    from basicsr.archs import vgg_arch
+
+    names = [f"{name}{ending}" for name in vgg_arch.NAMES for ending in ("", "_bn")]
+    vgg_arch.vgg = SimpleNamespace(**{name: functools.partial(_vgg, name) for name in names})
+
+
+def _vgg(name: str, pretrained: bool) -> nn.Module:
+    """Replaces ``torchvision.models.vgg19`` and the like."""
+    from torchvision import models
+
+    # VGGFeatureExtractor loads a file into it if this does not.
+    network: nn.Module = getattr(models, name)(weights=None, init_weights=False)
+    if pretrained:
+        weights = models.get_model_weights(name).DEFAULT
+        path = Path(torch.hub.get_dir(), "checkpoints", Path(weights.url).name)
+        if not path.is_file():
+            # `basicsr train` has checked that it is there; other programs expect torchvision
+            # to fetch it.
+            _logger.warning(f"The weights of {name} are not in {path}: fetching {weights.url}")
+        network.load_state_dict(weights.get_state_dict(check_hash=True, weights_only=True))
+    return network
+
+
+class UnreadableError(Exception):
+    """An image that cannot be read: ``name: reason``.
+
+    No OSError: RealESRGANDataset takes another image then, at random.
+    """
+
+
+class Read(NamedTuple):
+    """A file, or an LMDB and the key in it, and what was read from it."""
+
+    name: str
+    content: bytes
+
+
+_reads: ContextVar[list[Read] | None] = ContextVar("reads", default=None)
+
+
+@contextmanager
+def recorded_reads() -> Iterator[list[Read]]:
+    """Reads of BasicSR's file clients inside the block, which raise UnreadableError there."""
+    reads: list[Read] = []
+    token = _reads.set(reads)
+    try:
+        yield reads
+    finally:
+        _reads.reset(token)
+
+
+def _name_failed_reads() -> None:
+    """Defect: ``FileClient.get`` gives None for a missing key of an LMDB and nothing for an empty
+    file, at which datasets stop in many ways, none of which names the file.  Inside
+    :func:`recorded_reads`, and nowhere else, it raises an error that does."""
+    from basicsr.utils.file_client import FileClient
+
+    if FileClient.get.__globals__ is not globals():
+        FileClient.get = _recording(FileClient.get)
+
+
+def _recording(get: Callable[[Any, str, str], bytes | None]) -> Callable[..., bytes | None]:
+    def recording_get(self: Any, filepath: str, client_key: str = "default") -> bytes | None:
+        reads = _reads.get()
+        if reads is None:
+            return get(self, filepath, client_key)
+        name = str(filepath)
+        if self.backend == "lmdb":
+            roots = dict(zip(self.client._client, self.client.db_paths, strict=True))
+            name = f"{roots.get(client_key, client_key)}, key {filepath}"
+        try:
+            content = get(self, filepath, client_key)
+        except OSError as error:
+            if error.errno in SHORTAGES:
+                raise
+            raise UnreadableError(f"{name}: {error.strerror or error}") from None
+        except Exception as error:
+            if type(error).__module__ == "lmdb":
+                raise UnreadableError(f"{name}: {error}") from None
+            raise
+        if not content:
+            found = "no such key" if content is None else "empty, no image"
+            raise UnreadableError(f"{name}: {found}")
+        reads.append(Read(name, content))
+        return content
+
+    return recording_get
+
+
+def use_options(opt: dict[str, Any], args: object, build_model: Callable[..., Any]) -> None:
+    """Defect: ``basicsr.utils.options.parse_options`` loads YAML with a loader that runs code, and
+    applies ``--force_yml`` by ``exec``.  ``basicsr.test`` gets checked options instead.
+
+    Args:
+        opt, args: that BasicSR's testing pipeline works with.
+        build_model: replaces BasicSR's function of this name in it.
+    """
+    import basicsr.test
+
+    basicsr.test.parse_options = lambda root_path, is_train: (opt, args)
+    basicsr.test.build_model = build_model
+
+
+def sort_paths(dataset: Any, section: Mapping[str, Any]) -> None:
+    """Defect: ``PairedImageDataset`` and ``SingleImageDataset`` list images in the order of the
+    file system, which another machine does not share.  They are sorted by name.
+
+    Args:
+        section: of the options, from which the dataset was built.
+    """
+    from basicsr.data.paired_image_dataset import PairedImageDataset
+    from basicsr.data.single_image_dataset import SingleImageDataset
+
+    is_listed = section["io_backend"]["type"] == "disk" and not section.get("meta_info_file")
+    if isinstance(dataset, PairedImageDataset) and is_listed:
+        dataset.paths.sort(key=lambda pair: pair["gt_path"])
+    elif isinstance(dataset, SingleImageDataset) and is_listed:
+        dataset.paths.sort()
