@@ -12,8 +12,8 @@ from esc_arch.losses.vgg_features import (
     standard_places,
     standard_weights,
 )
+from esc_arch.options.components import VGG_LOSSES
 from esc_arch.options.problems import Problems
-from esc_arch.options.training import VGG_LOSSES
 from esc_arch.weights.checkpoint_files import read_state_dict
 
 
@@ -25,7 +25,7 @@ def inspect_loss_files(problems: Problems, opt: Mapping[str, object]) -> None:
         if (
             name.endswith("_opt")
             and isinstance(section, dict)
-            and section.get("type") in VGG_LOSSES
+            and section.get("type") in tuple(VGG_LOSSES)
             and not problems.under(key)
         ):
             _inspect_vgg(problems, key, section)

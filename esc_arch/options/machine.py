@@ -3,11 +3,11 @@
 import importlib.util
 import os
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 
 from esc_arch.options.esc_model import check_esc_model_machine
-from esc_arch.options.kinds import is_int
 from esc_arch.options.problems import Problems
 from esc_arch.options.run import Run
 
@@ -25,7 +25,7 @@ LAUNCHERS = {
 _NUMBERS = {"RANK", "WORLD_SIZE", "MASTER_PORT", "SLURM_PROCID", "SLURM_NTASKS"}
 
 
-def inspect_machine(problems: Problems, opt: Mapping[str, object], run: Run) -> None:
+def inspect_machine(problems: Problems, opt: Mapping[str, Any], run: Run) -> None:
     """Note what this machine lacks for a run of the option file."""
     _check_launcher(problems, run.launcher)
     _check_gpus(problems, opt, run)
@@ -71,11 +71,11 @@ def _check_launcher(problems: Problems, launcher: str) -> None:
         )
 
 
-def _check_gpus(problems: Problems, opt: Mapping[str, object], run: Run) -> None:
+def _check_gpus(problems: Problems, opt: Mapping[str, Any], run: Run) -> None:
     available = torch.cuda.device_count()
     wanted = opt.get("num_gpu")
     # With a launcher the number may count the GPUs of several machines.
-    if run.launcher == "none" and is_int(wanted) and wanted > available:
+    if run.launcher == "none" and type(wanted) is int and wanted > available:
         problems.add(
             "num_gpu",
             f"at most {available}, the GPUs of this machine",

@@ -47,6 +47,10 @@ class Problems:
             for problem in self._found
         )
 
+    def has(self, key: str) -> bool:
+        """Whether a problem is known at exactly ``key``."""
+        return any(problem.key == key for problem in self._found)
+
     def raise_if_any(self) -> None:
         """Raises: UserError: listing every problem, when there is one."""
         if not self._found:

@@ -1,71 +1,67 @@
-"""Checks an option file as a whole: what can be told without data or machine."""
+"""Checks an option file as a whole: what needs neither data nor a particular machine."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from basicsr.utils.registry import MODEL_REGISTRY
+from pydantic.fields import FieldInfo
 
+from esc_arch.options import components
+from esc_arch.options import datasets as data
 from esc_arch.options.constructors import names, registered
-from esc_arch.options.datasets import check_datasets, evaluated
-from esc_arch.options.esc_model import MODEL as ESC_MODEL
-from esc_arch.options.esc_model import check_esc_model, pads_to_windows
-from esc_arch.options.kinds import (
-    BOOL,
-    COUNT,
-    FOLDER_NAME,
-    POSITIVE,
-    SECTION,
-    SEED,
-    SIZE,
-    TEXT,
-    WORKERS,
-    Kind,
-    list_of,
-    optional,
+from esc_arch.options.esc_model import check_esc_model, check_esc_model_keys, pads_to_windows
+from esc_arch.options.problems import MISSING, Problems, describe, suggestion
+from esc_arch.options.real_esrgan import (
+    GAN,
+    NET,
+    RealESRGAN,
+    RealESRGANOfLmdb,
+    RealESRGANOptions,
+    RealESRNetOptions,
+    check_real_esrgan,
 )
-from esc_arch.options.networks import check_networks
-from esc_arch.options.problems import Problems, describe, suggestion
-from esc_arch.options.real_esrgan import MODELS as REAL_MODELS
-from esc_arch.options.real_esrgan import check_real_esrgan, top_fields
-from esc_arch.options.sections import Field, check_fields, subsection
-from esc_arch.options.training import check_training
-from esc_arch.options.validation import check_validation
-
-# Models of which all keys are known; others may read more, at the top and under train, val.
-PLAIN_MODELS = ("SRModel", "SwinIRModel", "ESRModel", ESC_MODEL)
+from esc_arch.options.sections import (
+    APART,
+    ESC_MODEL,
+    PLAIN_MODELS,
+    ESCOptions,
+    Logger,
+    OpenOptions,
+    Options,
+    Path,
+)
+from esc_arch.options.types import Size, accepts
+from esc_arch.options.validate import (
+    Section,
+    add_missing,
+    add_wrong,
+    check_section,
+    subsection,
+)
 
 # Models that pad the image to a multiple of network_g.window_size.
 PADDING_MODELS = ("SwinIRModel", "ESRModel")
 
-TOP_FIELDS = {
-    "name": Field(FOLDER_NAME, "train_ESC_x2", required=True),
-    "model_type": Field(TEXT, "SRModel", required=True),
-    "num_gpu": Field(
-        Kind("auto or a whole number of at least 0", lambda v: v == "auto" or WORKERS.accepts(v)),
-        "auto",
-        required=True,
-    ),
-    "network_g": Field(SECTION, "{type: ESC, ...}", required=True),
-    "manual_seed": Field(optional(SEED), "0"),
-    "find_unused_parameters": Field(BOOL, "false"),
-    "dist_params": Field(SECTION, "{backend: nccl, port: 29500}"),
-}
-
-LOGGER_FIELDS = {
-    "print_freq": Field(COUNT, "100", required=True),
-    "save_checkpoint_freq": Field(COUNT, "5000", required=True),
-    "use_tb_logger": Field(BOOL, "true", required=True),
-    "wandb": Field(optional(SECTION), "{project: ~, resume_id: ~}"),
-    "keep_last": Field(optional(SIZE), "3"),
-    "keep_best": Field(optional(TEXT), "psnr"),
-}
-
-WANDB_FIELDS = {
-    "project": Field(optional(TEXT), "~"),
-    "resume_id": Field(optional(TEXT), "~"),
-}
+_NO_LOSS = "Add `pixel_opt: {type: L1Loss, loss_weight: 1.0, reduction: mean}`."
 
 
-def inspect_structure(problems: Problems, opt: Mapping[str, object], is_train: bool) -> None:
+def options_model(model_type: object) -> type[Options]:
+    """The model of the files that have this ``model_type``."""
+    known = {NET: RealESRNetOptions, GAN: RealESRGANOptions, ESC_MODEL: ESCOptions}
+    plain = Options if model_type in PLAIN_MODELS else OpenOptions
+    return known.get(model_type, plain) if isinstance(model_type, str) else plain
+
+
+def dataset_model(section: Mapping[str, Any], is_training_data: bool) -> type[data.Dataset]:
+    """The model of a section under ``datasets``."""
+    kind, backend = section.get("type"), section.get("io_backend")
+    if kind == data.REAL and is_training_data:
+        from_lmdb = isinstance(backend, dict) and backend.get("type") == "lmdb"
+        return RealESRGANOfLmdb if from_lmdb else RealESRGAN
+    return data.MODELS.get(kind, data.OpenDataset) if isinstance(kind, str) else data.OpenDataset
+
+
+def inspect_structure(problems: Problems, opt: Mapping[str, Any], is_train: bool) -> None:
     """Note everything that BasicSR's pipelines would stumble over later.
 
     Args:
@@ -78,89 +74,137 @@ def inspect_structure(problems: Problems, opt: Mapping[str, object], is_train: b
     _check_key_types(problems, "", opt)
     # Everything after this counts on keys being text.
     problems.raise_if_any()
-    model = _model(problems, opt)
-    plain = opt.get("model_type") in (*PLAIN_MODELS, *REAL_MODELS)
-    fields = TOP_FIELDS | top_fields(opt, is_train)
-    # A model of its own may take a scale that is no whole number.
-    fields["scale"] = Field(SIZE if plain else POSITIVE, "2")
-    known = ("datasets", "path", "train", "val", "logger") if plain else None
-    check_fields(problems, "", opt, fields, known)
-    check_networks(problems, opt)
-    pads = opt.get("model_type") in PADDING_MODELS or pads_to_windows(opt)
-    if pads and isinstance(opt.get("network_g"), dict):
-        window = {"window_size": Field(SIZE, "8", required=True)}
-        check_fields(problems, "network_g", opt["network_g"], window)
-    check_datasets(problems, opt, is_train, plain)
-    _check_path(problems, opt)
-    check_validation(problems, opt, is_train, plain)
+    model_class = _model_class(problems, opt)
+    model = options_model(opt.get("model_type"))
+    top = {name: value for name, value in opt.items() if name not in APART}
+    check_section(problems, "", model, top, model.needed(opt, is_train))
+    components.check_networks(problems, opt)
+    if opt.get("model_type") in PADDING_MODELS or pads_to_windows(opt):
+        _check_window(problems, opt.get("network_g"))
+    _check_datasets(problems, opt, is_train, model is not OpenOptions)
+    path = subsection(problems, "path", opt, "{pretrain_network_g: ~, strict_load_g: true}")
+    if path is not None:
+        networks = {name.removeprefix("network_") for name in opt if name.startswith("network_")}
+        check_section(problems, "path", Path.of_networks(sorted(networks)), path)
+    _check_val(problems, opt, is_train, model)
     if is_train:
-        check_training(problems, opt, plain, model)
+        _check_train(problems, opt, model, model_class)
         check_real_esrgan(problems, opt)
         check_esc_model(problems, opt)
         _check_logger(problems, opt)
 
 
-def _check_key_types(problems: Problems, key: str, section: Mapping) -> None:
+def _check_key_types(problems: Problems, place: str, section: Mapping[Any, Any]) -> None:
     """BasicSR joins keys with text; ``on:`` or ``1:`` are no text in YAML."""
     for name, value in section.items():
-        inner = f"{key}.{name}" if key else str(name)
+        inner = f"{place}.{name}" if place else str(name)
         if not isinstance(name, str):
             problems.add(inner, "text as a key", describe(name), f"Put it in quotes: '{name}'.")
         elif isinstance(value, dict):
             _check_key_types(problems, inner, value)
 
 
-def _model(problems: Problems, opt: Mapping[str, object]) -> type | None:
+def _model_class(problems: Problems, opt: Mapping[str, Any]) -> Any:
     name = opt.get("model_type")
-    model = registered(MODEL_REGISTRY, name)
-    if model is None and isinstance(name, str):
+    found = registered(MODEL_REGISTRY, name)
+    if found is None and isinstance(name, str):
         problems.add(
             "model_type",
             "the name of a registered model",
             describe(name),
             suggestion(name, names(MODEL_REGISTRY)),
         )
-    return model
+    return found
 
 
-def _check_path(problems: Problems, opt: Mapping[str, object]) -> None:
-    """``path``: BasicSR would make a folder of any key that it does not know."""
-    path = subsection(problems, "path", opt, "{pretrain_network_g: ~, strict_load_g: true}")
-    if path is None:
+def _check_window(problems: Problems, network: object) -> None:
+    if not isinstance(network, dict) or problems.has("network_g.window_size"):
         return
-    networks = {key.removeprefix("network_") for key in opt if key.startswith("network_")}
-    fields = {
-        "resume_state": Field(optional(TEXT), "~"),
-        "ignore_resume_networks": Field(
-            Kind(
-                "text or a list of texts",
-                lambda v: v is None or TEXT.accepts(v) or list_of(TEXT).accepts(v),
-            ),
-            "[network_d]",
-        ),
-    }
-    for network in sorted(networks | {"g", "d"}):
-        fields[f"pretrain_network_{network}"] = Field(optional(TEXT), "~")
-        fields[f"param_key_{network}"] = Field(optional(TEXT), "params_ema")
-        fields[f"strict_load_{network}"] = Field(BOOL, "true")
-    check_fields(problems, "path", path, fields, known=())
+    if "window_size" not in network:
+        add_missing(problems, "network_g.window_size", Size, "8")
+    elif not accepts(Size, network["window_size"]):
+        add_wrong(problems, "network_g.window_size", network["window_size"], Size, "8")
 
 
-def _check_logger(problems: Problems, opt: Mapping[str, object]) -> None:
-    logger = subsection(
-        problems,
-        "logger",
-        opt,
-        "{print_freq: 100, save_checkpoint_freq: 5000, use_tb_logger: true}",
-    )
+def _check_datasets(
+    problems: Problems, opt: Mapping[str, Any], is_train: bool, plain: bool
+) -> None:
+    example = "{train: ...}" if is_train else "{test_1: ...}"
+    if subsection(problems, "datasets", opt, example) is None:
+        return
+    for place, section in data.check_datasets(problems, opt, is_train, plain):
+        training = place == "datasets.train"
+        model = dataset_model(section, training)
+        unread = () if training else (*data.PATCH_KEYS, *data.ERROR_KEYS)
+        read = {name: value for name, value in section.items() if name not in unread}
+        check_section(problems, place, model, read, model.needed(section, training))
+        if "io_backend" in section and not problems.has(f"{place}.io_backend"):
+            components.check_io_backend(problems, f"{place}.io_backend", section["io_backend"])
+
+
+def _inner_model(model: type[Section], name: str) -> type[Section]:
+    field: FieldInfo = model.model_fields[name]
+    inner: type[Section] = field.annotation  # type: ignore[assignment]
+    return inner
+
+
+def _check_val(
+    problems: Problems, opt: Mapping[str, Any], is_train: bool, model: type[Options]
+) -> None:
+    if is_train and opt.get("val") is None:
+        if data.evaluated(opt):
+            problems.add(
+                "val",
+                "a section, as there are validation datasets",
+                MISSING if "val" not in opt else describe(None),
+                "Add `val: {val_freq: 5000, save_img: false}`.",
+            )
+        return
+    val = subsection(problems, "val", opt, "{save_img: false}")
+    if val is None:
+        return
+    val_model = _inner_model(model, "val")
+    known = check_esc_model_keys(problems, "val", val, opt)
+    needed = val_model.needed(val, is_train)
+    check_section(problems, "val", val_model, known, needed)
+    # Any value is right there, so that pydantic has nothing to say of it.
+    if isinstance(val.get("metrics"), dict):
+        components.check_metrics(problems, opt, val["metrics"])
+
+
+def _check_train(
+    problems: Problems, opt: Mapping[str, Any], model: type[Options], model_class: Any
+) -> None:
+    example = "{total_iter: 500000, optim_g: ..., scheduler: ...}"
+    train = subsection(problems, "train", opt, example)
+    if train is None:
+        return
+    known = check_esc_model_keys(problems, "train", train, opt)
+    check_section(problems, "train", _inner_model(model, "train"), known)
+    has_loss = any(train.get(name) for name in ("pixel_opt", "perceptual_opt"))
+    if model is not OpenOptions and opt.get("model_type") != GAN and not has_loss:
+        problems.add(
+            "train.pixel_opt",
+            "a pixel or a perceptual loss",
+            "neither pixel_opt nor perceptual_opt",
+            _NO_LOSS,
+        )
+    components.check_losses(problems, train)
+    components.check_optimizers(problems, train, model_class)
+    if isinstance(train.get("scheduler"), dict):
+        components.check_scheduler(problems, train)
+
+
+def _check_logger(problems: Problems, opt: Mapping[str, Any]) -> None:
+    example = "{print_freq: 100, save_checkpoint_freq: 5000, use_tb_logger: true}"
+    logger = subsection(problems, "logger", opt, example)
     if logger is None:
         return
-    check_fields(problems, "logger", logger, LOGGER_FIELDS, known=())
+    check_section(problems, "logger", Logger, logger)
     _check_keep_best(problems, opt, logger.get("keep_best"))
     wandb = logger.get("wandb")
     if not isinstance(wandb, dict):
         return
-    check_fields(problems, "logger.wandb", wandb, WANDB_FIELDS, known=())
     if wandb.get("project") is not None and logger.get("use_tb_logger") is False:
         problems.add(
             "logger.use_tb_logger",
@@ -170,7 +214,7 @@ def _check_logger(problems: Problems, opt: Mapping[str, object]) -> None:
         )
 
 
-def _check_keep_best(problems: Problems, opt: Mapping[str, object], metric: object) -> None:
+def _check_keep_best(problems: Problems, opt: Mapping[str, Any], metric: object) -> None:
     if not isinstance(metric, str) or problems.under("val"):
         return
     metrics = (opt.get("val") or {}).get("metrics") or {}
@@ -183,7 +227,7 @@ def _check_keep_best(problems: Problems, opt: Mapping[str, object], metric: obje
             if metrics
             else "Add `metrics: {psnr: {type: calculate_psnr, crop_border: 2}}` under val.",
         )
-    elif not evaluated(opt):
+    elif not data.evaluated(opt):
         problems.add(
             "logger.keep_best",
             "at least one validation dataset",

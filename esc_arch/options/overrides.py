@@ -6,7 +6,7 @@ import yaml
 
 from esc_arch.errors import UserError
 from esc_arch.options.problems import describe, suggestion
-from esc_arch.options.reading import OptionLoader, parse_yaml
+from esc_arch.options.yaml import OptionLoader, parse_yaml
 
 _SCALAR_TAGS = {f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float")}
 

@@ -7,10 +7,10 @@ import random
 import torch
 from basicsr.utils import options as basicsr_options
 
-from esc_arch.options.checking import check
-from esc_arch.options.forcing import force
-from esc_arch.options.reading import read
+from esc_arch.options.check import check
+from esc_arch.options.overrides import force
 from esc_arch.options.run import Run
+from esc_arch.options.yaml import read
 
 
 def parse(args: argparse.Namespace, root_path: str, is_train: bool) -> dict:
