@@ -15,12 +15,12 @@ from esc_arch.options.validate import add_wrong
 # Registry.get looks for a name with this ending too, after printing a line about it.
 _SUFFIX = "_basicsr"
 
-# How messages call what a registry holds.
+# The nouns of messages for a registry's objects.
 _NOUNS = {"arch": "network"}
 
 
 def registered(registry: Registry, name: object) -> Callable[..., Any] | None:
-    """What ``name`` stands for, found as ``Registry.get`` finds it but in silence."""
+    """The object of a name, found as ``Registry.get`` finds it but without its printing."""
     known = dict(iter(registry))
     return known.get(name) or known.get(f"{name}{_SUFFIX}") if isinstance(name, str) else None
 

@@ -1,4 +1,4 @@
-"""Models of the dataset sections, and the rules of what goes together in them."""
+"""Models of the dataset sections, and rules across their keys."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Any, Literal
@@ -11,12 +11,12 @@ from esc_arch.options.constructors import resolve_type
 from esc_arch.options.problems import MISSING, Problems, describe
 from esc_arch.options.types import (
     FolderName,
+    Kind,
     Mapped,
     Natural,
     Positive,
     Size,
     Text,
-    Wording,
     accepts,
     words,
 )
@@ -30,16 +30,16 @@ LOADER_KEYS = ("batch_size_per_gpu", "num_worker_per_gpu")
 ERROR_KEYS = ("on_error", "max_bad_samples")
 
 Roots = Annotated[
-    Text | Annotated[Sequence[Text], Field(min_length=1)], Wording("text or a list of texts")
+    Text | Annotated[Sequence[Text], Field(min_length=1)], Kind("text or a list of texts")
 ]
 Metas = Annotated[
-    Text | Sequence[Text | None] | None, Wording("text, nothing (~), or a list of these")
+    Text | Sequence[Text | None] | None, Kind("text, nothing (~), or a list of these")
 ]
 Prefetch = Literal["cpu", "cuda"] | None
 
 
 class Dataset(Section):
-    """What the loader reads of any dataset."""
+    """Keys of the data loader, for any dataset."""
 
     name: FolderName = key("name in logs, and of the results' folder", "Set5")
     type: Text = key("registered name of the dataset", PAIRED)
@@ -68,7 +68,7 @@ class OpenDataset(Dataset):
 
 
 class Patches(Dataset):
-    """What datasets of random patches read."""
+    """Keys of datasets of random patches."""
 
     io_backend: Mapped = key("how files are read: type is disk or lmdb", "{type: disk}")
     gt_size: Size = key("side of the HR patch in pixels; for training", "128", None)
@@ -80,29 +80,30 @@ class Patches(Dataset):
         return (*LOADER_KEYS, *PATCH_KEYS) if is_train else ()
 
 
-class Paired(Patches):
+class Images(Patches):
+    """Keys of datasets with LR images."""
+
+    dataroot_lq: Text = key("folder or LMDB of LR images", "datasets/Set5/LR_bicubic/X2")
+    mean: Sequence[float] | None = key("subtracted from each channel", "[0.5, 0.5, 0.5]", None)
+    std: Sequence[float] | None = key("each channel is divided by it", "[0.5, 0.5, 0.5]", None)
+    color: Text | None = key("y for luma alone", "y", None)
+
+
+class Paired(Images):
     """Pairs of HR and LR images."""
 
     dataroot_gt: Text = key("folder or LMDB of HR images", "datasets/Set5/HR")
-    dataroot_lq: Text = key("folder or LMDB of LR images", "datasets/Set5/LR_bicubic/X2")
     filename_tmpl: Text = key("name of an LR file, {} for the HR file's name", "'{}x2'", "{}")
     meta_info_file: Text | None = key(
         "text file that lists the images", "datasets/meta_info.txt", None
     )
-    mean: Sequence[float] | None = key("subtracted from each channel", "[0.5, 0.5, 0.5]", None)
-    std: Sequence[float] | None = key("each channel is divided by it", "[0.5, 0.5, 0.5]", None)
-    color: Text | None = key("y for luma alone", "y", None)
 
 
-class Single(Patches):
+class Single(Images):
     """LR images alone, for a test without ground truth."""
 
-    dataroot_lq: Text = key("folder or LMDB of LR images", "datasets/photos")
     # SingleImageDataset opens the file as soon as the key is there.
     meta_info_file: Text = key("text file that lists the images", "datasets/meta_info.txt", None)
-    mean: Sequence[float] | None = key("subtracted from each channel", "[0.5, 0.5, 0.5]", None)
-    std: Sequence[float] | None = key("each channel is divided by it", "[0.5, 0.5, 0.5]", None)
-    color: Text | None = key("y for luma alone", "y", None)
     dataroot_gt: Any = key("read by nothing", "datasets/Set5/HR", None)
     filename_tmpl: Any = key("read by nothing", "'{}'", None)
 
@@ -148,7 +149,7 @@ def is_phase(phase: str, is_train: bool) -> bool:
 def check_datasets(
     problems: Problems, opt: Mapping[str, Any], is_train: bool, plain: bool
 ) -> list[tuple[str, dict[str, Any]]]:
-    """Check which datasets there are, and what goes together in each.
+    """Check which datasets there are, and the rules across the keys of each.
 
     Args:
         plain: whether the model is SRModel or reads the same keys.

@@ -1,4 +1,4 @@
-"""Rules of the option files of ESCModel: what goes together, and what the machine has to have."""
+"""Rules of the option files of ESCModel: across their keys, and for the machine."""
 
 import os
 import shutil
@@ -44,7 +44,7 @@ def check_esc_model_keys(
 
     Args:
         place: ``train`` or ``val``.
-        section: what stands there.
+        section: its content.
 
     Returns:
         The section's other keys.
@@ -63,7 +63,7 @@ def check_esc_model_keys(
 
 
 def check_esc_model(problems: Problems, opt: Mapping[str, Any]) -> None:
-    """Check what goes together in a training file of the model."""
+    """Check the rules across the keys of a training file of the model."""
     train = opt.get("train")
     if opt.get("model_type") != ESC_MODEL or not isinstance(train, dict):
         return

@@ -11,7 +11,7 @@ from esc_arch.options.esc_model import check_esc_model_machine
 from esc_arch.options.problems import Problems
 from esc_arch.options.run import Run
 
-# What torch.distributed and BasicSR read from the environment, and who sets it.
+# Environment variables that torch.distributed and BasicSR read, and the program that sets them.
 LAUNCHERS = {
     "pytorch": (
         ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"),
@@ -26,7 +26,7 @@ _NUMBERS = {"RANK", "WORLD_SIZE", "MASTER_PORT", "SLURM_PROCID", "SLURM_NTASKS"}
 
 
 def inspect_machine(problems: Problems, opt: Mapping[str, Any], run: Run) -> None:
-    """Note what this machine lacks for a run of the option file."""
+    """Note the GPUs, variables and packages that a run of the option file lacks here."""
     _check_launcher(problems, run.launcher)
     _check_gpus(problems, opt, run)
     check_esc_model_machine(problems, opt, run)
@@ -82,8 +82,8 @@ def _check_gpus(problems: Problems, opt: Mapping[str, Any], run: Run) -> None:
             str(wanted),
             "Write `num_gpu: auto`.",
         )
-    local = os.environ.get("LOCAL_WORLD_SIZE", "1")
-    local = int(local) if local.isdecimal() else 1
+    text = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    local = int(text) if text.isdecimal() else 1
     # NCCL takes one process for each GPU; without a GPU there are as many as wanted.
     if run.launcher == "pytorch" and wanted != 0 and 0 < available < local:
         problems.add(

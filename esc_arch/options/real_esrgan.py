@@ -1,4 +1,4 @@
-"""Models of the option files of BasicSR's Real-ESRGAN, and the rules of what goes together.
+"""Models of the option files of BasicSR's Real-ESRGAN, and the rules across their keys.
 
 Both models make the LR images themselves, by two rounds of blur, resizing, noise and JPEG,
 and read how from the top of the option file.  The keys of the second round end in 2.
@@ -17,15 +17,13 @@ from esc_arch.options.sections import Options, Train
 from esc_arch.options.types import (
     Chance,
     Count,
-    JsonSchema,
+    Kind,
     Mapped,
     Natural,
     Size,
     Text,
-    Wording,
     accepts,
     is_number,
-    only,
 )
 from esc_arch.options.validate import key
 
@@ -41,61 +39,51 @@ LEAST_RESIZING = 11 / IMAGE_SIZE
 
 _INF = float("inf")
 _WEIGHTS = {"type": "array", "items": {"type": "number", "minimum": 0}, "minItems": 1}
+_PAIR = {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2}
 
 
-def _is_interval(value: object, fits: Callable[[float, float], bool]) -> bool:
-    return isinstance(value, list) and len(value) == 2 and bool(fits(*value))
+def _pair(text: str, fits: Callable[[float, float], bool]) -> Kind:
+    return Kind(
+        f"a list of two numbers, {text}",
+        lambda value: isinstance(value, list) and len(value) == 2 and fits(*value),
+        _PAIR,
+    )
 
 
 def _are_weights(value: Sequence[float]) -> bool:
-    """Whether ``random.choices`` takes the value as weights."""
+    """Whether ``random.choices`` accepts the value as weights."""
     return isinstance(value, list) and all(0 <= v < _INF for v in value) and sum(value) > 0
 
 
-_PAIR = JsonSchema({"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2})
-
 ResizeChances = Annotated[
     Sequence[float],
-    only(lambda value: _are_weights(value) and len(value) == 3),
-    JsonSchema({**_WEIGHTS, "minItems": 3, "maxItems": 3}),
-    Wording("a list of 3 numbers of at least 0, the weights of up, down and keep"),
+    Kind(
+        "a list of 3 numbers of at least 0, the weights of up, down and keep",
+        lambda value: _are_weights(value) and len(value) == 3,
+        {**_WEIGHTS, "minItems": 3, "maxItems": 3},
+    ),
 ]
 KernelChances = Annotated[
-    Sequence[float],
-    only(_are_weights),
-    JsonSchema(_WEIGHTS),
-    Wording("a list of numbers of at least 0, not all 0"),
+    Sequence[float], Kind("a list of numbers of at least 0, not all 0", _are_weights, _WEIGHTS)
 ]
 Resizing = Annotated[
     Sequence[float],
-    only(lambda value: _is_interval(value, lambda a, b: LEAST_RESIZING <= a <= 1 <= b < _INF)),
-    _PAIR,
-    Wording(f"a list of two numbers, from {LEAST_RESIZING} to 1 and from 1"),
+    _pair(
+        f"from {LEAST_RESIZING} to 1 and from 1", lambda a, b: LEAST_RESIZING <= a <= 1 <= b < _INF
+    ),
 ]
 Amount = Annotated[
-    Sequence[float],
-    only(lambda value: _is_interval(value, lambda a, b: 0 <= a <= b < _INF)),
-    _PAIR,
-    Wording("a list of two numbers, the lower one first and at least 0"),
+    Sequence[float], _pair("the lower one first and at least 0", lambda a, b: 0 <= a <= b < _INF)
 ]
 Sigma = Annotated[
-    Sequence[float],
-    only(lambda value: _is_interval(value, lambda a, b: 0 < a < b < _INF)),
-    _PAIR,
-    Wording("a list of two numbers, the lower one first and above 0"),
+    Sequence[float], _pair("the lower one first and above 0", lambda a, b: 0 < a < b < _INF)
 ]
 AroundOne = Annotated[
-    Sequence[float],
-    only(lambda value: _is_interval(value, lambda a, b: 0 < a <= 1 <= b < _INF)),
-    _PAIR,
-    Wording("a list of two numbers, above 0 to 1 and from 1"),
+    Sequence[float], _pair("above 0 to 1 and from 1", lambda a, b: 0 < a <= 1 <= b < _INF)
 ]
 # At quality 100 the table of BasicSR's JPEG is 0 and is divided by.
 Quality = Annotated[
-    Sequence[float],
-    only(lambda value: _is_interval(value, lambda a, b: 1 <= a <= b <= 99)),
-    _PAIR,
-    Wording("a list of two numbers, the lower one first, from 1 to 99"),
+    Sequence[float], _pair("the lower one first, from 1 to 99", lambda a, b: 1 <= a <= b <= 99)
 ]
 Kernels = Sequence[
     Literal["iso", "aniso", "generalized_iso", "generalized_aniso", "plateau_iso", "plateau_aniso"]
@@ -205,7 +193,7 @@ class RealESRGAN(Dataset):
 class RealESRGANOfLmdb(RealESRGAN):
     """The same from an LMDB, which brings its own list of images."""
 
-    meta_info: Text | None = key("read by nothing", "~", None)
+    meta_info: Text | None = key("read by nothing", "~", None)  # type: ignore[assignment]
 
 
 def synthesizes(opt: Mapping[str, object]) -> bool:
@@ -214,7 +202,7 @@ def synthesizes(opt: Mapping[str, object]) -> bool:
 
 
 def check_real_esrgan(problems: Problems, opt: Mapping[str, Any]) -> None:
-    """Check what goes together in a training file of one of the two models."""
+    """Check the rules across the keys of a training file of one of the two models."""
     data = training_data(opt)
     if data is None:
         return

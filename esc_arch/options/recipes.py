@@ -1,7 +1,7 @@
 """Recipes: the option files that this package trains and tests its networks with.
 
-The files in ``templates`` hold the text; here is what differs from network to network.
-``options/*.yml`` of the repository are what :func:`write_all` writes.
+The files in ``templates`` hold the text; this file holds the differences between networks.
+``options/*.yml`` of the repository are written by :func:`write_all`.
 """
 
 import functools
@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
+
+import yaml
 
 from esc_arch.archs.presets import PRESETS, outline
 from esc_arch.errors import UserError
@@ -28,7 +30,7 @@ class Recipe:
         preset: its name in :data:`esc_arch.archs.presets.PRESETS`.
         paper: number at arXiv, of a network to compare with; "" for ESC's own.
         committed: the scales of the files in ``options/``.
-        from_x2: what else starts from x2 weights, where one to compare with does.
+        from_x2: for a network to compare with: the precedent of starting from x2 weights.
         is_padded: whether the network accepts whole windows alone.
         package: whether the network comes from another package.
     """
@@ -46,81 +48,6 @@ class Recipe:
 def _peer(title: str, preset: str, paper: str, package: bool = False) -> Recipe:
     return Recipe(title, title.replace("-", "_"), preset, paper, (4,), package=package)
 
-
-_HEAD_ESC = "# $title x$scale on $data, as in the paper (arXiv 2503.06671)."
-_HEAD_PEER = """\
-# $title x$scale (arXiv $paper) on DIV2K by ESC's recipe: the data, patches, batch,
-# schedule and metrics are those of train_ESC_x$scale.yml, so that the two can be compared."""
-_FROM_INITIAL = "# It starts from initial weights, where ESC starts from its x2 weights."
-_PACKAGE = "# The network comes from another package: pip install 'esc-arch[compare]'."
-_ABOUT_DIV2K = """\
-# Data. DIV2K, cut into pieces of 480x480 every 240 pixels and packed:
-#   basicsr data download DIV2K_train_HR
-#   basicsr data prepare datasets/DIV2K/DIV2K_train_HR --dest datasets/DIV2K/train \\
-#     --scales 2 3 4 --sub-image 480 --step 240 --lmdb"""
-_ABOUT_DFLIP = """\
-# Data. DFLIP: DIV2K, Flickr2K, LSDIR and DiverSeg-IP; `basicsr data download` says how to get
-# each. Only HR images are needed; the LR patches are made from the crops while training.
-#   datasets/DIV2K/DIV2K_train_HR     datasets/Flickr2K/Flickr2K_HR
-#   datasets/LSDIR/HR                 datasets/DiverSeg_IP/HR
-# Sub-folders of these are not searched here. Pieces in an LMDB read faster, and this command
-# searches sub-folders:
-#   basicsr data prepare datasets/LSDIR/HR --dest datasets/LSDIR/train \\
-#     --scales --sub-image 480 --step 240 --lmdb
-# Do so for all four, name datasets/LSDIR/train/HR_sub.lmdb and so on below, and write
-# `type: lmdb`. Images with a side below gt_size stop the training: `basicsr data stats` names
-# them. The check before it sees all of an LMDB, but opens only some files of a folder."""
-_LESS_MEMORY = """\
-#
-# Less time and memory. Write `model_type: ESCModel`, and under `train` any of
-#   amp: bf16                     # or fp16: the network in mixed precision
-#   compile: true                 # by torch.compile
-#   channels_last: true
-#   accumulate: 2                 # each batch in 2 parts with one step: the same results
-#   checkpoint_activations: true  # activations computed twice instead of kept
-#   grad_clip: 0.5                # largest norm of the gradients; the log has the norm before
-"""
-_DATA_DIV2K = """\
-    name: DIV2K
-    type: PairedImageDataset
-    dataroot_gt: datasets/DIV2K/train/HR_sub.lmdb
-    dataroot_lq: datasets/DIV2K/train/LR_bicubic/X${scale}_sub.lmdb
-    io_backend:
-      type: lmdb"""
-_DATA_DFLIP = """\
-    name: DFLIP
-    type: DownsampleImageDataset
-    downsampling: pil_bicubic  # of the 8-bit crop
-    dataroot_gt:
-      - datasets/DIV2K/DIV2K_train_HR
-      - datasets/Flickr2K/Flickr2K_HR
-      - datasets/LSDIR/HR
-      - datasets/DiverSeg_IP/HR
-    io_backend:
-      type: disk"""
-_ENLARGE = "    dataset_enlarge_ratio: 100  # worker processes restart only every 100 passes\n"
-_PADDED = "  # SwinIR takes whole windows only: pads the images of val to them"
-_PATH_INITIAL = """\
-path:
-  pretrain_network_g: ~
-  strict_load_g: true
-  resume_state: ~"""
-_PATH_X2 = """\
-path:
-  pretrain_network_g: experiments/train_${stem}_x2/models/net_g_latest.pth
-  param_key_g: params_ema
-  strict_load_g: $strict
-  resume_state: ~"""
-_FROM_X2 = "# Starts from the averaged x2 weights; loading resizes the upsampler to x$scale."
-_FROM_X2_PEER = """\
-# Starts from the averaged x2 weights, as $reason; the upsampler, of another
-# size, keeps its initial values."""
-_PADDING_ESC = """ ESRModel pads each LR image to whole windows first, as the published PSNR
-# does; `model_type: SRModel` feeds it as it is."""
-_PADDING_SWINIR = " SwinIR takes whole windows only; ESRModel pads each LR image to them."
-_NO_TRAINING = """\
-# There is no training file for this network here: put its weights where `pretrain_network_g`
-# says."""
 
 RECIPES: Mapping[str, Recipe] = {
     "esc": Recipe("ESC", "ESC", "esc"),
@@ -211,21 +138,20 @@ def write_all(folder: Path) -> list[Path]:
 
 
 def _fill(template: str, values: Mapping[str, object]) -> str:
-    text = (_TEMPLATES / f"{template}.yml").read_text(encoding="utf-8")
-    # Values name other values; `$schema` in the first line is no name of one.
-    for _ in range(3):
-        text = Template(text).safe_substitute(values)
+    text, parts = (
+        (_TEMPLATES / f"{name}.yml").read_text(encoding="utf-8") for name in (template, "parts")
+    )
+    known = {**yaml.safe_load(parts), **values}
+    # Values name other values; `$schema` in the first line is the name of none.
+    for _ in range(4):
+        text = Template(text).safe_substitute(known)
     return text
 
 
 @functools.cache
 def _network(chosen: Recipe, scale: int) -> str:
     preset = PRESETS[chosen.preset]
-    arguments = {
-        "type": preset.network.__name__,
-        preset.scale_argument: scale,
-        **preset.arguments,
-    }
+    arguments = {"type": preset.network.__name__, preset.scale_argument: scale, **preset.arguments}
     lines = [f"  {name}: {_yaml(value)}" for name, value in arguments.items()]
     try:
         count = sum(p.numel() for p in outline(chosen.preset, scale).parameters())
@@ -243,24 +169,22 @@ def _yaml(value: object) -> str:
 
 
 def _train_values(chosen: Recipe, scale: int) -> dict[str, object]:
-    is_dflip = chosen.stem == "ESC_DFLIP"
+    data = "DFLIP" if chosen.stem == "ESC_DFLIP" else "DIV2K"
+    head, path, strict = "$head_esc", "$path_initial", "true"
     if chosen.paper:
-        head = _HEAD_PEER + ("" if 2 in chosen.committed else f"\n{_FROM_INITIAL}")
-        head += f"\n#\n{_PACKAGE}" if chosen.package else ""
-    else:
-        head = _HEAD_ESC
-    path = _PATH_INITIAL
+        head = "$head_peer" + ("" if 2 in chosen.committed else "\n$from_initial")
+        head += "\n#\n$package" if chosen.package else ""
+        strict = "false  # the upsampler does not fit"
     if scale > 2 and (chosen.from_x2 or not chosen.paper):
-        path = f"{_FROM_X2_PEER if chosen.paper else _FROM_X2}\n{_PATH_X2}"
-    strict = "false  # the upsampler does not fit" if chosen.paper else "true"
+        path = f"{'$from_x2_peer' if chosen.paper else '$from_x2'}\n$path_x2"
     return {
         "head": head,
-        "data": "DFLIP" if is_dflip else "DIV2K",
-        "about_data": _ABOUT_DFLIP if is_dflip else _ABOUT_DIV2K,
-        "train_data": _DATA_DFLIP if is_dflip else _DATA_DIV2K,
-        "enlarge": "" if is_dflip else _ENLARGE,
-        "less_memory": "" if chosen.paper else _LESS_MEMORY,
-        "model_type": f"ESRModel{_PADDED}" if chosen.is_padded else "SRModel",
+        "data": data,
+        "about_data": f"$about_{data.lower()}",
+        "train_data": f"$data_{data.lower()}",
+        "enlarge": "$more_passes" if data == "DIV2K" else "",
+        "less_memory": "" if chosen.paper else "$esc_model",
+        "model_type": "ESRModel$padded" if chosen.is_padded else "SRModel",
         "gt_size": 64 * scale,
         "path": path,
         "strict": strict,
@@ -272,15 +196,13 @@ def _train_values(chosen: Recipe, scale: int) -> dict[str, object]:
 
 
 def _test_values(chosen: Recipe, scale: int) -> dict[str, object]:
-    remark = "" if chosen.paper else _PADDING_ESC
-    if chosen.is_padded:
-        remark = _PADDING_SWINIR
+    remark = "$padding_swinir" if chosen.is_padded else "" if chosen.paper else "$padding_esc"
     weights = f"experiments/train_{chosen.stem}_x{scale}/models/net_g_latest.pth"
     if chosen.preset == "esc_xl":
-        remark += f"\n{_NO_TRAINING}"
+        remark += "\n$no_training"
         weights = f"experiments/pretrained_models/ESC_XL_x{scale}.pth"
     if chosen.package:
-        remark += f"\n#\n{_PACKAGE}"
+        remark += "\n#\n$package"
     trained = ", trained on DFLIP," if chosen.stem == "ESC_DFLIP" else ""
     return {
         "tested": f"{chosen.title} x{scale}{trained}",

@@ -66,7 +66,7 @@ _INNER = {
 
 def schema() -> _Json:
     """The JSON schema (draft 2020-12) of an option file, to train or to test with."""
-    models = dict.fromkeys(
+    models: dict[type[Section], None] = dict.fromkeys(
         [*SECTIONS.values(), *_TOPS.values(), sections.OpenOptions, datasets.OpenDataset]
     )
     _, document = models_json_schema([(model, "validation") for model in models])
@@ -125,11 +125,11 @@ def _refine(name: str, value: _Json) -> None:
 
 def _switch(key: str, definitions: Mapping[str, str], otherwise: str) -> _Json:
     """A section whose definition depends on the value of one of its keys."""
-    cases = [
+    cases: list[_Json] = [
         {"if": _has(key, {"const": name}), "then": {"$ref": f"#/$defs/{definition}"}}
         for name, definition in definitions.items()
     ]
-    others = {"if": _has(key, {"enum": list(definitions)}), "then": True}
+    others: _Json = {"if": _has(key, {"enum": list(definitions)}), "then": True}
     others["else"] = {"$ref": f"#/$defs/{otherwise}"}
     known = {"anyOf": [{"enum": list(definitions)}, {"type": "string"}]}
     return {"properties": {key: known}, "allOf": [*cases, others]}
@@ -164,7 +164,7 @@ def reference() -> str:
         "# Option files",
         "",
         "Every key that `basicsr train` and `basicsr test` read, as `basicsr options reference`",
-        "prints it. Networks, losses, optimisers, schedulers and metrics take the arguments of",
+        "prints it. Networks, losses, optimisers, schedulers and metrics have the arguments of",
         "their constructors beside the keys below. `*` marks a key that has to be there.",
         "",
     ]

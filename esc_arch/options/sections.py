@@ -7,21 +7,20 @@ hold what this package asks for beyond the constructors' own arguments.
 from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, create_model
+from annotated_types import MinLen
+from pydantic import create_model
 
 from esc_arch.options.types import (
     Count,
     Decay,
     FolderName,
-    JsonSchema,
+    Kind,
     Mapped,
     Natural,
     Positive,
     Seed,
     Size,
     Text,
-    Wording,
-    only,
 )
 from esc_arch.options.validate import OpenSection, Section, key
 
@@ -31,25 +30,17 @@ PLAIN_MODELS = ("SRModel", "SwinIRModel", "ESRModel", ESC_MODEL)
 # Sections that are checked on their own.
 APART = ("datasets", "path", "train", "val", "logger")
 
-NumGpu = Annotated[
-    Literal["auto"] | Natural,
-    Wording("auto or a whole number of at least 0"),
-]
+NumGpu = Annotated[Literal["auto"] | Natural, Kind("auto or a whole number of at least 0")]
 Warmup = Annotated[
     float,
-    only(lambda value: value.is_integer() and value >= -1),
-    JsonSchema({"type": "integer", "minimum": -1}),
-    Wording("a whole number, -1 for no warm-up"),
+    Kind(
+        "a whole number, -1 for no warm-up",
+        lambda v: v.is_integer() and v >= -1,
+        {"type": "integer", "minimum": -1},
+    ),
 ]
-TextOrTexts = Annotated[
-    Text | Sequence[Text] | None,
-    Wording("text or a list of texts"),
-]
-Periods = Annotated[
-    Sequence[Count],
-    Field(min_length=1),
-    Wording("a list of whole numbers of at least 1"),
-]
+Texts = Annotated[Text | Sequence[Text] | None, Kind("text or a list of texts")]
+Periods = Annotated[Sequence[Count], MinLen(1), Kind("a list of whole numbers of at least 1")]
 
 
 class Network(OpenSection):
@@ -195,7 +186,7 @@ class Wandb(Section):
 
 
 class Logger(Section):
-    """What a training logs and saves, and how often."""
+    """Logs and checkpoints of a training."""
 
     print_freq: Count = key("iterations between lines of the log", "100")
     save_checkpoint_freq: Count = key("iterations between checkpoints", "5000")
@@ -211,8 +202,8 @@ class Path(Section):
     """Files to start from.  Further networks have keys of their own: ``pretrain_network_d``."""
 
     resume_state: Text | None = key("training state to resume from", "~", None)
-    ignore_resume_networks: TextOrTexts = key(
-        "networks that do not take their weights from the resumed training", "[network_d]", None
+    ignore_resume_networks: Texts = key(
+        "networks whose weights are not those of the resumed training", "[network_d]", None
     )
     pretrain_network_g: Text | None = key("checkpoint to start from", "~", None)
     param_key_g: Text | None = key("key of the weights in that file", "params_ema", "params")
@@ -266,6 +257,6 @@ class OpenOptions(Options):
 
     model_config = OpenSection.model_config
 
-    scale: Positive = key("upscaling factor", "2", None)
+    scale: Positive = key("upscaling factor", "2", None)  # type: ignore[assignment]
     train: OpenTrain = key("training", "{}", None)
     val: OpenVal = key("validation and test", "{save_img: false}", None)

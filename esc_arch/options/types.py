@@ -14,28 +14,51 @@ from typing import Annotated, Any, Literal, Union
 
 import torch
 from annotated_types import Ge, Le, Len, Lt, MinLen
-from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
-from pydantic import WithJsonSchema as JsonSchema
+from pydantic import (
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    TypeAdapter,
+    ValidationError,
+)
+from pydantic_core import CoreSchema
+from pydantic_core.core_schema import no_info_after_validator_function
 
 STRICT = ConfigDict(strict=True, arbitrary_types_allowed=True)
 
 
-@dataclass(frozen=True)
-class Wording:
-    """Metadata of a type: the words that complete "expected ..."."""
+@dataclass(frozen=True, eq=False)
+class Kind:
+    """Metadata of a type.
+
+    Attributes:
+        text: the words that complete "expected ...".
+        is_right: which of the values are accepted; all when None.
+        schema: the JSON schema, instead of the type's own.
+    """
 
     text: str
+    is_right: Callable[[Any], bool] | None = None
+    schema: Mapping[str, Any] | None = None
 
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        inner = handler(source)
+        if self.is_right is None:
+            return inner
+        return no_info_after_validator_function(self._checked, inner)
 
-def only(is_right: Callable[[Any], bool]) -> AfterValidator:
-    """Metadata of a type: values for which ``is_right`` holds."""
+    def __get_pydantic_json_schema__(
+        self, core: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return dict(handler(core) if self.schema is None else self.schema)
 
-    def check(value: Any) -> Any:
-        if not is_right(value):
+    def _checked(self, value: Any) -> Any:
+        if self.is_right is not None and not self.is_right(value):
             raise ValueError("not accepted")
         return value
-
-    return AfterValidator(check)
 
 
 def is_number(value: object) -> bool:
@@ -53,38 +76,32 @@ def _is_folder_name(value: str) -> bool:
 
 
 _ABOVE_0 = Field(gt=0, allow_inf_nan=False)
+_INTEGER = {"type": "integer", "minimum": 1}
 
-Text = Annotated[str, MinLen(1), Wording("text")]
+Text = Annotated[str, MinLen(1), Kind("text")]
 # A float without a fraction too: public files write `!!float 5e3`.
 Count = Annotated[
-    float,
-    only(lambda value: value.is_integer() and value >= 1),
-    JsonSchema({"type": "integer", "minimum": 1}),
-    Wording("a whole number of at least 1"),
+    float, Kind("a whole number of at least 1", lambda v: v.is_integer() and v >= 1, _INTEGER)
 ]
 # DataLoader and slices, unlike modulo, refuse 16.0.
-Size = Annotated[int, Ge(1), Wording("a whole number of at least 1")]
-Natural = Annotated[int, Ge(0), Wording("a whole number of at least 0")]
-Decay = Annotated[float, Ge(0), Lt(1), Wording("a number from 0 to below 1")]
-Chance = Annotated[float, Ge(0), Le(1), Wording("a number from 0 to 1")]
-Positive = Annotated[float, _ABOVE_0, Wording("a number above 0")]
+Size = Annotated[int, Ge(1), Kind("a whole number of at least 1")]
+Natural = Annotated[int, Ge(0), Kind("a whole number of at least 0")]
+Decay = Annotated[float, Ge(0), Lt(1), Kind("a number from 0 to below 1")]
+Chance = Annotated[float, Ge(0), Le(1), Kind("a number from 0 to 1")]
+Positive = Annotated[float, _ABOVE_0, Kind("a number above 0")]
 # numpy takes seeds below 2**32, and BasicSR adds rank and worker to this one.
-Seed = Annotated[int, Ge(0), Le(2**31), Wording("a whole number from 0 to 2**31")]
-Mapped = Annotated[dict[Any, Any], Wording("a section (a mapping of keys)")]
-FolderName = Annotated[
-    str,
-    only(_is_folder_name),
-    Wording("a plain folder name of at most 200 characters"),
-]
+Seed = Annotated[int, Ge(0), Le(2**31), Kind("a whole number from 0 to 2**31")]
+Mapped = Annotated[dict[Any, Any], Kind("a section (a mapping of keys)")]
+FolderName = Annotated[str, Kind("a plain folder name of at most 200 characters", _is_folder_name)]
 
 _BASES = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
 
 def words(annotation: Any) -> str:
-    """What a type asks for, to complete "expected ..."."""
+    """A type in words, to complete "expected ..."."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Annotated:
-        wording = [item.text for item in annotation.__metadata__ if isinstance(item, Wording)]
+        wording = [item.text for item in annotation.__metadata__ if isinstance(item, Kind)]
         return wording[-1] if wording else words(arguments[0])
     if origin in (Union, types.UnionType):
         texts = " or ".join(dict.fromkeys(words(a) for a in arguments if a is not type(None)))
@@ -167,7 +184,7 @@ def _portable(hint: Any) -> Any:
     if base is tuple and arguments and arguments[-1] is not Ellipsis:
         inner, count = _portable(arguments[0]), len(arguments)
         text = f"a list of {count}, each {words(inner)}"
-        return Annotated[Sequence[inner], Len(count, count), Wording(text)]  # type: ignore[valid-type]
+        return Annotated[Sequence[inner], Len(count, count), Kind(text)]  # type: ignore[valid-type]
     if base in (list, tuple, Sequence, Iterable):
         return Sequence[_portable(arguments[0]) if arguments else Any]  # type: ignore[misc]
     if base in (dict, Mapping):

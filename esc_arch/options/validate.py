@@ -36,7 +36,7 @@ def key(meaning: str, example: str, default: object = ...) -> Any:
     Args:
         meaning: for the reference page and for editors.
         example: a value to show in messages, as YAML.
-        default: what counts when the key is absent; required without one.
+        default: the value when the key is absent; required without one.
     """
     return Field(default, description=meaning, examples=[example])
 
