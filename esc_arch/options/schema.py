@@ -104,7 +104,7 @@ def _refine(name: str, value: _Json) -> None:
         inner.get("type") == "null" for inner in value.get("anyOf", [])
     ):
         del value["default"]
-    inner = None
+    inner: _Json | None = None
     if name in _INNER:
         inner = {"$ref": f"#/$defs/{_INNER[name]}"}
     elif name == "datasets":

@@ -1,5 +1,6 @@
 """``basicsr options new``, and the committed files, which are what it prints."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -93,3 +94,16 @@ def test_commands_without_options_do_not_import_pydantic():
         "assert 'pydantic' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
+
+
+def test_an_installed_package_has_the_recipes(tmp_path):
+    """The package as a wheel holds it, away from the repository."""
+    built = tmp_path / "built"
+    build = [sys.executable, "setup.py", "-q", "build_py", "-d", str(built)]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True, timeout=300)
+    command = [sys.executable, "-m", "esc_arch", "options", "new", "esc_light", "--scale", "4"]
+    environment = {**os.environ, "PYTHONPATH": str(built)}
+    ran = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert ran.stdout == (FOLDER / "train_ESC_light_x4.yml").read_text(encoding="utf-8"), ran.stderr
