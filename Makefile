@@ -15,17 +15,18 @@ DEMO_PHOTOS := datasets/demo/photos/photos.json
 DEMO_DATA := datasets/demo/test/prepared.jsonl
 DEMO_WEIGHTS := experiments/ESC_demo_x2/models/net_g_latest.pth
 DEMO_TESTED := results/ESC_demo_x2/.tested
-DEMO_REPORT := experiments/demo/results.json
+DEMO_REPORT := results/demo/results.json
 DEMO_TRAIN_OPT := options/demo/train_ESC_x2.yml
 DEMO_TEST_OPT := options/demo/test_ESC_x2.yml
 
-.PHONY: help install demo test test-slow lint clean clean-demo
+.PHONY: help install demo options test test-slow lint clean clean-demo
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo   install into $(VENV), train and test a small ESC on real photographs"
 	@echo "make test   install into $(VENV), run the tests but the slow ones: 8 minutes on 2 cores"
 	@echo "make test-slow   run the slow tests: trainings, jobs of processes, compilers, exports"
+	@echo "make options   write options/*.yml, options/schema.json and docs/options.md again"
 	@echo "make lint   check style and format"
 	@echo "make clean  remove $(VENV) and what the demo wrote (make clean-demo: only that)"
 
@@ -42,8 +43,8 @@ $(INSTALLED): setup.py constraints.txt $(KERNELS)
 	@touch $@
 
 demo: $(DEMO_REPORT)
-	@cat experiments/demo/results.md
-	@echo "The pictures are experiments/demo/comparison.png and curves.png."
+	@cat results/demo/results.md
+	@echo "The pictures are results/demo/comparison.png and curves.png."
 
 $(DEMO_PHOTOS): demo/extract_photos.py | $(INSTALLED)
 	$(BIN)/python demo/extract_photos.py
@@ -71,6 +72,12 @@ $(DEMO_TESTED): $(DEMO_WEIGHTS) $(DEMO_TEST_OPT) | $(INSTALLED)
 $(DEMO_REPORT): $(DEMO_TESTED) demo/report.py | $(INSTALLED)
 	$(BIN)/python demo/report.py
 
+# What is generated from the package and committed: the recipes, their schema, the reference.
+options: | $(INSTALLED)
+	$(BIN)/basicsr options new --all options
+	$(BIN)/basicsr options schema > options/schema.json
+	$(BIN)/basicsr options reference > docs/options.md
+
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n 2 -m "not slow"
 
@@ -84,7 +91,7 @@ lint: $(INSTALLED)
 clean: clean-demo
 	rm -rf $(VENV) build esc_arch/fast/kernels/_kernels*.so
 
-# experiments/demo stays: it is committed.
+# experiments/demo stays: it holds committed results of one run, which the README shows.
 clean-demo:
-	rm -rf datasets/demo results/ESC_demo_x2
+	rm -rf datasets/demo results/ESC_demo_x2 results/demo
 	rm -rf experiments/ESC_demo_x2 experiments/ESC_demo_x2_archived_*

@@ -62,7 +62,10 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10,<3.13",  # basicsr 1.4.2 does not build on 3.13
     packages=find_packages(include=["esc_arch", "esc_arch.*"]),
-    package_data={"esc_arch": ["py.typed"]},  # type checkers read the package's own types
+    package_data={
+        "esc_arch": ["py.typed"],  # type checkers read the package's own types
+        "esc_arch.options": ["templates/*.yml"],  # texts of the recipes
+    },
     cmdclass={"build_py": BuildWithWeights},
     # Without a compiler the package works too, slower on a CPU.
     ext_modules=[

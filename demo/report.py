@@ -1,4 +1,4 @@
-"""Shows what the demo's network learned: two pictures and a table in experiments/demo.
+"""Shows what the demo's network learned: two pictures and a table in results/demo.
 
 Reads the held-out photos, the images that ``basicsr test`` wrote for them and the logs of
 ``basicsr train``.  Fails when ESC is not better than bicubic by the margins below, so that
@@ -7,7 +7,6 @@ Reads the held-out photos, the images that ``basicsr test`` wrote for them and t
 
 import io
 import json
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ import esc_arch  # noqa: F401  (mends the import of basicsr, so it comes first)
 # isort: split
 from basicsr.metrics import calculate_psnr, calculate_ssim
 
+from esc_arch.files import whole_file
 from esc_arch.imaging.imresize import imresize
 from esc_arch.training.log_reader import History, read_logs
 
@@ -29,7 +29,7 @@ SCALE = 2
 TEST_SET = Path("datasets/demo/test")
 ESC_IMAGES = Path("results/ESC_demo_x2/visualization/demo")
 TRAIN_LOGS = Path("experiments/ESC_demo_x2")
-OUTPUT = Path("experiments/demo")
+OUTPUT = Path("results/demo")
 
 LEAST_GAIN_DB = 0.0  # of each photo, exclusive
 LEAST_MEAN_GAIN_DB = 0.5
@@ -258,13 +258,9 @@ def png(image: Image.Image) -> bytes:
 
 
 def write(path: Path, content: bytes) -> None:
-    """Write a file under another name first, so that a killed run leaves no half of it."""
-    part = path.with_name(f".{path.name}.part")
-    with part.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    """Write a file that is complete or absent."""
+    with whole_file(path) as part:
+        part.write_bytes(content)
 
 
 def _read(path: Path) -> Image.Image:

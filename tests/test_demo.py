@@ -3,6 +3,7 @@
 import importlib.util
 import itertools
 import json
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -136,6 +137,20 @@ def test_option_files_agree_with_each_other_and_the_data():
     assert str(report.TRAIN_LOGS) == f"experiments/{train['name']}"
     # The report finds the iteration of a validation by the loss that is printed before it.
     assert train["val"]["val_freq"] % train["logger"]["print_freq"] == 0
+
+
+def test_the_report_leaves_the_checkout_clean():
+    """What it writes is ignored; the committed results of one run are elsewhere."""
+    files = [str(report.OUTPUT / name) for name in ("comparison.png", "results.json")]
+    ignored = subprocess.run(
+        ["git", "check-ignore", *files], cwd=ROOT, capture_output=True, text=True
+    )
+    if ignored.returncode > 1:
+        pytest.skip("no checkout of git")
+    assert ignored.stdout.split() == files
+    assert (ROOT / "experiments/demo/comparison.png").is_file()
+    makefile = (ROOT / "Makefile").read_text()
+    assert f"DEMO_REPORT := {report.OUTPUT}/results.json" in makefile
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ COMMANDS = {
     "data": "Prepare, pack, check, measure and download training and test images.",
     "weights": "Convert checkpoints, and say what they are.",
     "export": "Write a trained network as an ONNX or .pt2 file, checked against PyTorch.",
+    "options": "Print a new option file, the JSON schema of option files, or a reference of keys.",
     "nets": "List the registered networks, with presets and parameter counts.",
 }
 

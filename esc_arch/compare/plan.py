@@ -24,8 +24,8 @@ from esc_arch.compare import results
 from esc_arch.compare.candidates import ESC_FAMILY
 from esc_arch.compare.results import write_file
 from esc_arch.errors import UserError
-from esc_arch.options.kinds import COUNT
 from esc_arch.options.problems import describe, suggestion
+from esc_arch.options.types import Count, accepts, words
 
 __all__ = [
     "Plan",
@@ -115,9 +115,9 @@ class Request:
         options.force(template, self.force_yml, self.template)
         train = template.get("train")
         total = train.get("total_iter") if isinstance(train, dict) else None
-        if not COUNT.accepts(total):
+        if not accepts(Count, total):
             raise UserError(
-                f"{self.template}: train.total_iter: expected {COUNT.text}, from which the "
+                f"{self.template}: train.total_iter: expected {words(Count)}, from which the "
                 f"schedule is scaled; found {describe(total)}. Name an option file of training."
             )
         return template

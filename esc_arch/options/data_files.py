@@ -22,9 +22,8 @@ from esc_arch.data.check import (
     sample,
 )
 from esc_arch.data.downsample_image_dataset import one_per_root, roots_of
-from esc_arch.options.datasets import DOWNSAMPLE, PAIRED, SINGLE
+from esc_arch.options.datasets import DOWNSAMPLE, PAIRED, REAL, SINGLE
 from esc_arch.options.problems import Problems
-from esc_arch.options.real_esrgan import DATASET as REAL
 from esc_arch.options.real_esrgan import LEAST_SHARPENED, check_queue, synthesizes
 from esc_arch.options.real_esrgan import MODELS as REAL_MODELS
 from esc_arch.options.run import Run

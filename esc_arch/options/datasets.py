@@ -1,339 +1,289 @@
-"""Checks the ``datasets`` section without looking at any data."""
+"""Models of the dataset sections, and rules across their keys."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
+from typing import Annotated, Any, Literal
 
-from basicsr.utils.file_client import FileClient
 from basicsr.utils.registry import DATASET_REGISTRY
+from pydantic import Field
 
-from esc_arch.data.downsample_image_dataset import DOWNSAMPLING, one_per_root, roots_of
-from esc_arch.options.constructors import check_arguments, resolve_type
-from esc_arch.options.kinds import (
-    BOOL,
-    FOLDER_NAME,
-    NUMBER,
-    POSITIVE,
-    SECTION,
-    SIZE,
-    TEXT,
-    WORKERS,
-    Kind,
-    list_of,
-    one_of,
-    optional,
-)
+from esc_arch.data.downsample_image_dataset import one_per_root, roots_of
+from esc_arch.options.constructors import resolve_type
 from esc_arch.options.problems import MISSING, Problems, describe
-from esc_arch.options.real_esrgan import DATASET as REAL
-from esc_arch.options.real_esrgan import check_real_dataset
-from esc_arch.options.sections import (
-    Field,
-    add_missing,
-    check_fields,
-    dotted,
-    subsection,
+from esc_arch.options.types import (
+    FolderName,
+    Kind,
+    Mapped,
+    Natural,
+    Positive,
+    Size,
+    Text,
+    accepts,
+    words,
 )
+from esc_arch.options.validate import OpenSection, Section, add_missing, key
 
 PAIRED, SINGLE = "PairedImageDataset", "SingleImageDataset"
-DOWNSAMPLE = "DownsampleImageDataset"
+DOWNSAMPLE, REAL = "DownsampleImageDataset", "RealESRGANDataset"
 
-LOADER_FIELDS = {
-    "pin_memory": Field(BOOL, "true"),
-    "persistent_workers": Field(BOOL, "false"),
-    "prefetch_mode": Field(optional(one_of("cpu", "cuda")), "cuda"),
-    "num_prefetch_queue": Field(SIZE, "1"),
-    "dataset_enlarge_ratio": Field(POSITIVE, "100"),
-}
+PATCH_KEYS = ("gt_size", "use_hflip", "use_rot")
+LOADER_KEYS = ("batch_size_per_gpu", "num_worker_per_gpu")
+ERROR_KEYS = ("on_error", "max_bad_samples")
 
-TRAIN_LOADER_FIELDS = {
-    "batch_size_per_gpu": Field(SIZE, "16", required=True),
-    "num_worker_per_gpu": Field(WORKERS, "6", required=True),
-}
-
-# What this package's training does with samples that cannot be read.
-ERROR_FIELDS = {
-    "on_error": Field(one_of("stop", "skip"), "skip"),
-    "max_bad_samples": Field(SIZE, "100"),
-}
-
-IMAGE_FIELDS = {
-    "io_backend": Field(SECTION, "{type: disk}", required=True),
-    "dataroot_lq": Field(TEXT, "datasets/Set5/LR_bicubic/X2", required=True),
-    "mean": Field(optional(list_of(NUMBER)), "[0.5, 0.5, 0.5]"),
-    "std": Field(optional(list_of(NUMBER)), "[0.5, 0.5, 0.5]"),
-    "color": Field(optional(TEXT), "y"),
-}
-
-PAIRED_FIELDS = {
-    "dataroot_gt": Field(TEXT, "datasets/Set5/HR", required=True),
-    "filename_tmpl": Field(TEXT, "'{}x2'"),
-    "meta_info_file": Field(optional(TEXT), "datasets/meta_info.txt"),
-}
-
-# SingleImageDataset opens the file as soon as the key is there.
-SINGLE_FIELDS = {"meta_info_file": Field(TEXT, "datasets/meta_info.txt")}
-
-TRAIN_PATCH_FIELDS = {
-    "gt_size": Field(SIZE, "128", required=True),
-    "use_hflip": Field(BOOL, "true", required=True),
-    "use_rot": Field(BOOL, "true", required=True),
-}
-
-# Every key that PairedImageDataset, SingleImageDataset or the loader reads, and
-# use_shuffle, which public files carry: the training sampler shuffles in any case.
-KNOWN = {
-    "name",
-    "type",
-    "phase",
-    "scale",
-    "use_shuffle",
-    *LOADER_FIELDS,
-    *TRAIN_LOADER_FIELDS,
-    *ERROR_FIELDS,
-    *IMAGE_FIELDS,
-    *PAIRED_FIELDS,
-    *TRAIN_PATCH_FIELDS,
-}
-
-DOWNSAMPLE_FIELDS = {
-    "io_backend": Field(SECTION, "{type: disk}", required=True),
-    "dataroot_gt": Field(
-        Kind(
-            "text or a list of texts",
-            lambda v: TEXT.accepts(v) or (list_of(TEXT).accepts(v) and len(v) > 0),
-        ),
-        "[datasets/DIV2K/DIV2K_train_HR, datasets/Flickr2K/HR]",
-        required=True,
-    ),
-    "meta_info_file": Field(
-        Kind(
-            "text, nothing (~), or a list of these",
-            lambda v: optional(TEXT).accepts(v) or list_of(optional(TEXT)).accepts(v),
-        ),
-        "[datasets/meta_info.txt, ~]",
-    ),
-    "downsampling": Field(one_of(*DOWNSAMPLING), "pil_bicubic"),
-}
-
-# Every key that the loader or any dataset reads.
-COMMON_KNOWN = {
-    "name",
-    "type",
-    "phase",
-    "scale",
-    "use_shuffle",
-    *LOADER_FIELDS,
-    *TRAIN_LOADER_FIELDS,
-    *ERROR_FIELDS,
-}
-
-# Every key that DownsampleImageDataset or the loader reads.
-DOWNSAMPLE_KNOWN = {
-    "name",
-    "type",
-    "phase",
-    "scale",
-    "use_shuffle",
-    *LOADER_FIELDS,
-    *TRAIN_LOADER_FIELDS,
-    *ERROR_FIELDS,
-    *TRAIN_PATCH_FIELDS,
-}
+Roots = Annotated[
+    Text | Annotated[Sequence[Text], Field(min_length=1)], Kind("text or a list of texts")
+]
+Metas = Annotated[
+    Text | Sequence[Text | None] | None, Kind("text, nothing (~), or a list of these")
+]
+Prefetch = Literal["cpu", "cuda"] | None
 
 
-def check_datasets(
-    problems: Problems, opt: Mapping[str, object], is_train: bool, plain: bool
-) -> None:
-    """Check every section under ``datasets``.
+class Dataset(Section):
+    """Keys of the data loader, for any dataset."""
 
-    Args:
-        plain: whether the model is SRModel or reads the same keys.
-    """
-    datasets = subsection(
-        problems, "datasets", opt, "{train: ...}" if is_train else "{test_1: ...}"
+    name: FolderName = key("name in logs, and of the results' folder", "Set5")
+    type: Text = key("registered name of the dataset", PAIRED)
+    batch_size_per_gpu: Size = key("images in a batch of one process; for training", "16", None)
+    num_worker_per_gpu: Natural = key("loading processes for each GPU; for training", "6", None)
+    pin_memory: bool = key("load into page-locked memory", "true", False)
+    persistent_workers: bool = key("keep the loading processes between passes", "false", False)
+    prefetch_mode: Prefetch = key("load ahead, by a thread or onto the GPU", "cuda", None)
+    num_prefetch_queue: Size = key("batches that the thread loads ahead", "1", 1)
+    dataset_enlarge_ratio: Positive = key("passes over the images in one epoch", "100", 1)
+    use_shuffle: Any = key("read by nothing: training shuffles in any case", "true", None)
+    on_error: Literal["stop", "skip"] = key("for a training sample that is damaged", "skip", "stop")
+    max_bad_samples: Size = key("damaged samples before training stops", "100", None)
+    phase: Any = key("set by BasicSR", "train", None)
+    scale: Any = key("set by BasicSR to the file's scale", "2", None)
+
+    @classmethod
+    def needed(cls, section: Mapping[str, object], is_train: bool) -> Collection[str]:
+        return LOADER_KEYS if is_train else ()
+
+
+class OpenDataset(Dataset):
+    """A dataset with further keys of its own."""
+
+    model_config = OpenSection.model_config
+
+
+class Patches(Dataset):
+    """Keys of datasets of random patches."""
+
+    io_backend: Mapped = key("how files are read: type is disk or lmdb", "{type: disk}")
+    gt_size: Size = key("side of the HR patch in pixels; for training", "128", None)
+    use_hflip: bool = key("flip patches at random; for training", "true", None)
+    use_rot: bool = key("turn patches by 90 degrees at random; for training", "true", None)
+
+    @classmethod
+    def needed(cls, section: Mapping[str, object], is_train: bool) -> Collection[str]:
+        return (*LOADER_KEYS, *PATCH_KEYS) if is_train else ()
+
+
+class Images(Patches):
+    """Keys of datasets with LR images."""
+
+    dataroot_lq: Text = key("folder or LMDB of LR images", "datasets/Set5/LR_bicubic/X2")
+    mean: Sequence[float] | None = key("subtracted from each channel", "[0.5, 0.5, 0.5]", None)
+    std: Sequence[float] | None = key("each channel is divided by it", "[0.5, 0.5, 0.5]", None)
+    color: Text | None = key("y for luma alone", "y", None)
+
+
+class Paired(Images):
+    """Pairs of HR and LR images."""
+
+    dataroot_gt: Text = key("folder or LMDB of HR images", "datasets/Set5/HR")
+    filename_tmpl: Text = key("name of an LR file, {} for the HR file's name", "'{}x2'", "{}")
+    meta_info_file: Text | None = key(
+        "text file that lists the images", "datasets/meta_info.txt", None
     )
-    if datasets is None:
-        return
-    if is_train and "train" not in datasets:
-        problems.add("datasets.train", "a section", MISSING, "Add the training data as `train:`.")
-    if not is_train and not datasets:
-        problems.add("datasets", "test sections", "none", "Add the test data as `test_1:`.")
-    folder_names: dict[object, str] = {}
-    for phase, section in datasets.items():
-        key = f"datasets.{phase}"
-        if not _is_phase(phase, is_train):
-            allowed = "train, val, val_1, ..." if is_train else "test, test_1, ..., val, val_1, ..."
-            problems.add(key, f"one of {allowed}", f"'{phase}'", "Rename the section.")
-        elif not isinstance(section, dict):
-            problems.add(key, SECTION.text, describe(section), "Fill the section or remove it.")
-        else:
-            _check_section(problems, key, section, opt.get("scale"), phase == "train", plain)
-            name = section.get("name")
-            if phase != "train" and isinstance(name, str):
-                first = folder_names.setdefault(name, key)
-                if first != key:
-                    problems.add(
-                        f"{key}.name",
-                        "a name of its own",
-                        f"{describe(name)}, the name of {first} too",
-                        "Results are kept by name: rename one of them.",
-                    )
 
 
-def evaluated(opt: Mapping[str, object]) -> list[tuple[str, dict]]:
+class Single(Images):
+    """LR images alone, for a test without ground truth."""
+
+    # SingleImageDataset opens the file as soon as the key is there.
+    meta_info_file: Text = key("text file that lists the images", "datasets/meta_info.txt", None)
+    dataroot_gt: Any = key("read by nothing", "datasets/Set5/HR", None)
+    filename_tmpl: Any = key("read by nothing", "'{}'", None)
+
+
+class Downsample(Patches):
+    """HR images of one or several folders, whose LR images are made while training."""
+
+    dataroot_gt: Roots = key("folders or LMDBs of HR images", "[datasets/DIV2K, datasets/Flickr2K]")
+    meta_info_file: Metas = key(
+        "text files that list the images of each root", "[datasets/meta_info.txt, ~]", None
+    )
+    downsampling: Literal["pil_bicubic", "matlab_bicubic"] = key(
+        "how LR patches are made", "pil_bicubic", "pil_bicubic"
+    )
+
+
+MODELS: dict[str, type[Dataset]] = {PAIRED: Paired, SINGLE: Single, DOWNSAMPLE: Downsample}
+
+
+def evaluated(opt: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     """Key and section of each dataset that is validated or tested on."""
     datasets = opt.get("datasets")
-    if not isinstance(datasets, dict):
-        return []
     return [
         (f"datasets.{phase}", section)
-        for phase, section in datasets.items()
+        for phase, section in (datasets.items() if isinstance(datasets, dict) else ())
         if phase != "train" and isinstance(section, dict)
     ]
 
 
-def _is_phase(phase: str, is_train: bool) -> bool:
+def training_data(opt: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The section of the training data, where there is one."""
+    datasets = opt.get("datasets")
+    data = datasets.get("train") if isinstance(datasets, dict) else None
+    return data if isinstance(data, dict) else None
+
+
+def is_phase(phase: str, is_train: bool) -> bool:
+    """Whether a dataset may have this key."""
     first = phase.split("_")[0]
     return phase == "train" or first == "val" if is_train else first in ("test", "val")
 
 
-def _check_section(
+def check_datasets(
+    problems: Problems, opt: Mapping[str, Any], is_train: bool, plain: bool
+) -> list[tuple[str, dict[str, Any]]]:
+    """Check which datasets there are, and the rules across the keys of each.
+
+    Args:
+        plain: whether the model is SRModel or reads the same keys.
+
+    Returns:
+        Key and section of each dataset of the right phase.
+    """
+    datasets = opt["datasets"]
+    if is_train and "train" not in datasets:
+        problems.add("datasets.train", "a section", MISSING, "Add the training data as `train:`.")
+    if not is_train and not datasets:
+        problems.add("datasets", "test sections", "none", "Add the test data as `test_1:`.")
+    names: dict[object, str] = {}
+    right = []
+    for phase, section in datasets.items():
+        place = f"datasets.{phase}"
+        if not is_phase(phase, is_train):
+            allowed = "train, val, val_1, ..." if is_train else "test, test_1, ..., val, val_1, ..."
+            problems.add(place, f"one of {allowed}", f"'{phase}'", "Rename the section.")
+        elif not isinstance(section, dict):
+            problems.add(place, words(Mapped), describe(section), "Fill the section or remove it.")
+        else:
+            right.append((place, section))
+            _check_dataset(problems, place, section, opt.get("scale"), phase == "train", plain)
+            name = section.get("name")
+            if phase != "train" and isinstance(name, str):
+                first = names.setdefault(name, place)
+                if first != place:
+                    problems.add(
+                        f"{place}.name",
+                        "a name of its own",
+                        f"{describe(name)}, the name of {first} too",
+                        "Results are kept by name: rename one of them.",
+                    )
+    return right
+
+
+def _check_dataset(
     problems: Problems,
-    key: str,
-    section: Mapping[str, object],
+    place: str,
+    section: Mapping[str, Any],
     scale: object,
     train: bool,
     plain: bool,
 ) -> None:
-    check_fields(problems, key, section, {"name": Field(FOLDER_NAME, "Set5", required=True)})
-    dataset = resolve_type(problems, key, section, DATASET_REGISTRY, PAIRED)
-    _check_loader(problems, key, section, train)
-    if dataset is None:
-        return
-    kind = section["type"]
-    if kind == DOWNSAMPLE:
-        _check_downsample(problems, key, section, scale, train)
-        return
-    if kind == REAL:
-        check_real_dataset(problems, key, section, COMMON_KNOWN, train)
-        if isinstance(section.get("io_backend"), dict):
-            _check_io_backend(problems, key, section["io_backend"])
-        return
-    if kind not in (PAIRED, SINGLE):
-        # Other datasets have keys of their own; all of BasicSR's read images this way.
-        if "io_backend" in section:
-            _check_io_backend(problems, key, section["io_backend"])
-        return
-    fields = {**IMAGE_FIELDS, **(PAIRED_FIELDS if kind == PAIRED else SINGLE_FIELDS)}
-    if train:
-        fields |= TRAIN_PATCH_FIELDS
-    check_fields(problems, key, section, fields, known=KNOWN)
-    if isinstance(section.get("io_backend"), dict):
-        _check_io_backend(problems, key, section["io_backend"])
+    resolve_type(problems, place, section, DATASET_REGISTRY, PAIRED)
+    _check_loader(problems, place, section, train)
+    kind = section.get("type")
     if train and plain and kind == SINGLE:
         problems.add(
-            f"{key}.type",
+            f"{place}.type",
             "a dataset with ground truth",
             describe(kind),
             f"Train with `type: {PAIRED}`.",
         )
-    if (section.get("mean") is None) != (section.get("std") is None):
+    if kind == REAL and not train:
+        problems.add(
+            f"{place}.type",
+            "a dataset with LR images, as these are made in training only",
+            describe(REAL),
+            f"Write `type: {PAIRED}`, or {SINGLE} without metrics.",
+        )
+    if kind in (PAIRED, SINGLE) and (section.get("mean") is None) != (section.get("std") is None):
         absent = "mean" if section.get("mean") is None else "std"
         problems.add(
-            f"{key}.{absent}", "mean and std together", f"no {absent}", f"Add `{absent}:`."
+            f"{place}.{absent}", "mean and std together", f"no {absent}", f"Add `{absent}:`."
         )
     if kind == PAIRED:
-        _check_template(problems, key, section)
-        _check_scale(problems, key, section, scale, train)
+        _check_template(problems, place, section)
+    if kind == DOWNSAMPLE:
+        _check_metas(problems, place, section)
+    if kind in (PAIRED, DOWNSAMPLE):
+        _check_scale(problems, place, section, scale, train)
 
 
-def _check_downsample(
-    problems: Problems, key: str, section: Mapping[str, object], scale: object, train: bool
-) -> None:
-    fields = DOWNSAMPLE_FIELDS | (TRAIN_PATCH_FIELDS if train else {})
-    check_fields(problems, key, section, fields, known=DOWNSAMPLE_KNOWN)
-    if isinstance(section.get("io_backend"), dict):
-        _check_io_backend(problems, key, section["io_backend"])
-    if not any(problems.under(f"{key}.{name}") for name in ("dataroot_gt", "meta_info_file")):
-        roots = len(roots_of(section["dataroot_gt"]))
-        metas = len(one_per_root(section.get("meta_info_file"), roots))
-        if metas != roots:
-            problems.add(
-                f"{key}.meta_info_file",
-                f"one for each of the {roots} roots of dataroot_gt, ~ for all images of a root",
-                f"{metas}",
-                "Write a list of as many.",
-            )
-    _check_scale(problems, key, section, scale, train)
-
-
-def _check_loader(problems: Problems, key: str, section: Mapping[str, object], train: bool) -> None:
-    fields = LOADER_FIELDS | TRAIN_LOADER_FIELDS
+def _check_loader(problems: Problems, place: str, section: Mapping[str, Any], train: bool) -> None:
     if not train:
-        fields = {name: field._replace(required=False) for name, field in fields.items()}
-    check_fields(problems, key, section, fields)
-    _check_on_error(problems, key, section, train)
+        for name in ERROR_KEYS:
+            if name in section:
+                problems.add(
+                    f"{place}.{name}",
+                    "this key under datasets.train only: a result counts every image",
+                    describe(section[name]),
+                    "Remove it.",
+                )
+    elif "max_bad_samples" in section and section.get("on_error") != "skip":
+        problems.add(
+            f"{place}.max_bad_samples",
+            "`on_error: skip` beside it",
+            describe(section["on_error"]) if "on_error" in section else MISSING,
+            "Write `on_error: skip`, or remove max_bad_samples.",
+        )
     if section.get("persistent_workers") is True:
         if not train:
             problems.add(
-                f"{key}.persistent_workers",
+                f"{place}.persistent_workers",
                 "false: BasicSR reads this data without workers",
                 "true",
                 "Remove the key.",
             )
         elif section.get("num_worker_per_gpu") == 0:
             problems.add(
-                f"{key}.persistent_workers",
+                f"{place}.persistent_workers",
                 "false while num_worker_per_gpu is 0",
                 "true",
                 "Remove the key, or set `num_worker_per_gpu: 6`.",
             )
     if train and section.get("prefetch_mode") == "cuda" and section.get("pin_memory") is not True:
         problems.add(
-            f"{key}.pin_memory",
+            f"{place}.pin_memory",
             "true, as prefetch_mode is cuda",
             describe(section["pin_memory"]) if "pin_memory" in section else MISSING,
             "Write `pin_memory: true`.",
         )
 
 
-def _check_on_error(
-    problems: Problems, key: str, section: Mapping[str, object], train: bool
-) -> None:
-    if train:
-        check_fields(problems, key, section, ERROR_FIELDS)
-        if "max_bad_samples" in section and section.get("on_error") != "skip":
-            problems.add(
-                f"{key}.max_bad_samples",
-                "`on_error: skip` beside it",
-                describe(section["on_error"]) if "on_error" in section else MISSING,
-                "Write `on_error: skip`, or remove max_bad_samples.",
-            )
+def _check_metas(problems: Problems, place: str, section: Mapping[str, Any]) -> None:
+    roots, metas = section.get("dataroot_gt"), section.get("meta_info_file")
+    if not (accepts(Roots, roots) and accepts(Metas, metas)):
         return
-    for name in ERROR_FIELDS:
-        if name in section:
-            problems.add(
-                f"{key}.{name}",
-                "this key under datasets.train only: a result counts every image",
-                describe(section[name]),
-                "Remove it.",
-            )
+    count = len(roots_of(section["dataroot_gt"]))
+    given = len(one_per_root(metas, count))
+    if given != count:
+        problems.add(
+            f"{place}.meta_info_file",
+            f"one for each of the {count} roots of dataroot_gt, ~ for all images of a root",
+            f"{given}",
+            "Write a list of as many.",
+        )
 
 
-def _check_io_backend(problems: Problems, key: str, section: object) -> None:
-    key = dotted(key, "io_backend")
-    if not isinstance(section, dict):
-        problems.add(key, SECTION.text, describe(section), "Write `io_backend: {type: disk}`.")
-        return
-    backends = FileClient._backends
-    check_fields(problems, key, section, {"type": Field(one_of(*backends), "disk", required=True)})
-    if not problems.under(f"{key}.type"):
-        # The dataset adds where the LMDBs are.
-        supplied = ("db_paths", "client_keys")
-        check_arguments(problems, key, backends[section["type"]], section, supplied)
-
-
-def _check_template(problems: Problems, key: str, section: Mapping[str, object]) -> None:
+def _check_template(problems: Problems, place: str, section: Mapping[str, Any]) -> None:
     template = section.get("filename_tmpl", "{}")
-    if not isinstance(template, str):
+    if not accepts(Text, template):
         return
     try:
         usable = "\0stem\0" in template.format("\0stem\0")
@@ -341,7 +291,7 @@ def _check_template(problems: Problems, key: str, section: Mapping[str, object])
         usable = False
     if not usable:
         problems.add(
-            f"{key}.filename_tmpl",
+            f"{place}.filename_tmpl",
             "the LR file's name with {} for the HR file's, without extension",
             describe(template),
             "Write, for example, `filename_tmpl: '{}x2'`.",
@@ -349,26 +299,26 @@ def _check_template(problems: Problems, key: str, section: Mapping[str, object])
 
 
 def _check_scale(
-    problems: Problems, key: str, section: Mapping[str, object], scale: object, train: bool
+    problems: Problems, place: str, section: Mapping[str, Any], scale: Any, train: bool
 ) -> None:
     if "scale" in section and scale is not None and section["scale"] != scale:
         problems.add(
-            f"{key}.scale",
+            f"{place}.scale",
             "the scale at the top of the file, which replaces it",
             describe(section["scale"]),
             "Remove the key.",
         )
     if scale is None and "scale" not in section:
-        add_missing(problems, "scale", Field(SIZE, "2"))
+        add_missing(problems, "scale", Size, "2")
         return
     scale = section.get("scale") if scale is None else scale
     size = section.get("gt_size")
-    if not SIZE.accepts(scale):
+    if not accepts(Size, scale):
         if "scale" in section:
-            problems.add(f"{key}.scale", SIZE.text, describe(scale), "Write `scale: 2`.")
-    elif train and SIZE.accepts(size) and size % scale:
+            problems.add(f"{place}.scale", words(Size), describe(scale), "Write `scale: 2`.")
+    elif train and accepts(Size, size) and size % scale:
         problems.add(
-            f"{key}.gt_size",
+            f"{place}.gt_size",
             f"a multiple of the scale {scale}",
             describe(size),
             f"Write, for example, `gt_size: {64 * scale}`, for LR patches of 64.",

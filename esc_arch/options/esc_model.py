@@ -1,81 +1,71 @@
-"""Checks what ESCModel reads beside the keys of SRModel."""
+"""Rules of the option files of ESCModel: across their keys, and for the machine."""
 
 import os
 import shutil
 import sys
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY
 
 from esc_arch.archs.esc_arch import ESCFamily
-from esc_arch.models.esc_model import PRECISIONS
 from esc_arch.options.constructors import registered
-from esc_arch.options.kinds import BOOL, POSITIVE, SIZE, is_int, one_of, optional
+from esc_arch.options.datasets import training_data
 from esc_arch.options.problems import Problems, describe
 from esc_arch.options.run import Run
-from esc_arch.options.sections import Field
+from esc_arch.options.sections import ESC_MODEL, PLAIN_MODELS, ESCTrain, ESCVal, Train, Val
+from esc_arch.options.types import Size, accepts
 
-MODEL = "ESCModel"
-
-TRAIN_FIELDS = {
-    "amp": Field(optional(one_of(*PRECISIONS)), "bf16"),
-    "compile": Field(BOOL, "true"),
-    "channels_last": Field(BOOL, "true"),
-    "accumulate": Field(SIZE, "2"),
-    "grad_clip": Field(optional(POSITIVE), "0.5"),
-    "skip_nonfinite": Field(BOOL, "true"),
-    "checkpoint_activations": Field(BOOL, "true"),
+# The keys of ESCModel alone.
+OWN_KEYS = {
+    "train": tuple(ESCTrain.model_fields.keys() - Train.model_fields.keys()),
+    "val": tuple(ESCVal.model_fields.keys() - Val.model_fields.keys()),
 }
-VAL_FIELDS = {"whole_windows": Field(BOOL, "true")}
-FIELDS = {"train": TRAIN_FIELDS, "val": VAL_FIELDS}
 
-# The compiler that PyTorch takes for CPUs, unless CXX names one.
+# The compiler that PyTorch uses for CPUs, unless CXX names one.
 CXX = {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
 
 
-def own_fields(opt: Mapping[str, object], key: str) -> dict[str, Field]:
-    """What the model reads under ``train`` or ``val``."""
-    return FIELDS[key] if opt.get("model_type") == MODEL else {}
-
-
-def pads_to_windows(opt: Mapping[str, object]) -> bool:
-    """Whether the model was told to extend the images of validation to whole windows."""
+def pads_to_windows(opt: Mapping[str, Any]) -> bool:
+    """Whether ESCModel extends the images of validation to whole windows."""
     val = opt.get("val")
     return (
-        opt.get("model_type") == MODEL and isinstance(val, dict) and bool(val.get("whole_windows"))
+        opt.get("model_type") == ESC_MODEL
+        and isinstance(val, dict)
+        and bool(val.get("whole_windows"))
     )
 
 
-def check_foreign_keys(
-    problems: Problems, key: str, section: Mapping[str, object], opt: Mapping[str, object]
-) -> list[str]:
+def check_esc_model_keys(
+    problems: Problems, place: str, section: Mapping[str, Any], opt: Mapping[str, Any]
+) -> dict[str, Any]:
     """Note keys of ESCModel in the file of a model that does not read them.
 
     Args:
-        key: ``train`` or ``val``.
-        section: what stands there.
+        place: ``train`` or ``val``.
+        section: its content.
 
     Returns:
-        Their names.
+        The section's other keys.
     """
-    if opt.get("model_type") == MODEL:
-        return []
-    foreign = [name for name in FIELDS[key] if name in section]
-    for name in foreign:
-        problems.add(
-            f"{key}.{name}",
-            f"a key that {opt.get('model_type')} reads",
-            f"one of {MODEL}",
-            f"Write `model_type: {MODEL}`, or remove the key.",
-        )
-    return foreign
+    model = opt.get("model_type")
+    own = OWN_KEYS[place] if model != ESC_MODEL and model in PLAIN_MODELS else ()
+    for name in section:
+        if name in own:
+            problems.add(
+                f"{place}.{name}",
+                f"a key that {model} reads",
+                f"one of {ESC_MODEL}",
+                f"Write `model_type: {ESC_MODEL}`, or remove the key.",
+            )
+    return {name: value for name, value in section.items() if name not in own}
 
 
-def check_esc_model(problems: Problems, opt: Mapping[str, object]) -> None:
-    """Check what goes together in a training file of the model."""
+def check_esc_model(problems: Problems, opt: Mapping[str, Any]) -> None:
+    """Check the rules across the keys of a training file of the model."""
     train = opt.get("train")
-    if opt.get("model_type") != MODEL or not isinstance(train, dict):
+    if opt.get("model_type") != ESC_MODEL or not isinstance(train, dict):
         return
     _check_accumulate(problems, opt, train)
     if train.get("checkpoint_activations") is True and not problems.under("network_g"):
@@ -89,14 +79,12 @@ def check_esc_model(problems: Problems, opt: Mapping[str, object]) -> None:
             )
 
 
-def _check_accumulate(problems: Problems, opt: Mapping, train: Mapping) -> None:
+def _check_accumulate(problems: Problems, opt: Mapping[str, Any], train: Mapping[str, Any]) -> None:
     parts = train.get("accumulate", 1)
-    if not SIZE.accepts(parts) or parts == 1:
+    if not accepts(Size, parts) or parts == 1:
         return
-    datasets = opt.get("datasets")
-    data = datasets.get("train") if isinstance(datasets, dict) else None
-    batch = data.get("batch_size_per_gpu") if isinstance(data, dict) else None
-    if SIZE.accepts(batch) and batch % parts:
+    batch = (training_data(opt) or {}).get("batch_size_per_gpu")
+    if accepts(Size, batch) and batch % parts:
         problems.add(
             "train.accumulate",
             f"a divisor of datasets.train.batch_size_per_gpu, {batch}",
@@ -113,14 +101,14 @@ def _check_accumulate(problems: Problems, opt: Mapping, train: Mapping) -> None:
         )
 
 
-def check_esc_model_machine(problems: Problems, opt: Mapping[str, object], run: Run) -> None:
+def check_esc_model_machine(problems: Problems, opt: Mapping[str, Any], run: Run) -> None:
     """Check that this machine can do what a training file of the model asks for."""
     train = opt.get("train")
-    if not run.is_train or opt.get("model_type") != MODEL or not isinstance(train, dict):
+    if not run.is_train or opt.get("model_type") != ESC_MODEL or not isinstance(train, dict):
         return
     wanted, available = opt.get("num_gpu"), torch.cuda.device_count()
     gpus = available if wanted == "auto" else wanted
-    if not is_int(gpus):
+    if type(gpus) is not int:
         return
     if gpus == 0 and train.get("amp") == "fp16":
         problems.add(

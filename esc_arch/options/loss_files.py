@@ -2,22 +2,19 @@
 
 import os
 from collections.abc import Mapping
+from typing import Any
 
 from basicsr.archs.vgg_arch import NAMES as VGG_LAYERS
 from basicsr.archs.vgg_arch import VGG_PRETRAIN_PATH
 
 from esc_arch.checkpoints.state_dicts import read_state_dict
 from esc_arch.errors import UserError
-from esc_arch.losses.vgg_features import (
-    fit_weights,
-    standard_places,
-    standard_weights,
-)
+from esc_arch.losses.vgg_features import fit_weights, standard_places, standard_weights
+from esc_arch.options.components import VGG_LOSSES
 from esc_arch.options.problems import Problems
-from esc_arch.options.training import VGG_LOSSES
 
 
-def inspect_loss_files(problems: Problems, opt: Mapping[str, object]) -> None:
+def inspect_loss_files(problems: Problems, opt: Mapping[str, Any]) -> None:
     """Look at the files of every loss whose section has no problem yet."""
     train = opt.get("train")
     for name, section in train.items() if isinstance(train, dict) else ():
@@ -25,13 +22,13 @@ def inspect_loss_files(problems: Problems, opt: Mapping[str, object]) -> None:
         if (
             name.endswith("_opt")
             and isinstance(section, dict)
-            and section.get("type") in VGG_LOSSES
+            and section.get("type") in tuple(VGG_LOSSES)
             and not problems.under(key)
         ):
             _inspect_vgg(problems, key, section)
 
 
-def _inspect_vgg(problems: Problems, key: str, section: Mapping) -> None:
+def _inspect_vgg(problems: Problems, key: str, section: Mapping[str, Any]) -> None:
     vgg_type = section.get("vgg_type", "vgg19")
     given = section.get("weights")
     if given is not None:
@@ -58,7 +55,7 @@ def _inspect_vgg(problems: Problems, key: str, section: Mapping) -> None:
 
 
 def _inspect_weights(
-    problems: Problems, key: str, file: str, section: Mapping, vgg_type: str
+    problems: Problems, key: str, file: str, section: Mapping[str, Any], vgg_type: str
 ) -> None:
     whole = section["type"] == "PerceptualLoss"
     layers = VGG_LAYERS[vgg_type] if whole else section["layer_weights"]
@@ -74,5 +71,5 @@ def _inspect_weights(
             key,
             f"the weights of {vgg_type} as torchvision names them",
             f"{file} with {error}",
-            "Take the file that belongs to vgg_type, or change vgg_type.",
+            "Use the file that belongs to vgg_type, or change vgg_type.",
         )

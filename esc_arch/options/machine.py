@@ -3,15 +3,15 @@
 import importlib.util
 import os
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 
 from esc_arch.options.esc_model import check_esc_model_machine
-from esc_arch.options.kinds import is_int
 from esc_arch.options.problems import Problems
 from esc_arch.options.run import Run
 
-# What torch.distributed and BasicSR read from the environment, and who sets it.
+# Environment variables that torch.distributed and BasicSR read, and the program that sets them.
 LAUNCHERS = {
     "pytorch": (
         ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"),
@@ -25,8 +25,8 @@ LAUNCHERS = {
 _NUMBERS = {"RANK", "WORLD_SIZE", "MASTER_PORT", "SLURM_PROCID", "SLURM_NTASKS"}
 
 
-def inspect_machine(problems: Problems, opt: Mapping[str, object], run: Run) -> None:
-    """Note what this machine lacks for a run of the option file."""
+def inspect_machine(problems: Problems, opt: Mapping[str, Any], run: Run) -> None:
+    """Note the GPUs, variables and packages that a run of the option file lacks here."""
     _check_launcher(problems, run.launcher)
     _check_gpus(problems, opt, run)
     check_esc_model_machine(problems, opt, run)
@@ -71,19 +71,19 @@ def _check_launcher(problems: Problems, launcher: str) -> None:
         )
 
 
-def _check_gpus(problems: Problems, opt: Mapping[str, object], run: Run) -> None:
+def _check_gpus(problems: Problems, opt: Mapping[str, Any], run: Run) -> None:
     available = torch.cuda.device_count()
     wanted = opt.get("num_gpu")
     # With a launcher the number may count the GPUs of several machines.
-    if run.launcher == "none" and is_int(wanted) and wanted > available:
+    if run.launcher == "none" and type(wanted) is int and wanted > available:
         problems.add(
             "num_gpu",
             f"at most {available}, the GPUs of this machine",
             str(wanted),
             "Write `num_gpu: auto`.",
         )
-    local = os.environ.get("LOCAL_WORLD_SIZE", "1")
-    local = int(local) if local.isdecimal() else 1
+    text = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    local = int(text) if text.isdecimal() else 1
     # NCCL takes one process for each GPU; without a GPU there are as many as wanted.
     if run.launcher == "pytorch" and wanted != 0 and 0 < available < local:
         problems.add(

@@ -1,6 +1,6 @@
-"""Collects everything that is wrong with one option file and words it.
+"""Collects the mistakes of one option file, and words them.
 
-A problem names the key, what was expected, what was found and what to do.
+A problem names the key, the expected value, the found value and the remedy.
 """
 
 import difflib
@@ -47,6 +47,10 @@ class Problems:
             for problem in self._found
         )
 
+    def has(self, key: str) -> bool:
+        """Whether a problem is known at exactly ``key``."""
+        return any(problem.key == key for problem in self._found)
+
     def raise_if_any(self) -> None:
         """Raises: UserError: listing every problem, when there is one."""
         if not self._found:
@@ -85,7 +89,7 @@ def nearest(name: object, known: Iterable[str]) -> str | None:
 
 
 def suggestion(name: object, known: Iterable[str]) -> str:
-    """What to write instead of an unknown name."""
+    """Advice for an unknown name: the nearest known one, or all."""
     known = sorted(known)
     if not known:
         return "Remove it."

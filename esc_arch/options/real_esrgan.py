@@ -1,34 +1,34 @@
-"""Checks what BasicSR's Real-ESRGAN models and dataset read beside the usual keys.
+"""Models of the option files of BasicSR's Real-ESRGAN, and the rules across their keys.
 
 Both models make the LR images themselves, by two rounds of blur, resizing, noise and JPEG,
 and read how from the top of the option file.  The keys of the second round end in 2.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Annotated, Any, Literal
 
 import torch
 
 from esc_arch.options.constructors import complaint
-from esc_arch.options.kinds import (
-    BOOL,
-    COUNT,
-    SECTION,
-    SIZE,
-    TEXT,
-    WORKERS,
-    Kind,
-    is_number,
-    list_of,
-    one_of,
-    optional,
-)
+from esc_arch.options.datasets import LOADER_KEYS, PAIRED, REAL, SINGLE, Dataset, training_data
 from esc_arch.options.networks import build
 from esc_arch.options.problems import MISSING, Problems, describe
-from esc_arch.options.sections import Field, check_fields
+from esc_arch.options.sections import Options, Train
+from esc_arch.options.types import (
+    Chance,
+    Count,
+    Kind,
+    Mapped,
+    Natural,
+    Size,
+    Text,
+    accepts,
+    is_number,
+)
+from esc_arch.options.validate import key
 
 NET, GAN = "RealESRNetModel", "RealESRGANModel"
 MODELS = (NET, GAN)
-DATASET = "RealESRGANDataset"
 
 # Side to which the dataset crops or pads each image, in pixels.
 IMAGE_SIZE = 400
@@ -37,127 +37,163 @@ LEAST_SHARPENED = 26
 # The blur kernels of 21x21 mirror 10 pixels; a resized image has to have one more.
 LEAST_RESIZING = 11 / IMAGE_SIZE
 
-KERNELS = (
-    "iso", "aniso", "generalized_iso", "generalized_aniso", "plateau_iso", "plateau_aniso",
-)  # fmt: skip
+_INF = float("inf")
+_WEIGHTS = {"type": "array", "items": {"type": "number", "minimum": 0}, "minItems": 1}
+_PAIR = {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2}
 
 
-def _interval(text: str, fits: Callable[[float, float], bool]) -> Kind:
+def _pair(text: str, fits: Callable[[float, float], bool]) -> Kind:
     return Kind(
         f"a list of two numbers, {text}",
-        lambda v: isinstance(v, list) and len(v) == 2 and all(map(is_number, v)) and fits(*v),
+        lambda value: isinstance(value, list) and len(value) == 2 and fits(*value),
+        _PAIR,
     )
 
 
-def _are_weights(value: object) -> bool:
-    """Whether ``random.choices`` takes the value as weights."""
-    return (
-        isinstance(value, list)
-        and all(is_number(item) and 0 <= item < float("inf") for item in value)
-        and sum(value) > 0
-    )
+def _are_weights(value: Sequence[float]) -> bool:
+    """Whether ``random.choices`` accepts the value as weights."""
+    return isinstance(value, list) and all(0 <= v < _INF for v in value) and sum(value) > 0
 
 
-CHANCE = Kind("a number from 0 to 1", lambda v: is_number(v) and 0 <= v <= 1)
-RESIZE_CHANCES = Kind(
-    "a list of 3 numbers of at least 0, the weights of up, down and keep",
-    lambda v: _are_weights(v) and len(v) == 3,
-)
-KERNEL_CHANCES = Kind("a list of numbers of at least 0, not all 0", _are_weights)
-RESIZING = _interval(
-    f"from {LEAST_RESIZING} to 1 and from 1",
-    lambda low, high: LEAST_RESIZING <= low <= 1 <= high < float("inf"),
-)
-AMOUNT = _interval(
-    "the lower one first and at least 0", lambda low, high: 0 <= low <= high < float("inf")
-)
-SIGMA = _interval("the lower one first and above 0", lambda a, b: 0 < a < b < float("inf"))
-AROUND_ONE = _interval("above 0 to 1 and from 1", lambda a, b: 0 < a <= 1 <= b < float("inf"))
-# At quality 100 the table of BasicSR's JPEG is 0 and is divided by.
-QUALITY = _interval("the lower one first, from 1 to 99", lambda a, b: 1 <= a <= b <= 99)
-
-# What both models read in training with synthetic LR images.
-DEGRADATION_FIELDS = {
-    "resize_prob": Field(RESIZE_CHANCES, "[0.2, 0.7, 0.1]"),
-    "resize_range": Field(RESIZING, "[0.15, 1.5]"),
-    "gaussian_noise_prob": Field(CHANCE, "0.5"),
-    "noise_range": Field(AMOUNT, "[1, 30]"),
-    "poisson_scale_range": Field(AMOUNT, "[0.05, 3]"),
-    "gray_noise_prob": Field(CHANCE, "0.4"),
-    "jpeg_range": Field(QUALITY, "[30, 95]"),
-    "second_blur_prob": Field(CHANCE, "0.8"),
-    "resize_prob2": Field(RESIZE_CHANCES, "[0.3, 0.4, 0.3]"),
-    "resize_range2": Field(RESIZING, "[0.3, 1.2]"),
-    "gaussian_noise_prob2": Field(CHANCE, "0.5"),
-    "noise_range2": Field(AMOUNT, "[1, 25]"),
-    "poisson_scale_range2": Field(AMOUNT, "[0.05, 2.5]"),
-    "gray_noise_prob2": Field(CHANCE, "0.4"),
-    "jpeg_range2": Field(QUALITY, "[30, 95]"),
-    "gt_size": Field(SIZE, "256"),
-}
-
-SHARPENING_FIELDS = {
-    NET: {"gt_usm": Field(BOOL, "true")},
-    GAN: {name: Field(BOOL, "true") for name in ("l1_gt_usm", "percep_gt_usm", "gan_gt_usm")},
-}
-
-GAN_TRAIN_FIELDS = {
-    "optim_d": Field(SECTION, "{type: Adam, lr: !!float 1e-4}", required=True),
-    "gan_opt": Field(
-        SECTION, "{type: GANLoss, gan_type: vanilla, loss_weight: 0.1}", required=True
+ResizeChances = Annotated[
+    Sequence[float],
+    Kind(
+        "a list of 3 numbers of at least 0, the weights of up, down and keep",
+        lambda value: _are_weights(value) and len(value) == 3,
+        {**_WEIGHTS, "minItems": 3, "maxItems": 3},
     ),
-    "ldl_opt": Field(optional(SECTION), "{type: L1Loss}"),
-    "net_d_iters": Field(COUNT, "1"),
-    "net_d_init_iters": Field(WORKERS, "0"),
-}
-
-DATASET_FIELDS = {
-    "dataroot_gt": Field(TEXT, "datasets/DF2K", required=True),
-    "io_backend": Field(SECTION, "{type: disk}", required=True),
-    "use_hflip": Field(BOOL, "true", required=True),
-    "use_rot": Field(BOOL, "false", required=True),
-    "final_sinc_prob": Field(CHANCE, "0.8", required=True),
-    "gt_size": Field(SIZE, "256"),
-    **{
-        f"{name}{ending}": Field(kind, example, required=True)
-        for ending in ("", "2")
-        for name, kind, example in (
-            ("blur_kernel_size", SIZE, "21"),
-            ("kernel_list", list_of(one_of(*KERNELS)), "[iso, aniso]"),
-            ("kernel_prob", KERNEL_CHANCES, "[0.7, 0.3]"),
-            ("sinc_prob", CHANCE, "0.1"),
-            ("blur_sigma", SIGMA, "[0.2, 3]"),
-            ("betag_range", AROUND_ONE, "[0.5, 4]"),
-            ("betap_range", AROUND_ONE, "[1, 2]"),
-        )
-    },
-}
-
-
-def top_fields(opt: Mapping[str, object], is_train: bool) -> dict[str, Field]:
-    """The keys that the model of an option file reads at its top beside the usual ones."""
-    model = opt.get("model_type")
-    if model not in MODELS:
-        return {}
-    fields = {
-        name: field._replace(required=is_train and synthesizes(opt))
-        for name, field in DEGRADATION_FIELDS.items()
-    }
-    for name, field in SHARPENING_FIELDS[model].items():
-        # The GAN model reads them with given LR images too.
-        required = is_train and (model == GAN or synthesizes(opt))
-        fields[name] = field._replace(required=required)
-    fields["queue_size"] = Field(SIZE, "180")
-    fields["high_order_degradation"] = Field(BOOL, "true")
-    if model == GAN:
-        example = "{type: UNetDiscriminatorSN, num_in_ch: 3, num_feat: 64}"
-        fields["network_d"] = Field(SECTION, example, required=is_train)
-    return fields
+]
+KernelChances = Annotated[
+    Sequence[float], Kind("a list of numbers of at least 0, not all 0", _are_weights, _WEIGHTS)
+]
+Resizing = Annotated[
+    Sequence[float],
+    _pair(
+        f"from {LEAST_RESIZING} to 1 and from 1", lambda a, b: LEAST_RESIZING <= a <= 1 <= b < _INF
+    ),
+]
+Amount = Annotated[
+    Sequence[float], _pair("the lower one first and at least 0", lambda a, b: 0 <= a <= b < _INF)
+]
+Sigma = Annotated[
+    Sequence[float], _pair("the lower one first and above 0", lambda a, b: 0 < a < b < _INF)
+]
+AroundOne = Annotated[
+    Sequence[float], _pair("above 0 to 1 and from 1", lambda a, b: 0 < a <= 1 <= b < _INF)
+]
+# At quality 100 the table of BasicSR's JPEG is 0 and is divided by.
+Quality = Annotated[
+    Sequence[float], _pair("the lower one first, from 1 to 99", lambda a, b: 1 <= a <= b <= 99)
+]
+Kernels = Sequence[
+    Literal["iso", "aniso", "generalized_iso", "generalized_aniso", "plateau_iso", "plateau_aniso"]
+]
 
 
-def train_fields(opt: Mapping[str, object]) -> dict[str, Field]:
-    """The same under ``train``."""
-    return GAN_TRAIN_FIELDS if opt.get("model_type") == GAN else {}
+class Degradation(Options):
+    """How both models make LR images; needed where they do."""
+
+    resize_prob: ResizeChances = key("weights of up, down, keep", "[0.2, 0.7, 0.1]", None)
+    resize_range: Resizing = key("factors of the resizing", "[0.15, 1.5]", None)
+    gaussian_noise_prob: Chance = key("chance of Gaussian noise, else Poisson", "0.5", None)
+    noise_range: Amount = key("sigma of Gaussian noise", "[1, 30]", None)
+    poisson_scale_range: Amount = key("scale of Poisson noise", "[0.05, 3]", None)
+    gray_noise_prob: Chance = key("chance of grey noise", "0.4", None)
+    jpeg_range: Quality = key("quality of JPEG", "[30, 95]", None)
+    second_blur_prob: Chance = key("chance of a second blur", "0.8", None)
+    resize_prob2: ResizeChances = key("weights of up, down, keep", "[0.3, 0.4, 0.3]", None)
+    resize_range2: Resizing = key("factors of the resizing", "[0.3, 1.2]", None)
+    gaussian_noise_prob2: Chance = key("chance of Gaussian noise, else Poisson", "0.5", None)
+    noise_range2: Amount = key("sigma of Gaussian noise", "[1, 25]", None)
+    poisson_scale_range2: Amount = key("scale of Poisson noise", "[0.05, 2.5]", None)
+    gray_noise_prob2: Chance = key("chance of grey noise", "0.4", None)
+    jpeg_range2: Quality = key("quality of JPEG", "[30, 95]", None)
+    gt_size: Size = key("side of the HR patch in pixels", "256", None)
+    queue_size: Size = key("training pairs from which each batch is drawn", "180", 180)
+    high_order_degradation: bool = key("make LR images; false to train on pairs", "true", True)
+
+
+DEGRADATION_KEYS = tuple(
+    name
+    for name in Degradation.__annotations__
+    if name not in ("queue_size", "high_order_degradation")
+)
+
+
+class RealESRNetOptions(Degradation):
+    """The option file of RealESRNetModel."""
+
+    gt_usm: bool = key("sharpen the ground truth", "true", None)
+
+    @classmethod
+    def needed(cls, section: Mapping[str, object], is_train: bool) -> Collection[str]:
+        return (*DEGRADATION_KEYS, "gt_usm") if is_train and synthesizes(section) else ()
+
+
+class GANTrain(Train):
+    """Training with RealESRGANModel."""
+
+    optim_d: Mapped = key("optimiser of network_d", "{type: Adam, lr: !!float 1e-4}")
+    gan_opt: Mapped = key(
+        "adversarial loss", "{type: GANLoss, gan_type: vanilla, loss_weight: 0.1}"
+    )
+    ldl_opt: Mapped | None = key("locally discriminative loss", "{type: L1Loss}", None)
+    net_d_iters: Count = key("steps of the discriminator for one of the network", "1", 1)
+    net_d_init_iters: Natural = key("iterations of the discriminator alone, first", "0", 0)
+
+
+class RealESRGANOptions(Degradation):
+    """The option file of RealESRGANModel."""
+
+    l1_gt_usm: bool = key("compare pixels with the sharpened ground truth", "true", None)
+    percep_gt_usm: bool = key("compare features with the sharpened ground truth", "true", None)
+    gan_gt_usm: bool = key("show the sharpened ground truth to network_d", "true", None)
+    network_d: Mapped = key(
+        "the discriminator", "{type: UNetDiscriminatorSN, num_in_ch: 3, num_feat: 64}", None
+    )
+    train: GANTrain = key("training", "{}", None)
+
+    @classmethod
+    def needed(cls, section: Mapping[str, object], is_train: bool) -> Collection[str]:
+        # It reads them with given LR images too.
+        own = ("l1_gt_usm", "percep_gt_usm", "gan_gt_usm", "network_d") if is_train else ()
+        return (*DEGRADATION_KEYS, *own) if is_train and synthesizes(section) else own
+
+
+class RealESRGAN(Dataset):
+    """HR images, and the blur kernels that a Real-ESRGAN model degrades them with."""
+
+    dataroot_gt: Text = key("folder or LMDB of HR images", "datasets/DF2K")
+    meta_info: Text = key("text file that lists the images", "datasets/DF2K/meta_info.txt")
+    io_backend: Mapped = key("how files are read: type is disk or lmdb", "{type: disk}")
+    use_hflip: bool = key("flip images at random", "true")
+    use_rot: bool = key("turn images by 90 degrees at random", "false")
+    gt_size: Size = key("read by nothing: the one at the top counts", "256", None)
+    blur_kernel_size: Size = key("side of the blur kernels in pixels", "21")
+    kernel_list: Kernels = key("forms of the blur", "[iso, aniso]")
+    kernel_prob: KernelChances = key("weight of each form", "[0.7, 0.3]")
+    sinc_prob: Chance = key("chance of a sinc filter", "0.1")
+    blur_sigma: Sigma = key("standard deviation of the blur", "[0.2, 3]")
+    betag_range: AroundOne = key("shape of generalized Gaussian kernels", "[0.5, 4]")
+    betap_range: AroundOne = key("shape of plateau kernels", "[1, 2]")
+    blur_kernel_size2: Size = key("side of the blur kernels in pixels", "21")
+    kernel_list2: Kernels = key("forms of the blur", "[iso, aniso]")
+    kernel_prob2: KernelChances = key("weight of each form", "[0.7, 0.3]")
+    sinc_prob2: Chance = key("chance of a sinc filter", "0.1")
+    blur_sigma2: Sigma = key("standard deviation of the blur", "[0.2, 1.5]")
+    betag_range2: AroundOne = key("shape of generalized Gaussian kernels", "[0.5, 4]")
+    betap_range2: AroundOne = key("shape of plateau kernels", "[1, 2]")
+    final_sinc_prob: Chance = key("chance of a sinc filter at the end", "0.8")
+
+    @classmethod
+    def needed(cls, section: Mapping[str, object], is_train: bool) -> Collection[str]:
+        return LOADER_KEYS
+
+
+class RealESRGANOfLmdb(RealESRGAN):
+    """The same from an LMDB, which brings its own list of images."""
+
+    meta_info: Text | None = key("read by nothing", "~", None)  # type: ignore[assignment]
 
 
 def synthesizes(opt: Mapping[str, object]) -> bool:
@@ -165,94 +201,73 @@ def synthesizes(opt: Mapping[str, object]) -> bool:
     return opt.get("model_type") in MODELS and opt.get("high_order_degradation", True) is not False
 
 
-def check_real_dataset(
-    problems: Problems, key: str, section: Mapping[str, object], known: set[str], train: bool
-) -> None:
-    """Check a section of type RealESRGANDataset.
-
-    Args:
-        known: keys of any dataset.
-        train: whether it is the training data.
-    """
-    if not train:
-        problems.add(
-            f"{key}.type",
-            "a dataset with LR images, as these are made in training only",
-            describe(DATASET),
-            "Write `type: PairedImageDataset`, or SingleImageDataset without metrics.",
-        )
+def check_real_esrgan(problems: Problems, opt: Mapping[str, Any]) -> None:
+    """Check the rules across the keys of a training file of one of the two models."""
+    data = training_data(opt)
+    if data is None:
         return
-    backend = section.get("io_backend")
-    # An LMDB brings its own list.
-    from_lmdb = isinstance(backend, dict) and backend.get("type") == "lmdb"
-    kind = optional(TEXT) if from_lmdb else TEXT
-    meta = Field(kind, "datasets/DF2K/meta_info.txt", required=not from_lmdb)
-    check_fields(problems, key, section, DATASET_FIELDS | {"meta_info": meta}, known=known)
-    for ending in ("", "2"):
-        kernels, chances = f"kernel_list{ending}", f"kernel_prob{ending}"
-        if problems.under(f"{key}.{kernels}") or problems.under(f"{key}.{chances}"):
-            continue
-        if len(section[kernels]) != len(section[chances]):
-            problems.add(
-                f"{key}.{chances}",
-                f"{len(section[kernels])} numbers, one for each of {kernels}",
-                str(len(section[chances])),
-                "Make the two lists equally long.",
-            )
-
-
-def check_real_esrgan(problems: Problems, opt: Mapping[str, object]) -> None:
-    """Check what goes together in a training file of one of the two models."""
-    datasets = opt.get("datasets")
-    data = datasets.get("train") if isinstance(datasets, dict) else None
-    if not isinstance(data, dict):
-        return
-    kind = data.get("type")
-    if kind == DATASET and not synthesizes(opt):
-        key = "high_order_degradation" if opt.get("model_type") in MODELS else "model_type"
+    kind, is_real = data.get("type"), opt.get("model_type") in MODELS
+    if kind == REAL and not synthesizes(opt):
+        asks = "high_order_degradation" if is_real else "model_type"
         problems.add(
             "datasets.train.type",
-            f"a dataset with LR images, which this {key} asks for",
+            f"a dataset with LR images, which this {asks} asks for",
             describe(kind),
             f"Write `model_type: {NET}` or {GAN} without high_order_degradation, or train on "
-            "PairedImageDataset.",
+            f"{PAIRED}.",
         )
-    if opt.get("model_type") not in MODELS:
+    if kind == REAL:
+        _check_kernels(problems, data)
+    if not is_real:
         return
-    paired = ("PairedImageDataset", "SingleImageDataset", "RealESRGANPairedDataset")
     if synthesizes(opt):
-        if kind in paired:
+        if kind in (PAIRED, SINGLE, "RealESRGANPairedDataset"):
             problems.add(
                 "datasets.train.type",
-                f"{DATASET}, from whose images the model makes LR images",
+                f"{REAL}, from whose images the model makes LR images",
                 describe(kind),
-                f"Write `type: {DATASET}`, or `high_order_degradation: false` to train on pairs.",
+                f"Write `type: {REAL}`, or `high_order_degradation: false` to train on pairs.",
             )
         _check_sizes(problems, opt, data)
     if opt["model_type"] == GAN:
         _check_gan(problems, opt)
 
 
-def _check_sizes(problems: Problems, opt: Mapping, data: Mapping) -> None:
-    scale, size = opt.get("scale"), opt.get("gt_size")
-    if SIZE.accepts(scale) and IMAGE_SIZE % scale and data.get("type") == DATASET:
-        problems.add(
-            "scale",
-            f"a divisor of {IMAGE_SIZE}, the side of the images that {DATASET} gives",
-            describe(scale),
-            "Train for x2 or x4.",
-        )
-    elif SIZE.accepts(scale) and SIZE.accepts(size):
-        least = LEAST_SHARPENED if opt["model_type"] == GAN else scale
-        if size % scale or not least <= size <= IMAGE_SIZE:
+def _check_kernels(problems: Problems, data: Mapping[str, Any]) -> None:
+    for ending in ("", "2"):
+        names, chances = data.get(f"kernel_list{ending}"), data.get(f"kernel_prob{ending}")
+        if not accepts(Kernels, names) or not accepts(KernelChances, chances):
+            continue
+        if len(data[f"kernel_list{ending}"]) != len(data[f"kernel_prob{ending}"]):
             problems.add(
-                "gt_size",
-                f"a multiple of the scale {scale} from {least} to {IMAGE_SIZE}",
-                describe(size),
-                f"Write `gt_size: {min(64 * scale, IMAGE_SIZE)}`.",
+                f"datasets.train.kernel_prob{ending}",
+                f"{len(data[f'kernel_list{ending}'])} numbers, one for each of kernel_list{ending}",
+                str(len(data[f"kernel_prob{ending}"])),
+                "Make the two lists equally long.",
             )
+
+
+def _check_sizes(problems: Problems, opt: Mapping[str, Any], data: Mapping[str, Any]) -> None:
+    scale, size = opt.get("scale"), opt.get("gt_size")
+    if accepts(Size, scale):
+        if IMAGE_SIZE % opt["scale"] and data.get("type") == REAL:
+            problems.add(
+                "scale",
+                f"a divisor of {IMAGE_SIZE}, the side of the images that {REAL} gives",
+                describe(scale),
+                "Train for x2 or x4.",
+            )
+        elif accepts(Size, size):
+            least = LEAST_SHARPENED if opt["model_type"] == GAN else opt["scale"]
+            if opt["gt_size"] % opt["scale"] or not least <= opt["gt_size"] <= IMAGE_SIZE:
+                problems.add(
+                    "gt_size",
+                    f"a multiple of the scale {scale} from {least} to {IMAGE_SIZE}",
+                    describe(size),
+                    f"Write `gt_size: {min(64 * opt['scale'], IMAGE_SIZE)}`.",
+                )
     own = data.get("gt_size")
-    if own is not None and SIZE.accepts(size) and own != size:
+    if own is not None and accepts(Size, size) and own != size:
         problems.add(
             "datasets.train.gt_size",
             f"{size}, the gt_size at the top of the file, which counts",
@@ -262,14 +277,14 @@ def _check_sizes(problems: Problems, opt: Mapping, data: Mapping) -> None:
     check_queue(problems, opt, data.get("batch_size_per_gpu"))
 
 
-def check_queue(problems: Problems, opt: Mapping[str, object], batch: object) -> None:
+def check_queue(problems: Problems, opt: Mapping[str, Any], batch: Any) -> None:
     """Check that the pool of training pairs holds whole batches.
 
     Args:
         batch: images in one process's batch.
     """
     queue = opt.get("queue_size", 180)
-    if not SIZE.accepts(batch) or not SIZE.accepts(queue) or queue % batch == 0:
+    if not accepts(Size, batch) or not accepts(Size, queue) or queue % batch == 0:
         return
     problems.add(
         "queue_size",
@@ -279,7 +294,7 @@ def check_queue(problems: Problems, opt: Mapping[str, object], batch: object) ->
     )
 
 
-def _check_gan(problems: Problems, opt: Mapping) -> None:
+def _check_gan(problems: Problems, opt: Mapping[str, Any]) -> None:
     train = opt.get("train")
     if isinstance(train, dict) and train.get("ldl_opt"):
         decay = train.get("ema_decay", 0)
@@ -291,13 +306,13 @@ def _check_gan(problems: Problems, opt: Mapping) -> None:
                 "Write `ema_decay: 0.999`, or remove ldl_opt.",
             )
     section, size = opt.get("network_d"), opt.get("gt_size")
-    if problems.under("network_d") or problems.under("gt_size") or not SIZE.accepts(size):
+    if problems.under("network_d") or problems.under("gt_size") or not accepts(Size, size):
         return
     if isinstance(section, dict):
-        _check_discriminator(problems, section, size)
+        _check_discriminator(problems, section, opt["gt_size"])
 
 
-def _check_discriminator(problems: Problems, section: Mapping, size: int) -> None:
+def _check_discriminator(problems: Problems, section: Mapping[str, Any], size: int) -> None:
     """Run it once, without memory if it can; in memory when that fails, to be sure why."""
     try:
         with torch.device("meta"):

@@ -1,4 +1,4 @@
-"""How an option file is about to be run: what the command line adds to it."""
+"""The circumstances of a run, which the command line gives beside the option file."""
 
 import os
 from collections.abc import Mapping

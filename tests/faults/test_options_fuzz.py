@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from esc_arch import options
 from esc_arch.errors import UserError
-from esc_arch.options.reading import parse_yaml
+from esc_arch.options.yaml import parse_yaml
 from tests.faults.fuzzing import ends, examples
 
 FILES = sorted(Path(__file__).parents[2].glob("options/*.yml"))

@@ -5,7 +5,7 @@ import torch
 from option_cases import DELETE, TEST, TRAIN, Case, mutated
 
 from esc_arch import UserError, options
-from esc_arch.options.kinds import is_number
+from esc_arch.options.types import is_number
 
 ESC = mutated(TRAIN, "model_type", "ESCModel")
 ALL = {

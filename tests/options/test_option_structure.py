@@ -149,6 +149,12 @@ def test_a_misspelt_required_key_is_one_problem():
     assert "problems" not in message(opt)
 
 
+def test_a_list_for_the_name_of_a_loss():
+    opt = mutated(TRAIN, "train.pixel_opt.type", ["L1Loss"])
+    with pytest.raises(UserError, match=r"train\.pixel_opt\.type: expected the name of a"):
+        options.check(opt, "tiny.yml", options.Run(is_train=True))
+
+
 def places(opt: dict, prefix: str = "") -> list[str]:
     found = []
     for key, value in opt.items():

@@ -174,6 +174,13 @@ def test_mistake_in_the_second_stage(case):
     assert all(fragment in text for fragment in case.fragments), text
 
 
+def test_a_misspelt_list_of_kernels_is_one_problem():
+    opt = mutated(GAN, f"{DATA}.krenel_list", GAN["datasets"]["train"]["kernel_list"])
+    text = message(mutated(opt, f"{DATA}.kernel_list", DELETE))
+    assert "problems" not in text
+    assert "'kernel_list'?" in text
+
+
 def test_one_mistake_is_one_problem():
     for key in (*READ_AT_TOP, "l1_gt_usm"):
         assert "problems" not in message(mutated(GAN, key, DELETE))

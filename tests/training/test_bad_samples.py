@@ -1,5 +1,6 @@
 """Samples that cannot be made end the run with one error, or are replaced, named and counted."""
 
+import sys
 from pathlib import Path
 
 # Before BasicSR, in a process that is not pytest's, too.
@@ -60,7 +61,7 @@ def opt_of(workers: int = 0, name: str = "tiny", total: int = 8, **data: object)
 @pytest.fixture
 def unchecked(monkeypatch):
     """Files that break after the check of the option file."""
-    monkeypatch.setattr("esc_arch.options.checking.inspect_data", lambda *_: None)
+    monkeypatch.setattr(sys.modules["esc_arch.options.check"], "inspect_data", lambda *_: None)
 
 
 def error_of(capfd) -> str:

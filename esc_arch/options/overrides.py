@@ -1,17 +1,18 @@
 """``--force_yml key:key=value``: replaces values of an option file."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import yaml
 
 from esc_arch.errors import UserError
 from esc_arch.options.problems import describe, suggestion
-from esc_arch.options.reading import OptionLoader, parse_yaml
+from esc_arch.options.yaml import OptionLoader, parse_yaml
 
 _SCALAR_TAGS = {f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float")}
 
 
-def force(opt: dict, entries: Sequence[str] | None, source: str) -> None:
+def force(opt: dict[str, Any], entries: Sequence[str] | None, source: str) -> None:
     """Replace values in place.
 
     Args:
@@ -56,7 +57,7 @@ def parse_value(text: str, place: str) -> object:
     Beyond BasicSR: signs, ``1e-4`` and quoted text are read as in the option file.
 
     Args:
-        place: what to name in the message.
+        place: named in the message.
 
     Raises:
         UserError: for a list or quoted text that is not YAML.
@@ -69,7 +70,7 @@ def parse_value(text: str, place: str) -> object:
         # As YAML, except that zeros before a number do not make it octal.
         return parse_yaml(text.lstrip("0") or "0", place)
     if text.startswith("!!float"):
-        # BasicSR takes `!!float1e-4` too.
+        # BasicSR accepts `!!float1e-4` too.
         text = f"!!float {text.removeprefix('!!float').strip()}"
         return parse_yaml(text, place)
     if text.startswith("["):

@@ -1,19 +1,20 @@
-"""From an option file to the options that BasicSR's pipelines take."""
+"""From an option file to the options of BasicSR's pipelines."""
 
 import argparse
 import os
 import random
+from typing import Any
 
 import torch
 from basicsr.utils import options as basicsr_options
 
-from esc_arch.options.checking import check
-from esc_arch.options.forcing import force
-from esc_arch.options.reading import read
+from esc_arch.options.check import check
+from esc_arch.options.overrides import force
 from esc_arch.options.run import Run
+from esc_arch.options.yaml import read
 
 
-def parse(args: argparse.Namespace, root_path: str, is_train: bool) -> dict:
+def parse(args: argparse.Namespace, root_path: str, is_train: bool) -> dict[str, Any]:
     """Read, check and complete an option file.
 
     Args:
@@ -22,7 +23,7 @@ def parse(args: argparse.Namespace, root_path: str, is_train: bool) -> dict:
         is_train: whether to train rather than test.
 
     Returns:
-        What ``basicsr.utils.options.parse_options`` returns for the same file.
+        The options that ``basicsr.utils.options.parse_options`` returns for the same file.
 
     Raises:
         UserError: for anything wrong with the file or what it names; nothing has been
@@ -35,7 +36,9 @@ def parse(args: argparse.Namespace, root_path: str, is_train: bool) -> dict:
     return resolve(opt, args, root_path, is_train)
 
 
-def resolve(opt: dict, args: argparse.Namespace, root_path: str, is_train: bool) -> dict:
+def resolve(
+    opt: dict[str, Any], args: argparse.Namespace, root_path: str, is_train: bool
+) -> dict[str, Any]:
     """The part of BasicSR's parse_options that follows the reading, on checked options.
 
     See :func:`parse`; changes and returns ``opt``.
@@ -67,7 +70,7 @@ def resolve(opt: dict, args: argparse.Namespace, root_path: str, is_train: bool)
         if "scale" in opt:
             dataset["scale"] = opt["scale"]
         for key in ("dataroot_gt", "dataroot_lq"):
-            # A dataset that takes a list of roots expands them itself.
+            # A dataset that accepts a list of roots expands them itself.
             if isinstance(dataset.get(key), str):
                 dataset[key] = os.path.expanduser(dataset[key])
     for key, value in opt["path"].items():

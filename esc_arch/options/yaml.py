@@ -3,6 +3,7 @@
 import re
 from collections.abc import Hashable
 from pathlib import Path
+from typing import Any, NoReturn
 
 import yaml
 
@@ -28,7 +29,7 @@ class OptionLoader(yaml.SafeLoader):
         self._merged = 0
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        """Put in the place of ``<<`` what it stands for, before the section's own keys.
+        """Replace ``<<`` by the keys of the sections it names, before the section's own keys.
 
         SafeLoader's own copies as often as merge keys of merge keys ask for.
         """
@@ -47,7 +48,9 @@ class OptionLoader(yaml.SafeLoader):
             own.append((key_node, value_node))
         node.value = merged + own
 
-    def _merge(self, key_node: yaml.Node, value_node: yaml.Node) -> list[tuple]:
+    def _merge(
+        self, key_node: yaml.Node, value_node: yaml.Node
+    ) -> list[tuple[yaml.Node, yaml.Node]]:
         """The keys and values that ``<<`` stands for; of equal keys the last one counts."""
         is_list = isinstance(value_node, yaml.SequenceNode)
         pairs = []
@@ -92,7 +95,7 @@ class OptionLoader(yaml.SafeLoader):
             )
         return value
 
-    def construct_undefined(self, node: yaml.Node) -> None:
+    def construct_undefined(self, node: yaml.Node) -> NoReturn:
         raise yaml.constructor.ConstructorError(
             problem=f"tag '{_short_tag(node.tag)}' is refused, as it could run code; expected "
             "plain values, write the value without a tag",
@@ -110,7 +113,7 @@ OptionLoader.add_constructor(None, OptionLoader.construct_undefined)
 OptionLoader.add_constructor("tag:yaml.org,2002:int", OptionLoader.construct_yaml_int)
 
 
-def read(path: str) -> dict:
+def read(path: str) -> dict[str, Any]:
     """Read an option file.
 
     Args:
@@ -186,17 +189,17 @@ def parse_yaml(text: str, source: str) -> object:
             f"{_hint(text, mark)}"
         ) from None
     except yaml.reader.ReaderError as error:
-        line = text.count("\n", 0, error.position) + 1
+        number = text.count("\n", 0, error.position) + 1
         raise UserError(
-            f"{source}:{line}: expected text; found the control character "
+            f"{source}:{number}: expected text; found the control character "
             f"{error.character:#04x}. Remove it."
         ) from None
     except (ValueError, OverflowError, LookupError, TypeError, AttributeError) as error:
         # SafeLoader lets these through for `!!float abc`, `!!int ""` or a date like 2024-99-99.
-        line = loader.line + 1 if loader else 1
+        number = loader.line + 1 if loader else 1
         raise UserError(
             f"{source}: expected values that fit their tags; found one that does not, before "
-            f"line {line}: {error}. Write it as text in quotes, or without the tag."
+            f"line {number}: {error}. Write it as text in quotes, or without the tag."
         ) from None
     except RecursionError:
         raise UserError(
@@ -206,7 +209,7 @@ def parse_yaml(text: str, source: str) -> object:
 
 
 def _hint(text: str, mark: yaml.Mark | None) -> str:
-    """What is often wrong with a line like the one at ``mark``."""
+    """A likely cause of a mistake in the line at ``mark``."""
     lines = text.splitlines()
     line = lines[mark.line] if mark and mark.line < len(lines) else ""
     if "\t" in line:

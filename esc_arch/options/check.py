@@ -1,0 +1,294 @@
+"""The checks of an option file, each of which lists all that it finds in one error."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from basicsr.utils.registry import MODEL_REGISTRY
+from pydantic.fields import FieldInfo
+
+from esc_arch.options import components
+from esc_arch.options import datasets as data
+from esc_arch.options.checkpoints import inspect_checkpoints
+from esc_arch.options.constructors import names, registered
+from esc_arch.options.data_files import inspect_data
+from esc_arch.options.esc_model import check_esc_model, check_esc_model_keys, pads_to_windows
+from esc_arch.options.loss_files import inspect_loss_files
+from esc_arch.options.machine import inspect_machine
+from esc_arch.options.problems import MISSING, Problems, describe, suggestion
+from esc_arch.options.real_esrgan import (
+    GAN,
+    NET,
+    RealESRGAN,
+    RealESRGANOfLmdb,
+    RealESRGANOptions,
+    RealESRNetOptions,
+    check_real_esrgan,
+)
+from esc_arch.options.run import Run
+from esc_arch.options.sections import (
+    APART,
+    ESC_MODEL,
+    PLAIN_MODELS,
+    ESCOptions,
+    Logger,
+    OpenOptions,
+    Options,
+    Path,
+)
+from esc_arch.options.types import Size, accepts
+from esc_arch.options.validate import Section, add_missing, add_wrong, check_section, subsection
+
+# Models that pad the image to a multiple of network_g.window_size.
+PADDING_MODELS = ("SwinIRModel", "ESRModel")
+
+_NO_LOSS = "Add `pixel_opt: {type: L1Loss, loss_weight: 1.0, reduction: mean}`."
+
+
+def check(opt: Mapping[str, Any], source: str, run: Run) -> None:
+    """All checks; see the three below.
+
+    Raises:
+        UserError: listing every problem.  Files are looked at where the sections that
+            name them have none.
+    """
+    problems = Problems(source)
+    _inspect_structure(problems, opt, run.is_train)
+    inspect_machine(problems, opt, run)
+    _inspect_files(problems, opt, run)
+    problems.raise_if_any()
+
+
+def check_structure(opt: Mapping[str, Any], source: str, is_train: bool) -> None:
+    """Check what needs neither data nor a particular machine.
+
+    Args:
+        opt: the option file's content, as :func:`esc_arch.options.read` returns it.
+        source: the file's name, for the message.
+        is_train: whether it is to be trained with, rather than tested.
+
+    Raises:
+        UserError: listing every problem.
+    """
+    problems = Problems(source)
+    _inspect_structure(problems, opt, is_train)
+    problems.raise_if_any()
+
+
+def check_machine(opt: Mapping[str, Any], source: str, run: Run) -> None:
+    """Check GPUs, launcher and packages; see :func:`check_structure`."""
+    problems = Problems(source)
+    inspect_machine(problems, opt, run)
+    problems.raise_if_any()
+
+
+def check_files(opt: Mapping[str, Any], source: str, run: Run) -> None:
+    """Check the files that a structurally right file names: data, checkpoints, losses' weights.
+
+    Raises:
+        UserError: listing every problem.
+    """
+    problems = Problems(source)
+    _inspect_files(problems, opt, run)
+    problems.raise_if_any()
+
+
+def _inspect_files(problems: Problems, opt: Mapping[str, Any], run: Run) -> None:
+    inspect_data(problems, opt, run)
+    inspect_checkpoints(problems, opt, run)
+    if run.is_train:
+        inspect_loss_files(problems, opt)
+
+
+def options_model(model_type: object) -> type[Options]:
+    """The model of the files that have this ``model_type``."""
+    known: dict[str, type[Options]] = {
+        NET: RealESRNetOptions,
+        GAN: RealESRGANOptions,
+        ESC_MODEL: ESCOptions,
+    }
+    plain = Options if model_type in PLAIN_MODELS else OpenOptions
+    return known.get(model_type, plain) if isinstance(model_type, str) else plain
+
+
+def dataset_model(section: Mapping[str, Any], is_training_data: bool) -> type[data.Dataset]:
+    """The model of a section under ``datasets``."""
+    kind, backend = section.get("type"), section.get("io_backend")
+    if kind == data.REAL and is_training_data:
+        from_lmdb = isinstance(backend, dict) and backend.get("type") == "lmdb"
+        return RealESRGANOfLmdb if from_lmdb else RealESRGAN
+    return data.MODELS.get(kind, data.OpenDataset) if isinstance(kind, str) else data.OpenDataset
+
+
+def _inspect_structure(problems: Problems, opt: Mapping[str, Any], is_train: bool) -> None:
+    """Note everything that BasicSR's pipelines would stumble over later.
+
+    Args:
+        opt: the option file's content, before BasicSR's own additions.
+        is_train: whether it is to be trained with, rather than tested.
+
+    Raises:
+        UserError: at once when a key is not text.
+    """
+    _check_key_types(problems, "", opt)
+    # Everything after this counts on keys being text.
+    problems.raise_if_any()
+    model_class = _model_class(problems, opt)
+    model = options_model(opt.get("model_type"))
+    top = {name: value for name, value in opt.items() if name not in APART}
+    check_section(problems, "", model, top, model.needed(opt, is_train))
+    components.check_networks(problems, opt)
+    if opt.get("model_type") in PADDING_MODELS or pads_to_windows(opt):
+        _check_window(problems, opt.get("network_g"))
+    _check_datasets(problems, opt, is_train, model is not OpenOptions)
+    path = subsection(problems, "path", opt, "{pretrain_network_g: ~, strict_load_g: true}")
+    if path is not None:
+        networks = {name.removeprefix("network_") for name in opt if name.startswith("network_")}
+        check_section(problems, "path", Path.of_networks(sorted(networks)), path)
+    _check_val(problems, opt, is_train, model)
+    if is_train:
+        _check_train(problems, opt, model, model_class)
+        check_real_esrgan(problems, opt)
+        check_esc_model(problems, opt)
+        _check_logger(problems, opt)
+
+
+def _check_key_types(problems: Problems, place: str, section: Mapping[Any, Any]) -> None:
+    """BasicSR joins keys with text; ``on:`` or ``1:`` are no text in YAML."""
+    for name, value in section.items():
+        inner = f"{place}.{name}" if place else str(name)
+        if not isinstance(name, str):
+            problems.add(inner, "text as a key", describe(name), f"Put it in quotes: '{name}'.")
+        elif isinstance(value, dict):
+            _check_key_types(problems, inner, value)
+
+
+def _model_class(problems: Problems, opt: Mapping[str, Any]) -> Any:
+    name = opt.get("model_type")
+    found = registered(MODEL_REGISTRY, name)
+    if found is None and isinstance(name, str):
+        problems.add(
+            "model_type",
+            "the name of a registered model",
+            describe(name),
+            suggestion(name, names(MODEL_REGISTRY)),
+        )
+    return found
+
+
+def _check_window(problems: Problems, network: object) -> None:
+    if not isinstance(network, dict) or problems.has("network_g.window_size"):
+        return
+    if "window_size" not in network:
+        add_missing(problems, "network_g.window_size", Size, "8")
+    elif not accepts(Size, network["window_size"]):
+        add_wrong(problems, "network_g.window_size", network["window_size"], Size, "8")
+
+
+def _check_datasets(
+    problems: Problems, opt: Mapping[str, Any], is_train: bool, plain: bool
+) -> None:
+    example = "{train: ...}" if is_train else "{test_1: ...}"
+    if subsection(problems, "datasets", opt, example) is None:
+        return
+    for place, section in data.check_datasets(problems, opt, is_train, plain):
+        training = place == "datasets.train"
+        model = dataset_model(section, training)
+        unread = () if training else (*data.PATCH_KEYS, *data.ERROR_KEYS)
+        read = {name: value for name, value in section.items() if name not in unread}
+        check_section(problems, place, model, read, model.needed(section, training))
+        if "io_backend" in section and not problems.has(f"{place}.io_backend"):
+            components.check_io_backend(problems, f"{place}.io_backend", section["io_backend"])
+
+
+def _inner_model(model: type[Section], name: str) -> type[Section]:
+    field: FieldInfo = model.model_fields[name]
+    inner: type[Section] = field.annotation  # type: ignore[assignment]
+    return inner
+
+
+def _check_val(
+    problems: Problems, opt: Mapping[str, Any], is_train: bool, model: type[Options]
+) -> None:
+    if is_train and opt.get("val") is None:
+        if data.evaluated(opt):
+            problems.add(
+                "val",
+                "a section, as there are validation datasets",
+                MISSING if "val" not in opt else describe(None),
+                "Add `val: {val_freq: 5000, save_img: false}`.",
+            )
+        return
+    val = subsection(problems, "val", opt, "{save_img: false}")
+    if val is None:
+        return
+    val_model = _inner_model(model, "val")
+    known = check_esc_model_keys(problems, "val", val, opt)
+    needed = val_model.needed(val, is_train)
+    check_section(problems, "val", val_model, known, needed)
+    # Any value is right there, so that pydantic has nothing to say of it.
+    if isinstance(val.get("metrics"), dict):
+        components.check_metrics(problems, opt, val["metrics"])
+
+
+def _check_train(
+    problems: Problems, opt: Mapping[str, Any], model: type[Options], model_class: Any
+) -> None:
+    example = "{total_iter: 500000, optim_g: ..., scheduler: ...}"
+    train = subsection(problems, "train", opt, example)
+    if train is None:
+        return
+    known = check_esc_model_keys(problems, "train", train, opt)
+    check_section(problems, "train", _inner_model(model, "train"), known)
+    has_loss = any(train.get(name) for name in ("pixel_opt", "perceptual_opt"))
+    if model is not OpenOptions and opt.get("model_type") != GAN and not has_loss:
+        problems.add(
+            "train.pixel_opt",
+            "a pixel or a perceptual loss",
+            "neither pixel_opt nor perceptual_opt",
+            _NO_LOSS,
+        )
+    components.check_losses(problems, train)
+    components.check_optimizers(problems, train, model_class)
+    if isinstance(train.get("scheduler"), dict):
+        components.check_scheduler(problems, train)
+
+
+def _check_logger(problems: Problems, opt: Mapping[str, Any]) -> None:
+    example = "{print_freq: 100, save_checkpoint_freq: 5000, use_tb_logger: true}"
+    logger = subsection(problems, "logger", opt, example)
+    if logger is None:
+        return
+    check_section(problems, "logger", Logger, logger)
+    _check_keep_best(problems, opt, logger.get("keep_best"))
+    wandb = logger.get("wandb")
+    if not isinstance(wandb, dict):
+        return
+    if wandb.get("project") is not None and logger.get("use_tb_logger") is False:
+        problems.add(
+            "logger.use_tb_logger",
+            "true, as wandb copies what TensorBoard logs",
+            "false",
+            "Write `use_tb_logger: true`, or `project: ~` under wandb.",
+        )
+
+
+def _check_keep_best(problems: Problems, opt: Mapping[str, Any], metric: object) -> None:
+    if not isinstance(metric, str) or problems.under("val"):
+        return
+    metrics = (opt.get("val") or {}).get("metrics") or {}
+    if metric not in metrics:
+        problems.add(
+            "logger.keep_best",
+            "the name of a metric under val.metrics",
+            describe(metric),
+            suggestion(metric, metrics)
+            if metrics
+            else "Add `metrics: {psnr: {type: calculate_psnr, crop_border: 2}}` under val.",
+        )
+    elif not data.evaluated(opt):
+        problems.add(
+            "logger.keep_best",
+            "at least one validation dataset",
+            "none under datasets",
+            "Add one, such as `val`, or remove the key.",
+        )

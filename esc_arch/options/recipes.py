@@ -1,0 +1,212 @@
+"""Recipes: the option files that this package trains and tests its networks with.
+
+The files in ``templates`` hold the text; this file holds the differences between networks.
+``options/*.yml`` of the repository are written by :func:`write_all`.
+"""
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from string import Template
+
+import yaml
+
+from esc_arch.archs.presets import PRESETS, build_meta
+from esc_arch.errors import UserError
+from esc_arch.files import whole_file
+from esc_arch.options.problems import suggestion
+
+_TEMPLATES = Path(__file__).parent / "templates"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is trained and tested.
+
+    Attributes:
+        title: the network in words.
+        stem: the network in the files' names.
+        preset: its name in :data:`esc_arch.archs.presets.PRESETS`.
+        paper: number at arXiv, of a network to compare with; "" for ESC's own.
+        committed: the scales of the files in ``options/``.
+        from_x2: for a network to compare with: the precedent of starting from x2 weights.
+        is_padded: whether the network accepts whole windows alone.
+        package: whether the network comes from another package.
+    """
+
+    title: str
+    stem: str
+    preset: str
+    paper: str = ""
+    committed: tuple[int, ...] = (2, 3, 4)
+    from_x2: str = ""
+    is_padded: bool = False
+    package: bool = False
+
+
+def _peer(title: str, preset: str, paper: str, package: bool = False) -> Recipe:
+    return Recipe(title, title.replace("-", "_"), preset, paper, (4,), package=package)
+
+
+RECIPES: Mapping[str, Recipe] = {
+    "esc": Recipe("ESC", "ESC", "esc"),
+    "esc_light": Recipe("ESC-light", "ESC_light", "esc_light"),
+    "esc_fp": Recipe("ESC-FP", "ESC_FP", "esc_fp"),
+    "esc_dflip": Recipe("ESC", "ESC_DFLIP", "esc"),
+    "esc_xl": Recipe("ESC-XL", "ESC_XL", "esc_xl", committed=(2,)),
+    "swinir_light": Recipe(
+        "SwinIR-light",
+        "SwinIR_light",
+        "swinir_light",
+        "2108.10257",
+        from_x2="ESC x$scale does",
+        is_padded=True,
+    ),
+    "hit_srf": Recipe(
+        "HiT-SRF", "HiT_SRF", "hit_srf", "2407.05878", from_x2="its public option file does"
+    ),
+    "elan_light": _peer("ELAN-light", "elan_light", "2203.06697"),
+    "omnisr": _peer("OmniSR", "omnisr", "2304.10244", package=True),
+    "srformer_light": _peer("SRFormer-light", "srformer_light", "2303.09735", package=True),
+    "atd_light": _peer("ATD-light", "atd_light", "2401.08209", package=True),
+    "mambairv2_light": _peer("MambaIRv2-light", "mambairv2_light", "2411.15269"),
+    "rcan": _peer("RCAN", "rcan", "1807.02758"),
+}
+# The files of ESC-Real, which have templates of their own: two stages of training, and a test.
+_REAL = Recipe("ESC-Real", "", "esc_real", committed=(4,))
+_REAL_STAGES = {"esc_real_mse": "train_ESC_Real_x4_mse", "esc_real_gan": "train_ESC_Real_x4_gan"}
+_REAL_TEST = {"esc_real": "test_ESC_Real_x4"}
+
+
+def names(test: bool = False) -> list[str]:
+    """The recipes of testing, or of training."""
+    own = [name for name in RECIPES if test or name != "esc_xl"]
+    return [*own, *(_REAL_TEST if test else _REAL_STAGES)]
+
+
+def recipe(name: str, scale: int, test: bool = False) -> tuple[str, str]:
+    """An option file by its recipe.
+
+    Args:
+        name: one of :func:`names`.
+        scale: upscaling factor.
+        test: the file to test with, instead of the one to train with.
+
+    Returns:
+        The file's stem (``train_ESC_x2``) and text.
+
+    Raises:
+        UserError: when there is no such recipe, or none for the scale.
+    """
+    known = names(test)
+    if name not in known:
+        task = "testing" if test else "training"
+        raise UserError(
+            f"options new: expected a recipe of {task}: {', '.join(known)}; found {name!r}. "
+            f"{suggestion(name, known)}"
+        )
+    chosen = RECIPES.get(name, _REAL)
+    scales = PRESETS[chosen.preset].scales
+    if scale not in scales:
+        raise UserError(
+            f"--scale: expected {' or '.join(map(str, scales))}, for which {name} is published; "
+            f"found {scale}. Name one of these."
+        )
+    values = {"scale": scale, "network": _network(chosen, scale)}
+    if chosen is _REAL:
+        stem = (_REAL_STAGES | _REAL_TEST)[name]
+        return stem, _fill(stem, values)
+    stem = f"{'test' if test else 'train'}_{chosen.stem}_x{scale}"
+    values |= {"name": stem}
+    if test:
+        return stem, _fill("test", values | _test_values(chosen, scale))
+    return stem, _fill("train", values | _train_values(chosen, scale))
+
+
+def write_all(folder: Path) -> list[Path]:
+    """Write the files that the repository holds into a folder; returns their paths."""
+    written = []
+    for test in (False, True):
+        for name in names(test):
+            for scale in RECIPES.get(name, _REAL).committed:
+                stem, text = recipe(name, scale, test)
+                written.append(folder / f"{stem}.yml")
+                with whole_file(written[-1]) as part:
+                    part.write_text(text, encoding="utf-8", newline="\n")
+    return written
+
+
+def _fill(template: str, values: Mapping[str, object]) -> str:
+    text, parts = (
+        (_TEMPLATES / f"{name}.yml").read_text(encoding="utf-8") for name in (template, "parts")
+    )
+    known = {**yaml.safe_load(parts), **values}
+    # Values name other values; `$schema` in the first line is the name of none.
+    for _ in range(4):
+        text = Template(text).safe_substitute(known)
+    return text
+
+
+@functools.cache
+def _network(chosen: Recipe, scale: int) -> str:
+    preset = PRESETS[chosen.preset]
+    arguments = {"type": preset.network.__name__, preset.scale_argument: scale, **preset.arguments}
+    lines = [f"  {name}: {_yaml(value)}" for name, value in arguments.items()]
+    try:
+        count = sum(p.numel() for p in build_meta(chosen.preset, scale).parameters())
+        title = f"# {chosen.title}: {count:,} parameters"
+    except UserError:
+        # Of another package, which is not installed.
+        title = f"# {chosen.title}"
+    return "\n".join([title, "network_g:", *lines])
+
+
+def _yaml(value: object) -> str:
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(str, value))}]"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _train_values(chosen: Recipe, scale: int) -> dict[str, object]:
+    data = "DFLIP" if chosen.stem == "ESC_DFLIP" else "DIV2K"
+    head, path, strict = "$head_esc", "$path_initial", "true"
+    if chosen.paper:
+        head = "$head_peer" + ("" if 2 in chosen.committed else "\n$from_initial")
+        head += "\n#\n$package" if chosen.package else ""
+        strict = "false  # the upsampler does not fit"
+    if scale > 2 and (chosen.from_x2 or not chosen.paper):
+        path = f"{'$from_x2_peer' if chosen.paper else '$from_x2'}\n$path_x2"
+    return {
+        "head": head,
+        "data": data,
+        "about_data": f"$about_{data.lower()}",
+        "train_data": f"$data_{data.lower()}",
+        "enlarge": "$more_passes" if data == "DIV2K" else "",
+        "less_memory": "" if chosen.paper else "$esc_model",
+        "model_type": "ESRModel$padded" if chosen.is_padded else "SRModel",
+        "gt_size": 64 * scale,
+        "path": path,
+        "strict": strict,
+        "title": chosen.title,
+        "paper": chosen.paper,
+        "reason": chosen.from_x2,
+        "stem": chosen.stem,
+    }
+
+
+def _test_values(chosen: Recipe, scale: int) -> dict[str, object]:
+    remark = "$padding_swinir" if chosen.is_padded else "" if chosen.paper else "$padding_esc"
+    weights = f"experiments/train_{chosen.stem}_x{scale}/models/net_g_latest.pth"
+    if chosen.preset == "esc_xl":
+        remark += "\n$no_training"
+        weights = f"experiments/pretrained_models/ESC_XL_x{scale}.pth"
+    if chosen.package:
+        remark += "\n#\n$package"
+    trained = ", trained on DFLIP," if chosen.stem == "ESC_DFLIP" else ""
+    return {
+        "tested": f"{chosen.title} x{scale}{trained}",
+        "remark": remark,
+        "model_type": "ESRModel" if chosen.is_padded or not chosen.paper else "SRModel",
+        "weights": weights,
+    }
