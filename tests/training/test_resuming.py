@@ -8,7 +8,7 @@ import torch
 from basicsr.data.realesrgan_dataset import RealESRGANDataset
 from tiny_run import NETWORK, assert_equal, iterations, models, options, train, validated
 
-from esc_arch.options import resolving
+from esc_arch.options import parse
 from esc_arch.training import checkpoints
 
 DEGRADATION = {
@@ -95,11 +95,11 @@ def test_every_model_ends_where_it_would_have_ended(folder, small_photos, make):
 def test_a_drawn_seed_stays(folder, monkeypatch):
     opt = options(manual_seed=None)
     # Where the option file's seed is drawn, and nowhere else.
-    monkeypatch.setattr(resolving, "random", SimpleNamespace(randint=lambda *_: 123))
+    monkeypatch.setattr(parse, "random", SimpleNamespace(randint=lambda *_: 123))
     train(opt | {"name": "whole"})
     opt["train"]["total_iter"] = 3
     train(opt)
-    monkeypatch.setattr(resolving, "random", SimpleNamespace(randint=lambda *_: 77))
+    monkeypatch.setattr(parse, "random", SimpleNamespace(randint=lambda *_: 77))
     opt["train"]["total_iter"] = 8
     train(opt, "--auto_resume")
     assert_equal(models(), models("whole"))
