@@ -108,7 +108,9 @@ class ImageSet:
             with self._database.begin(buffers=True) as transaction:
                 yield transaction
         except lmdb.Error as error:
-            raise DamagedLmdb("an LMDB", f"{self.path}/data.mdb: {error}") from None
+            raise DamagedLmdb(
+                "an LMDB", f"{self.path}/data.mdb, which is damaged: {error}"
+            ) from None
 
 
 def open_image_set(path: str | os.PathLike[str]) -> ImageSet:
