@@ -1,9 +1,9 @@
 """A run that was stopped and goes on ends where one ends that was not."""
 
-from pathlib import importlib
+import importlib
+from pathlib import Path
 from types import SimpleNamespace
 
-import Path
 import pytest
 import torch
 from basicsr.data.realesrgan_dataset import RealESRGANDataset
