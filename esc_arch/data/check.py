@@ -304,7 +304,9 @@ def _check_lmdb_keys(listing: Listing) -> None:
         listing.add("damaged", error.expected, error.found, again)
         return
     except lmdb.Error as error:
-        listing.add("damaged", "an LMDB", f"{listing.path}/data.mdb: {error}", again)
+        listing.add(
+            "damaged", "an LMDB", f"{listing.path}/data.mdb, which is damaged: {error}", again
+        )
         return
     if missing:
         expected = "every image of meta_info.txt in data.mdb"
