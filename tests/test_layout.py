@@ -100,6 +100,9 @@ def test_the_network_file_needs_few_others():
 TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MODULES.items()}
 
 
+DIALECT = re.compile(r"\b(?:anew|mend(?:s|ed|ing)?|told)\b", re.IGNORECASE)
+
+
 def docstrings(tree: ast.Module) -> list[ast.Constant]:
     kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     documented = (n for n in ast.walk(tree) if isinstance(n, kinds) and ast.get_docstring(n))
@@ -119,9 +122,10 @@ def test_locks_are_those_of_files():
 
 
 def test_no_two_modules_of_one_name():
+    """A module of esc_arch.cli bears the name of its command, whatever does the work."""
     paths = defaultdict(list)
     for path in MODULES.values():
-        if path.stem != "__init__":
+        if path.stem != "__init__" and path.parent.name != "cli":
             paths[path.stem].append(str(path.relative_to(ROOT)))
     assert {name: found for name, found in paths.items() if len(found) > 1} == {}
 
@@ -136,13 +140,14 @@ def test_a_docstring_says_what_a_thing_is_without_asking():
     assert found == []
 
 
-def test_messages_are_in_plain_words():
+def test_messages_and_docstrings_are_in_plain_words():
     found = []
     for name, tree in TREES.items():
-        not_read = {id(text) for text in docstrings(tree)}
         for node in ast.walk(tree):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
-                words = re.findall(r"\b(?:anew|mend(?:s|ed|ing)?)\b", node.value, re.IGNORECASE)
-                if words and id(node) not in not_read:
+                words = re.findall(
+                    r"\b(?:anew|mend(?:s|ed|ing)?|told)\b", node.value, re.IGNORECASE
+                )
+                if words:
                     found.append(f"{name}:{node.lineno}: {', '.join(words)}")
     assert found == []

@@ -297,6 +297,9 @@ class ESCFamily(nn.Module):
         use_ln, conv_attention, first_exp_ratio: as :class:`ESCBlock` takes them.
     """
 
+    to_img: nn.Module  # the end of every network
+    skip: nn.Module  # from the image to the features; not in ESC and ESC-FP
+
     def __init__(
         self,
         config: ESCConfig,

@@ -1,4 +1,4 @@
-"""What the adapters for networks that another package implements share."""
+"""Common parts of the adapters for networks that another package implements."""
 
 import importlib
 from collections.abc import Callable

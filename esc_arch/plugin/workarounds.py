@@ -284,7 +284,7 @@ def _write_images_whole() -> None:
     # The models have imported it by name.
     for name, module in list(sys.modules.items()):
         if name.split(".")[0] == "basicsr" and getattr(module, "imwrite", None) is original:
-            module.imwrite = _imwrite
+            setattr(module, "imwrite", _imwrite)  # noqa: B010
 
 
 def _imwrite(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -102,6 +103,7 @@ def enlarge(
             result = TensorOutput(shape, image.device)
             part = progress.part(1 / len(image))
             _Enlarging(network, one, scale, memory, tile, scratch, part, result).run()
+            assert result.result is not None  # an image has a part
             results.append(result.result)
     return results[0] if len(results) == 1 else torch.cat(results)
 
@@ -232,8 +234,9 @@ def _innermost(
     """The network inside what deploys or compiles it, and in which type it computes."""
     while True:
         if isinstance(network, Deployed):
-            network, dtype = network.network, network.dtype
+            dtype = network.dtype
+            network = network.network
         elif isinstance(network, nn.Module) and hasattr(network, "_orig_mod"):
-            network = network._orig_mod
+            network = cast(nn.Module, network._orig_mod)
         else:
             return network, dtype

@@ -12,8 +12,8 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from esc_arch.archs.esc_arch import ESCFamily
 from esc_arch.options.constructors import registered
 from esc_arch.options.datasets import training_data
+from esc_arch.options.invocation import Run
 from esc_arch.options.problems import Problems, describe
-from esc_arch.options.run import Run
 from esc_arch.options.sections import ESC_MODEL, PLAIN_MODELS, ESCTrain, ESCVal, Train, Val
 from esc_arch.options.types import Size, accepts
 
