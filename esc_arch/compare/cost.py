@@ -203,7 +203,7 @@ def _latencies_ms(network: nn.Module, image: torch.Tensor, runs: int) -> list[fl
 
 
 def main() -> None:
-    """Measure what a :class:`Request` on the command line, as JSON, asks for."""
+    """Measure as the :class:`Request` on the command line, as JSON, asks."""
     from esc_arch.checkpoints.loading import create
     from esc_arch.compare import flops
 

@@ -1,4 +1,4 @@
-"""``tradeoff.png`` and ``curves.png``, and what all figures share: colours, markers, PNG bytes.
+"""``tradeoff.png`` and ``curves.png``, and what is common to all figures: colours, markers, PNG.
 
 ``tradeoff.png`` shows PSNR against latency, with the memory as the area of a bubble: one panel for
 each scale and each setting (image size, device, dtype, machine) of the costs.  ``curves.png`` shows
@@ -172,7 +172,7 @@ class TradeoffPanel(NamedTuple):
 
 
 def tradeoff_panels(results: Results) -> tuple[list[TradeoffPanel], list[str]]:
-    """The panels that the rows give, and what is left out and why.
+    """The panels of the rows, and notes on the rows left out, with the reason.
 
     The PSNR is measured where the scale has any quality rows, else as published.
     """
@@ -354,7 +354,7 @@ def _renderer(axes: "Axes") -> "RendererAgg":
 
 
 def _label_bubbles(axes: "Axes", panel: TradeoffPanel, areas: Sequence[float]) -> None:
-    """The networks' names, each in the first free place of eight directions, ever farther away.
+    """The networks' names, each in the first free place of eight directions, at growing distances.
 
     A line joins a name to its bubble where it is not beside it.
     """
@@ -399,7 +399,7 @@ def _label_bubbles(axes: "Axes", panel: TradeoffPanel, areas: Sequence[float]) -
 
 
 def _draw_sizes(axes: "Axes", largest: float) -> None:
-    """Bubbles of round sizes beside the panel, to read the memory by."""
+    """A legend of bubble sizes beside the panel, for the memory."""
     from matplotlib.transforms import IdentityTransform
 
     sizes = []
@@ -437,7 +437,7 @@ class CurvePanel(NamedTuple):
 
 
 def curve_panels(results: Results) -> tuple[list[CurvePanel], list[str]]:
-    """The panels that the training rows give, and what is left out and why."""
+    """The panels of the training rows, and notes on the rows left out, with the reason."""
     by_scale: dict[int, dict[Series, Line]] = {}
     notes = [] if results["training"] else ["No network was trained in this comparison."]
     for row in results["training"]:

@@ -161,7 +161,7 @@ def _checks(template: Mapping[str, Any]) -> int:
 
 
 def with_network(request: Request, template: Mapping[str, Any], network: str) -> dict[str, Any]:
-    """The template with the network, the name and what else depends on it; for checking."""
+    """The template with the network, the name and the keys that depend on it; for checking."""
     opt = copy.deepcopy(dict(template))
     preset = PRESETS[network]
     section = {"type": preset.network.__name__, **preset.arguments}
@@ -232,7 +232,7 @@ def write_option(path: Path, opt: Mapping[str, Any]) -> None:
 
 
 class Plan(BaseModel):
-    """plan.json: what was asked for, what was measured, and which networks are trained.
+    """plan.json: the request, the measurements, and the networks to train.
 
     Attributes:
         asked: the arguments and the content of the template.

@@ -87,7 +87,7 @@ def labels(series: Iterable[Series]) -> dict[Series, str]:
 
 
 def _differences(paths: list[str]) -> list[str]:
-    """Each path without what it has in common with all others, if that is enough."""
+    """Each path without the parts common to all, if the rest is unique."""
     stems = [PurePath(path).stem for path in paths]
     if len(set(stems)) == len(paths):
         return stems

@@ -207,7 +207,7 @@ def _list_files(listing: Listing, path: str) -> None:
 
 
 def _read_list(file: str) -> tuple[list[MetaLine], list[Finding]]:
-    """The lines of a list of images, and what is wrong with it."""
+    """The lines of a list of images, and its errors."""
     expected, found = "a text file of image names", ""
     try:
         lines = read_meta_info(file)
@@ -473,7 +473,7 @@ class Report(NamedTuple):
 
 
 class _Image(NamedTuple):
-    """An image as a process found it: with its shape and digest, or with what is wrong."""
+    """An image as a process found it: its shape and digest, or its error."""
 
     size: int
     shape: Shape | None

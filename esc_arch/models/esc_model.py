@@ -1,4 +1,4 @@
-"""SRModel with what makes training faster and smaller: the keys of ESCModel."""
+"""SRModel with faster and smaller training: the keys of ESCModel."""
 
 from collections import OrderedDict
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The data that an option file names: what the data checker finds, with the key that names it."""
+"""Checks of the data that an option file names: the findings of the data checker, by key."""
 
 import functools
 import math
@@ -81,7 +81,7 @@ def _list(
     list_name: str = "",
     list_file: str | None = None,
 ) -> Listing:
-    """The images of ``root``; what is wrong with them is noted.
+    """The images of ``root``; errors in them are noted.
 
     Args:
         root_name, list_name: keys of the root and of the list of its images.

@@ -102,7 +102,7 @@ def _check_accumulate(problems: Problems, opt: Mapping[str, Any], train: Mapping
 
 
 def check_esc_model_machine(problems: Problems, opt: Mapping[str, Any], run: Run) -> None:
-    """Check that this machine can do what a training file of the model asks for."""
+    """Check that this machine supports the keys of a training file of the model."""
     train = opt.get("train")
     if not run.is_train or opt.get("model_type") != ESC_MODEL or not isinstance(train, dict):
         return

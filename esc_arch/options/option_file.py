@@ -59,7 +59,7 @@ def check(opt: Mapping[str, Any], source: str, run: Run) -> None:
 
 
 def check_structure(opt: Mapping[str, Any], source: str, is_train: bool) -> None:
-    """Check what needs neither data nor a particular machine.
+    """Check the keys and values that need neither data nor a particular machine.
 
     Args:
         opt: the option file's content, as :func:`esc_arch.options.read` returns it.

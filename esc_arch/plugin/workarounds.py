@@ -339,7 +339,7 @@ class UnreadableError(Exception):
 
 
 class Read(NamedTuple):
-    """A file, or an LMDB and the key in it, and what was read from it."""
+    """A file, or an LMDB and the key in it, and the bytes read from it."""
 
     name: str
     content: bytes

@@ -88,7 +88,7 @@ def continue_events(tb_logger: Any, iteration: int) -> None:
 
 
 def writing_curves(tb_logger: Any, saver: Saver) -> AbstractContextManager[None]:
-    """Turn an error of TensorBoard's files into the one that ends the run and says what is safe.
+    """Turn an error of TensorBoard's files into one that ends the run, with the safe checkpoint.
 
     A thread writes them, and its error is raised when the next number is added or flushed: that
     belongs into such blocks.

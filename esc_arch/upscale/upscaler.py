@@ -227,7 +227,7 @@ class Upscaler:
         return done + list(enumerate(self._colour(colour, size, progress)[0]))
 
     def _is_one_run(self, channels: int) -> bool:
-        """Whether what the network gives is the result."""
+        """Whether the network's output is the result."""
         as_wanted = self.scale == self.network_scale and channels == self._channels
         return as_wanted and not self._self_ensemble
 

@@ -171,7 +171,7 @@ class _Enlarging:
         self.output(Region(0, result.shape[2], 0, result.shape[3]), result)
 
     def by_tiles(self, shrink: int) -> None:
-        """By tiles whose sides are ``1 / shrink`` of what should fit."""
+        """By tiles whose sides are ``1 / shrink`` of those that should fit."""
         memory = self.memory
         if isinstance(self.output, TensorOutput) and self.image.device == self.device:
             memory -= self.pixels * self.scale**2 * 3 * self.image.element_size()
@@ -231,7 +231,7 @@ class _Enlarging:
 def _innermost(
     network: Callable[[Tensor], Tensor], dtype: torch.dtype
 ) -> tuple[Callable[[Tensor], Tensor], torch.dtype]:
-    """The network inside what deploys or compiles it, and in which type it computes."""
+    """The network inside its deploying or compiling wrappers, and its computing dtype."""
     while True:
         if isinstance(network, Deployed):
             dtype = network.dtype

@@ -1,4 +1,4 @@
-"""Memory: how much there is, how much a network takes for a pixel, and the tiles that fit."""
+"""Memory: the amount available, a network's need for each pixel, and the tiles that fit."""
 
 import ctypes
 import gc
@@ -174,7 +174,7 @@ class _LiveBytes(TorchDispatchMode):
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory was not found."""
+    """Whether an exception means that memory ran out."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     # What the allocator for CPUs raises has no type of its own.
@@ -182,7 +182,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def release_memory() -> None:
-    """Give back what is held and not used, after an attempt that found too little."""
+    """Release cached memory, after an attempt that ran out of it."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

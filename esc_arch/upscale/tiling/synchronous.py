@@ -173,7 +173,7 @@ class _Run:
 
 
 def _halo(network: ESCFamily) -> int:
-    """Pixels of a map around a tile that what follows the blocks needs, DySample left out."""
+    """Pixels of a map around a tile that the layers behind the blocks need, without DySample."""
     _, before = _sampler(network)
     skip = _reach(_of_maps(network.skip)) if hasattr(network, "skip") else 0
     deep = _reach([*_of_maps(network.proj), network.last])
@@ -193,7 +193,7 @@ def _of_maps(module: nn.Module) -> list[nn.Module]:
 
 
 def _sampler(network: ESCFamily) -> tuple[DySample | None, nn.Module]:
-    """The network's DySample, if it has one, and what comes before it."""
+    """The network's DySample, if it has one, and the layers before it."""
     to_img = network.to_img
     if isinstance(to_img, DySample):
         return to_img, nn.Identity()
