@@ -183,7 +183,7 @@ def locked(
     Children made by ``fork`` do not hold it.  On a file system without locks nothing is locked.
 
     Args:
-        path: the lock's file, which is made with its folder.  It names the holder of the lock in JSON.
+        path: the lock's file, which is made with its folder.  It names the holder in JSON.
         wait_s: how long to wait for another holder.  A killed run's processes hold it for a
             moment, and so does :func:`is_locked`.
         waiting: when given, is called with the holder once ``wait_s`` is over, and the wait goes on

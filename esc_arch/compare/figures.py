@@ -213,7 +213,7 @@ def _tradeoff_panel(
             for network, values in published.items()
             if values
         }
-        # No weights of ours to speak of.
+        # No weights of ours.
         names, source = {series: series.network for series in means}, "published PSNR"
     costs = {row["network"]: row for row in rows if _is_positive(row.get("median_ms"))}
     notes = [

@@ -211,7 +211,7 @@ def scaled(opt: Mapping[str, Any], total_iter: int, checks: int | None = None) -
             interval = ratio * section[key]
             if checks is not None:
                 interval = max(interval, total_iter / max(checks, 1))
-            # Logs tell the iteration of a validation only where they tell its loss too.
+            # Logs have the iteration of a validation only where they have its loss, too.
             section[key] = max(every, every * round(interval / every))
     return short
 

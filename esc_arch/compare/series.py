@@ -54,7 +54,7 @@ def series_of(row: Row) -> Series:
 
 
 def place(network: str) -> int:
-    """Where a network stands in the published tables; after them when it does not."""
+    """The rank of a network in the published tables; behind them when it is not there."""
     names = list(dict.fromkeys(name for name, _ in PUBLISHED))
     return names.index(network) if network in names else len(names)
 

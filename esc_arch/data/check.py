@@ -319,7 +319,7 @@ def check_sizes(
 
     Args:
         decoded: decode the images too, as of a validation or test set, which has few.  BasicSR
-            takes what OpenCV makes of a damaged file, or stops at the first in the midst.
+            takes what OpenCV makes of a damaged file, or stops at the first.
 
     Returns:
         The sizes that can be read, and the images that cannot be read.

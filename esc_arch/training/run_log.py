@@ -82,7 +82,7 @@ def continue_events(tb_logger: Any, iteration: int) -> None:
         return
     from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
-    # SummaryWriter writes this for `purge_step`, which BasicSR does not hand on.
+    # SummaryWriter writes this for `purge_step`, which BasicSR does not pass on.
     start = SessionLog(status=SessionLog.START)
     tb_logger.file_writer.add_event(Event(step=iteration + 1, session_log=start))
 
