@@ -27,7 +27,7 @@ help:
 	@echo "make test   install into $(VENV), run the tests but the slow ones: 8 minutes on 2 cores"
 	@echo "make test-slow   run the slow tests: trainings, jobs of processes, compilers, exports"
 	@echo "make options   write options/*.yml, options/schema.json and docs/options.md again"
-	@echo "make lint   check style and format"
+	@echo "make lint   check style, format and types"
 	@echo "make clean  remove $(VENV) and what the demo wrote (make clean-demo: only that)"
 
 install: $(INSTALLED)
@@ -87,6 +87,7 @@ test-slow: $(INSTALLED)
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 clean: clean-demo
 	rm -rf $(VENV) build esc_arch/fast/kernels/_kernels*.so

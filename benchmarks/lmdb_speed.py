@@ -5,7 +5,7 @@
 Writing: the LMDB, complete and on the disk, against one file with the same bytes, written
 and flushed; both read the source files.  Reading: the encoded images in random order through
 BasicSR's file client, as its datasets read them, against opening and reading each file; all
-are in the page cache.  A client that opens the LMDB anew, as the workers of each epoch do,
+are in the page cache.  A client that opens the LMDB again, as the workers of each epoch do,
 has to map its pages first.  Every round does each once; the ratio is that of the medians.
 The extra peak memory is what writing adds to the resident memory of a fresh process.
 """
@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 from timing import seconds
 
-import esc_arch  # noqa: F401  (mends the import of basicsr, so it comes first)
+import esc_arch  # noqa: F401  (repairs the import of basicsr, so it comes first)
 
 # isort: split
 from basicsr.utils import FileClient

@@ -16,7 +16,7 @@ shrunk by PyTorch, which takes memory for itself: so two of the three counts are
 
 Kills: the command with --sub-image and --lmdb is killed (SIGKILL) at random moments after its
 start-up, and started again, until there were enough kills.  Each time it comes to its end,
-the result is compared, byte by byte, with that of an uninterrupted run, and begun anew.
+the result is compared, byte by byte, with that of an uninterrupted run, and started again.
 """
 
 import argparse

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from timing import seconds
 
-import esc_arch  # noqa: F401  (mends the import of basicsr, so it comes first)
+import esc_arch  # noqa: F401  (repairs the import of basicsr, so it comes first)
 
 # isort: split
 from basicsr.utils.matlab_functions import imresize as basicsr_imresize

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 from PIL import Image, ImageDraw, ImageFont
 
-import esc_arch  # noqa: F401  (mends the import of basicsr, so it comes first)
+import esc_arch  # noqa: F401  (repairs the import of basicsr, so it comes first)
 
 # isort: split
 from basicsr.metrics import calculate_psnr, calculate_ssim
@@ -118,7 +118,7 @@ def score(image: Image.Image, hr: Image.Image) -> Score:
 
 
 def check(gains: dict[str, float]) -> str | None:
-    """What the gains over bicubic (dB, by photo) fall short of; None when nothing."""
+    """The bound that the gains over bicubic (dB, by photo) do not reach, or None."""
     text = ", ".join(f"{name} {gain:+.2f}" for name, gain in gains.items())
     mean = _average(list(gains.values()))
     if min(gains.values()) <= LEAST_GAIN_DB:

@@ -1,5 +1,7 @@
 """Making a network ready for inference."""
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -35,8 +37,11 @@ def deploy(
     convert = getattr(network, "convert", None)
     if convert is not None:
         convert()  # in float32, before precision is lost
-    network.to(dtype=dtype, memory_format=torch.channels_last)
-    return Deployed(torch.compile(network, dynamic=True) if compile else network, dtype)
+    network.to(dtype)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in the stub
+    if compile:
+        network = cast(nn.Module, torch.compile(network, dynamic=True))
+    return Deployed(network, dtype)
 
 
 class Deployed(nn.Module):

@@ -1,4 +1,4 @@
-"""The exception for what a user can cause and correct, and texts for such messages."""
+"""The exception for errors that a user can correct, and texts for such messages."""
 
 from collections.abc import Iterable
 

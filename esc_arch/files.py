@@ -88,7 +88,7 @@ def put_in_place(part: Path, path: Path) -> None:
 
 
 def write_durably(path: Path, write: Callable[[IO[bytes]], object]) -> Digest:
-    """Write a file by :func:`whole_file`, and digest what is written.
+    """Write a file by :func:`whole_file`, and digest its content.
 
     Args:
         path: of the file.
@@ -123,7 +123,7 @@ def flush_folder(folder: Path) -> None:
 
 
 def remove_parts(folder: Path) -> None:
-    """Remove what killed processes were writing into a folder; it need not be there."""
+    """Remove the unfinished files of killed processes from a folder, which need not exist."""
     for part in folder.glob(f".*{_PART}"):
         with suppress(OSError):
             part.unlink()
@@ -183,7 +183,7 @@ def locked(
     Children made by ``fork`` do not hold it.  On a file system without locks nothing is locked.
 
     Args:
-        path: the lock's file, which is made with its folder.  It says in JSON who holds the lock.
+        path: the lock's file, which is made with its folder.  It names the holder in JSON.
         wait_s: how long to wait for another holder.  A killed run's processes hold it for a
             moment, and so does :func:`is_locked`.
         waiting: when given, is called with the holder once ``wait_s`` is over, and the wait goes on
@@ -210,7 +210,7 @@ def locked(
         yield
     finally:
         if remove:
-            # Before the release: those who wait see that it is gone, and make another.
+            # Before the release: waiting processes see that it is gone, and make another.
             with suppress(OSError):
                 path.unlink(missing_ok=True)
         lock.release()  # nothing where it was not acquired
@@ -237,7 +237,7 @@ def _has_no_locks(error: Exception) -> bool:
 
 def _sign(file: int) -> None:
     text = json.dumps({"host": socket.gethostname(), "pid": os.getpid()})
-    # A full disk; who holds the lock is a comfort only.
+    # A full disk; the name of the holder only serves messages.
     with suppress(OSError):
         os.ftruncate(file, 0)
         os.lseek(file, 0, os.SEEK_SET)
@@ -253,7 +253,7 @@ def _holder(path: Path) -> str:
 
 
 class _Content:
-    """A file to write to that measures what is written and keeps its first error."""
+    """A file to write to that digests its content and keeps its first error."""
 
     def __init__(self, file: IO[bytes] | None) -> None:
         self.error: OSError | None = None

@@ -51,7 +51,7 @@ class Progress:
         self._done = 0.0
 
     def finish(self) -> None:
-        """Report what is left of the total."""
+        """Report the rest of the total."""
         self(self._total - self._done)
 
 

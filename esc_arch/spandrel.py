@@ -93,7 +93,7 @@ class DetectedArchitecture(Architecture[nn.Module]):
             raise ValueError(f"these are not the parameters of {self.name}")
         network = found.build()
         # As spandrel's own networks have them.
-        network.hyperparameters = dict(found.arguments)
+        setattr(network, "hyperparameters", dict(found.arguments))  # noqa: B010
         tags = [f"{found.arguments[name]}{unit}" for name, unit in _TAGS if name in found.arguments]
         if found.preset is not None:
             tags.insert(0, found.preset)

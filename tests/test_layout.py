@@ -1,6 +1,7 @@
 """The house: imports go one way, and ESC can be read from its network file."""
 
 import ast
+import re
 from collections import defaultdict
 from pathlib import Path
 
@@ -94,3 +95,59 @@ def test_the_network_file_needs_few_others():
     others = {name for name in reachable(IMPORTS, start) if name.count(".") > 1} - aside
     others -= {"esc_arch.archs", "esc_arch.ops", "esc_arch.layers"}
     assert len(others) <= 8, sorted(others)
+
+
+TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MODULES.items()}
+
+
+DIALECT = re.compile(r"\b(?:anew|mend(?:s|ed|ing)?|told)\b", re.IGNORECASE)
+
+
+def docstrings(tree: ast.Module) -> list[ast.Constant]:
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    documented = (n for n in ast.walk(tree) if isinstance(n, kinds) and ast.get_docstring(n))
+    return [node.body[0].value for node in documented]
+
+
+def test_locks_are_those_of_files():
+    """fcntl is Unix's alone; esc_arch.files locks by filelock."""
+    found = []
+    for name, tree in TREES.items():
+        for node in ast.walk(tree):
+            names = [alias.name for alias in getattr(node, "names", ()) if hasattr(alias, "name")]
+            module = getattr(node, "module", None)
+            if isinstance(node, ast.Import | ast.ImportFrom) and "fcntl" in (*names, module):
+                found.append(name)
+    assert found == []
+
+
+def test_no_two_modules_of_one_name():
+    """A module of esc_arch.cli bears the name of its command, whatever does the work."""
+    paths = defaultdict(list)
+    for path in MODULES.values():
+        if path.stem != "__init__" and path.parent.name != "cli":
+            paths[path.stem].append(str(path.relative_to(ROOT)))
+    assert {name: found for name, found in paths.items() if len(found) > 1} == {}
+
+
+def test_a_docstring_says_what_a_thing_is_without_asking():
+    found = [
+        f"{name}:{text.lineno}: {text.value.strip().splitlines()[0]}"
+        for name, tree in TREES.items()
+        for text in docstrings(tree)
+        if re.match(r"\s*(What|Who)\s", text.value)
+    ]
+    assert found == []
+
+
+def test_messages_and_docstrings_are_in_plain_words():
+    found = []
+    for name, tree in TREES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                words = re.findall(
+                    r"\b(?:anew|mend(?:s|ed|ing)?|told)\b", node.value, re.IGNORECASE
+                )
+                if words:
+                    found.append(f"{name}:{node.lineno}: {', '.join(words)}")
+    assert found == []

@@ -297,6 +297,9 @@ class ESCFamily(nn.Module):
         use_ln, conv_attention, first_exp_ratio: as :class:`ESCBlock` takes them.
     """
 
+    to_img: nn.Module  # the end of every network
+    skip: nn.Module  # from the image to the features; not in ESC and ESC-FP
+
     def __init__(
         self,
         config: ESCConfig,
@@ -315,16 +318,16 @@ class ESCFamily(nn.Module):
         self.make_end(config.dim)
 
     def make_large_kernel(self, pdim: int, kernel_size: int) -> None:
-        """Build what all blocks share."""
+        """Build the large kernel, which all blocks share."""
         self.plk_filter = nn.Parameter(torch.empty(pdim, pdim, kernel_size, kernel_size))
         nn.init.orthogonal_(self.plk_filter)
 
     def make_stem(self, dim: int) -> None:
-        """Build what reads the image."""
+        """Build the first layers, from the image to the shallow features."""
         self.proj: nn.Module = nn.Conv2d(3, dim, 3, padding=1)
 
     def make_end(self, dim: int) -> None:
-        """Build what follows the blocks."""
+        """Build the last convolution, behind the blocks."""
         self.last = nn.Conv2d(dim, dim, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:

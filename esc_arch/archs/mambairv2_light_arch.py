@@ -271,7 +271,7 @@ class AttentiveStateSpace(nn.Module):
         return y.unflatten(1, (height, width)).permute(0, 3, 1, 2)
 
     def expand(self, x: Tensor) -> Tensor:
-        """Widen, weighed by what stands around, (B, C, H, W) -> (B, hidden, H, W)."""
+        """Widen, weighted by the neighbourhood, (B, C, H, W) -> (B, hidden, H, W)."""
         x = self.in_proj(x)
         return x * self.CPE(x).sigmoid()
 

@@ -1,4 +1,4 @@
-"""What the adapters for networks that another package implements share."""
+"""Common parts of the adapters for networks that another package implements."""
 
 import importlib
 from collections.abc import Callable
@@ -14,7 +14,7 @@ INSTALL = "pip install 'spandrel<0.5' 'spandrel_extra_arches<0.3'"
 
 
 def public_class(module: str, name: str) -> type[nn.Module]:
-    """The public network of an optional package, or what stands in for it.
+    """The public network of an optional package, or a substitute that explains how to install it.
 
     Args:
         module: where it is, by its full name.

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from esc_arch.checkpoints.detection import detect
 from esc_arch.checkpoints.loading import Inspected, inspect
-from esc_arch.checkpoints.metadata import METADATA_KEY, describe
+from esc_arch.checkpoints.provenance import METADATA_KEY, describe
 from esc_arch.checkpoints.state_dicts import PARAMETER_KEYS, half_precision, write_atomically
 from esc_arch.errors import UserError
 
@@ -92,7 +92,7 @@ def write_safetensors(
     Args:
         source: a network or its state dict, on any device.
         path: ends with .safetensors.
-        metadata: text by key; None for that of :func:`esc_arch.checkpoints.metadata.describe`,
+        metadata: text by key; None for that of :func:`esc_arch.checkpoints.provenance.describe`,
             of the network that is detected.
         licence, training: for that description.
 

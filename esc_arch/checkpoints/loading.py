@@ -15,7 +15,7 @@ from esc_arch.archs.srformer_arch import SRFormer
 from esc_arch.archs.whole_windows import WholeWindows
 from esc_arch.checkpoints.detection import Detected, detect
 from esc_arch.checkpoints.locations import locate
-from esc_arch.checkpoints.metadata import metadata_of, require_label, with_metadata
+from esc_arch.checkpoints.provenance import metadata_of, require_label, with_metadata
 from esc_arch.checkpoints.spandrel_networks import (
     SpandrelNetwork,
     known_networks,
@@ -44,7 +44,7 @@ class LoadedModel:
         scale: r.
         name: such as ``esc_light x2``, or spandrel's ``ESRGAN x4``.
         channels: C: 3, or 1 for a network of grey images.
-        metadata: of the file, see :mod:`esc_arch.checkpoints.metadata`.
+        metadata: of the file, see :mod:`esc_arch.checkpoints.provenance`.
         path: of the file.
         dtypes: in which it can compute.
     """

@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Check, export, compare, write, say how far the results differ."""
+    """Check, export, compare and write; report how far the results differ."""
     kind = args.output.suffix.lower()
     if kind not in (".onnx", ".pt2"):
         raise UserError(

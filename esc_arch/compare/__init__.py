@@ -1,1 +1,1 @@
-"""Comparing networks: what they cost, how well they do, how they train, and the report."""
+"""Comparing networks: cost, quality, training, and the report."""

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from esc_arch.archs import ESC, ESCFP, ESCReal, ESCRealM
 from esc_arch.archs.presets import PRESETS, build_meta
-from esc_arch.checkpoints import create, detect, load
+from esc_arch.checkpoints.detection import detect
+from esc_arch.checkpoints.loading import create, load
 from esc_arch.checkpoints.state_dicts import read_state_dict
 from esc_arch.errors import UserError
 
@@ -40,7 +41,9 @@ class Candidate:
         """The network with its weights, on the CPU, in evaluation mode."""
         if self.preset is not None:
             return create(self.preset, self.scale, self.weights).eval()
+        assert self.weights is not None  # only bicubic has none, and it is not built
         detected = detect(read_state_dict(self.weights))
+        assert detected is not None  # as read_candidate found
         network = detected.network(**detected.arguments)
         load(network, self.weights)
         return network.eval()
@@ -91,7 +94,7 @@ def read_candidate(text: str, scale: int | None = None) -> Candidate:
     if detected.preset is not None:
         return _of_preset(detected.preset, detected.scale, path)
     sizes = str(detected).replace(f" x{detected.scale}", "", 1)
-    window = detected.arguments["window_size"] if detected.network in ESC_FAMILY else 1
+    window = detected.window if detected.network in ESC_FAMILY else 1
     return Candidate(sizes, None, detected.scale, path, window)
 
 

@@ -203,8 +203,8 @@ def _latencies_ms(network: nn.Module, image: torch.Tensor, runs: int) -> list[fl
 
 
 def main() -> None:
-    """Measure what a :class:`Request` on the command line, as JSON, asks for."""
-    import esc_arch
+    """Measure as the :class:`Request` on the command line, as JSON, asks."""
+    from esc_arch.checkpoints.loading import create
     from esc_arch.compare import flops
 
     request = Request(**json.loads(sys.argv[1]))
@@ -215,17 +215,17 @@ def main() -> None:
             row = {"error": f"{type(error).__name__}: {error}"}
         print(json.dumps(row), flush=True)
     # Afterwards: memory that counting frees would serve the inference, unmeasured.
-    network = esc_arch.create(request.network, request.scale).eval()
+    network = create(request.network, request.scale).eval()
     count = flops.multiply_adds(network, *flops.published_size(request.scale))
     counts = {"parameters": flops.parameters(network), "multiply_adds": count}
     print(json.dumps(counts), flush=True)
 
 
 def _cost(request: Request) -> dict[str, float]:
-    import esc_arch
     from esc_arch.archs.whole_windows import WholeWindows
+    from esc_arch.checkpoints.loading import create
 
-    network = esc_arch.create(request.network, request.scale).eval()
+    network = create(request.network, request.scale).eval()
     network = WholeWindows(network).to(request.device, DTYPES[request.dtype])
     image = torch.rand(1, 3, request.height, request.width)
     image = image.to(request.device, DTYPES[request.dtype])

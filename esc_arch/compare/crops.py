@@ -54,7 +54,7 @@ class CropPanel(NamedTuple):
 
 
 def crop_panels(results: Results, folder: Path) -> tuple[list[CropPanel], list[str]]:
-    """The panels that the written images give, and what is left out and why.
+    """The panels that the written images give, and notes on the images left out, with the reason.
 
     Args:
         results: what was found.

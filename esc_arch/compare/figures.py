@@ -1,4 +1,4 @@
-"""``tradeoff.png`` and ``curves.png``, and what all figures share: colours, markers, PNG bytes.
+"""``tradeoff.png`` and ``curves.png``, and what is common to all figures: colours, markers, PNG.
 
 ``tradeoff.png`` shows PSNR against latency, with the memory as the area of a bubble: one panel for
 each scale and each setting (image size, device, dtype, machine) of the costs.  ``curves.png`` shows
@@ -33,6 +33,7 @@ from esc_arch.errors import UserError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.backends.backend_agg import RendererAgg
     from matplotlib.figure import Figure
 
 __all__ = [
@@ -171,7 +172,7 @@ class TradeoffPanel(NamedTuple):
 
 
 def tradeoff_panels(results: Results) -> tuple[list[TradeoffPanel], list[str]]:
-    """The panels that the rows give, and what is left out and why.
+    """The panels of the rows, and notes on the rows left out, with the reason.
 
     The PSNR is measured where the scale has any quality rows, else as published.
     """
@@ -212,7 +213,7 @@ def _tradeoff_panel(
             for network, values in published.items()
             if values
         }
-        # No weights of ours to speak of.
+        # No weights of ours.
         names, source = {series: series.network for series in means}, "published PSNR"
     costs = {row["network"]: row for row in rows if _is_positive(row.get("median_ms"))}
     notes = [
@@ -343,8 +344,17 @@ def _set_limits(axes: "Axes", points: list[Point]) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
 
 
+def _renderer(axes: "Axes") -> "RendererAgg":
+    """Measures texts; every figure here is drawn by Agg."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = axes.figure.canvas
+    assert isinstance(canvas, FigureCanvasAgg)
+    return canvas.get_renderer()
+
+
 def _label_bubbles(axes: "Axes", panel: TradeoffPanel, areas: Sequence[float]) -> None:
-    """The networks' names, each in the first free place of eight directions, ever farther away.
+    """The networks' names, each in the first free place of eight directions, at growing distances.
 
     A line joins a name to its bubble where it is not beside it.
     """
@@ -352,7 +362,7 @@ def _label_bubbles(axes: "Axes", panel: TradeoffPanel, areas: Sequence[float]) -
 
     series = [point.series for point in panel.points]
     names = {s: s.network for s in series} if panel.is_published else labels(series)
-    renderer = axes.figure.canvas.get_renderer()
+    renderer = _renderer(axes)
     frame = axes.get_window_extent(renderer).padded(-4)
     centres = [axes.transData.transform((p.latency_ms, p.psnr)) for p in panel.points]
     radii = [math.sqrt(max(area, 4 * _MARKER_PT2 / math.pi)) / 2 * _PX_PER_PT for area in areas]
@@ -389,7 +399,7 @@ def _label_bubbles(axes: "Axes", panel: TradeoffPanel, areas: Sequence[float]) -
 
 
 def _draw_sizes(axes: "Axes", largest: float) -> None:
-    """Bubbles of round sizes beside the panel, to read the memory by."""
+    """A legend of bubble sizes beside the panel, for the memory."""
     from matplotlib.transforms import IdentityTransform
 
     sizes = []
@@ -427,7 +437,7 @@ class CurvePanel(NamedTuple):
 
 
 def curve_panels(results: Results) -> tuple[list[CurvePanel], list[str]]:
-    """The panels that the training rows give, and what is left out and why."""
+    """The panels of the training rows, and notes on the rows left out, with the reason."""
     by_scale: dict[int, dict[Series, Line]] = {}
     notes = [] if results["training"] else ["No network was trained in this comparison."]
     for row in results["training"]:
@@ -484,7 +494,7 @@ def _label_lines(axes: "Axes", lines: list[Line], looks: Mapping[Series, _Look])
     names = labels(line.series for line in lines)
     # Matplotlib fits the limits when it draws; places are needed now.
     axes.set(xlim=axes.get_xlim(), ylim=axes.get_ylim())
-    renderer = axes.figure.canvas.get_renderer()
+    renderer = _renderer(axes)
     frame = axes.get_window_extent(renderer)
     style: dict[str, Any] = {"fontsize": 8, "transform": None, "va": "bottom", "linespacing": 1.0}
     texts = [axes.text(0, 0, names[line.series].replace(", ", "\n"), **style) for line in lines]
@@ -495,7 +505,7 @@ def _label_lines(axes: "Axes", lines: list[Line], looks: Mapping[Series, _Look])
     for line, text, height, bottom, end in zip(lines, texts, heights, bottoms, ends, strict=True):
         text.set_position((key + 14, bottom + 2))
         look = looks[line.series]
-        joint = axes.transData.inverted().transform([end, (key, bottom + height / 2)])
+        joint = axes.transData.inverted().transform([tuple(end), (key, bottom + height / 2)])
         axes.plot(*joint.T, color=look.colour, linewidth=0.5, alpha=0.7, clip_on=False)
         axes.plot(*joint[1], color=look.colour, marker=look.marker, markersize=4.5, clip_on=False)
 

@@ -7,11 +7,13 @@ Here the pass runs on the meta device, where tensors have shapes and no values.
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from esc_arch.archs.esc_arch import WindowAttention
@@ -59,6 +61,9 @@ def multiply_adds(network: nn.Module, height: int, width: int) -> int:
     return counter.count
 
 
+_Args = tuple[Any, ...]
+
+
 class _Counter(TorchDispatchMode):
     """Adds up the multiply-adds of every operation that runs while it is active."""
 
@@ -66,7 +71,13 @@ class _Counter(TorchDispatchMode):
         super().__init__()
         self.count = 0
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(
+        self,
+        func: OpOverload,
+        types: Sequence[type],
+        args: _Args = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
         kwargs = kwargs or {}
         rule = _RULES.get(func.overloadpacket)
         if rule is None:
@@ -87,16 +98,18 @@ def _count_as_published(network: nn.Module, counter: _Counter) -> None:
     vectors by the table.
     """
 
-    def pool(layer: nn.Module, args: tuple, result: Tensor) -> None:
+    def pool(layer: nn.Module, args: _Args, result: Tensor) -> None:
         counter.count += args[0].numel()
 
-    def extend_before_projection(layer: WindowAttention, args: tuple, result: Tensor) -> None:
+    def extend_before_projection(layer: WindowAttention, args: _Args, result: Tensor) -> None:
         height, width = result.shape[2:]
         window = layer.window_size
         extended = -(-height // window) * -(-width // window) * window**2
         counter.count += (extended - height * width) * layer.to_qkv.weight.numel()
 
-    def multiply_one_hot_by_prompts(layer: nn.Module, args: tuple, result: Tensor) -> None:
+    def multiply_one_hot_by_prompts(
+        layer: AttentiveStateSpace, args: _Args, result: Tensor
+    ) -> None:
         x, table = args
         tokens = x.shape[0] * prod(x.shape[2:])
         counter.count += tokens * layer.embeddingB.num_embeddings * table.shape[1]
@@ -113,47 +126,48 @@ def _count_as_published(network: nn.Module, counter: _Counter) -> None:
             layer.register_forward_hook(extend_before_projection)
 
 
-_Rule = Callable[[tuple, Tensor], int]
+_Rule = Callable[[_Args, Tensor], int]
 
 
-def _convolution(args: tuple, result: Tensor) -> int:
+def _convolution(args: _Args, result: Tensor) -> int:
     x, weight, transposed = args[0], args[1], args[6]
     places = x if transposed else result
     return x.shape[0] * weight.numel() * prod(places.shape[2:])
 
 
-def _linear(args: tuple, result: Tensor) -> int:
+def _linear(args: _Args, result: Tensor) -> int:
     x, weight = args[:2]
     return x.numel() * weight.shape[0]
 
 
-def _matmul(args: tuple, result: Tensor) -> int:
+def _matmul(args: _Args, result: Tensor) -> int:
     return result.numel() * args[0].shape[-1]
 
 
-def _addmm(args: tuple, result: Tensor) -> int:
+def _addmm(args: _Args, result: Tensor) -> int:
     return result.numel() * args[1].shape[-1]
 
 
 def _norm(weight: int) -> _Rule:
     """Of a norm whose argument number ``weight`` is its learned scale or None."""
 
-    def rule(args: tuple, result: Tensor) -> int:
+    def rule(args: _Args, result: Tensor) -> int:
         learned = len(args) > weight and args[weight] is not None
         return args[0].numel() * (5 if learned else 4)
 
     return rule
 
 
-def _batch_norm(args: tuple, result: Tensor) -> int:
+def _batch_norm(args: _Args, result: Tensor) -> int:
     return args[0].numel() * (1 if args[1] is None else 2)
 
 
-def _linear_scan(args: tuple, result: Tensor) -> int:
-    return selective_scan.multiply_adds(*args[0].shape, args[2].shape[1])
+def _linear_scan(args: _Args, result: Tensor) -> int:
+    batch, tokens, channels = args[0].shape
+    return selective_scan.multiply_adds(batch, tokens, channels, args[2].shape[1])
 
 
-def _per_input(args: tuple, result: Tensor) -> int:
+def _per_input(args: _Args, result: Tensor) -> int:
     return args[0].numel()
 
 

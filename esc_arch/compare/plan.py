@@ -137,7 +137,7 @@ class Speed:
 
 
 def affordable(template: Mapping[str, Any], budget_minutes: float, speed: Speed) -> tuple[int, int]:
-    """What fits in a budget.
+    """The iterations and validations that fit in a budget.
 
     Returns:
         The number of iterations, at least 1, and of validations, as many as in the template
@@ -161,7 +161,7 @@ def _checks(template: Mapping[str, Any]) -> int:
 
 
 def with_network(request: Request, template: Mapping[str, Any], network: str) -> dict[str, Any]:
-    """The template with the network, the name and what else depends on it; for checking."""
+    """The template with the network, the name and the keys that depend on it; for checking."""
     opt = copy.deepcopy(dict(template))
     preset = PRESETS[network]
     section = {"type": preset.network.__name__, **preset.arguments}
@@ -188,8 +188,8 @@ def scaled(opt: Mapping[str, Any], total_iter: int, checks: int | None = None) -
         total_iter: iterations to train.
         checks: the most validations and savings; None for as many as there were.
     """
-    opt = copy.deepcopy(dict(opt))
-    train, logger = opt["train"], opt["logger"]
+    short = copy.deepcopy(dict(opt))
+    train, logger = short["train"], short["logger"]
     ratio = total_iter / train["total_iter"]
     train["total_iter"] = total_iter
     if train.get("warmup_iter", -1) > 0:
@@ -206,14 +206,14 @@ def scaled(opt: Mapping[str, Any], total_iter: int, checks: int | None = None) -
         scheduler["periods"] = _scaled_periods(scheduler["periods"], ratio)
     every = max(1, round(ratio * logger["print_freq"]))
     logger["print_freq"] = every
-    for section, key in ((logger, "save_checkpoint_freq"), (opt.get("val"), "val_freq")):
+    for section, key in ((logger, "save_checkpoint_freq"), (short.get("val"), "val_freq")):
         if section:
             interval = ratio * section[key]
             if checks is not None:
                 interval = max(interval, total_iter / max(checks, 1))
-            # Logs tell the iteration of a validation only where they tell its loss too.
+            # Logs have the iteration of a validation only where they have its loss, too.
             section[key] = max(every, every * round(interval / every))
-    return opt
+    return short
 
 
 def _scaled_periods(periods: Sequence[int], ratio: float) -> list[int]:
@@ -232,7 +232,7 @@ def write_option(path: Path, opt: Mapping[str, Any]) -> None:
 
 
 class Plan(BaseModel):
-    """plan.json: what was asked for, what was measured, and which networks are trained.
+    """plan.json: the request, the measurements, and the networks to train.
 
     Attributes:
         asked: the arguments and the content of the template.

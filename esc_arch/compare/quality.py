@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import cv2
 import numpy as np
@@ -22,7 +22,6 @@ from basicsr.metrics import calculate_psnr, calculate_ssim
 from basicsr.utils import tensor2img
 from basicsr.utils.registry import DATASET_REGISTRY
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from esc_arch.archs.whole_windows import WholeWindows
 from esc_arch.compare import results
@@ -35,8 +34,8 @@ from esc_arch.imaging.imresize import imresize
 from esc_arch.ops.padding import pad_to_windows
 from esc_arch.options.constructors import registered
 from esc_arch.options.data_files import inspect_data
+from esc_arch.options.invocation import Run
 from esc_arch.options.problems import Problems
-from esc_arch.options.run import Run
 from esc_arch.progress import progress
 
 __all__ = [
@@ -50,6 +49,14 @@ __all__ = [
 ]
 
 SSIM_WINDOW = 11  # pixels
+
+
+class Pairs(Protocol):
+    """A BasicSR dataset of LR and HR images."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Mapping[str, Any]: ...
 
 
 @dataclass(frozen=True)
@@ -66,7 +73,7 @@ class TestSet:
 
     name: str
     scale: int
-    pairs: Dataset
+    pairs: Pairs
     is_made: bool = False
 
 
@@ -109,7 +116,7 @@ def open_benchmark(data: Path, name: str, scale: int) -> TestSet:
     return TestSet(name, scale, _pairs(section, scale), is_made)
 
 
-def open_validation_sets(opt: Mapping[str, object]) -> list[TestSet]:
+def open_validation_sets(opt: Mapping[str, Any]) -> list[TestSet]:
     """The validation sets of a checked option file that have HR images."""
     return [
         TestSet(section["name"], opt["scale"], _pairs(section, opt["scale"]))
@@ -118,9 +125,10 @@ def open_validation_sets(opt: Mapping[str, object]) -> list[TestSet]:
     ]
 
 
-def _pairs(section: Mapping[str, object], scale: int) -> Dataset:
+def _pairs(section: Mapping[str, Any], scale: int) -> Pairs:
     backend = dict(section["io_backend"])  # the datasets take keys out of it
     dataset = registered(DATASET_REGISTRY, section["type"])
+    assert dataset is not None  # the options were checked
     return dataset({**section, "io_backend": backend, "phase": "val", "scale": scale})
 
 

@@ -128,7 +128,7 @@ def write(folder: Path, results: Results) -> None:
 
 
 def csv_text(results: Results) -> str:
-    """One line for each value: kind, network, scale, what, value."""
+    """One line for each value: kind, network, scale, quantity, value."""
     out = io.StringIO()
     lines = csv.writer(out, lineterminator="\n")
     lines.writerow(["kind", "network", "scale", "of", "quantity", "value"])

@@ -54,7 +54,7 @@ def series_of(row: Row) -> Series:
 
 
 def place(network: str) -> int:
-    """Where a network stands in the published tables; after them when it does not."""
+    """The rank of a network in the published tables; behind them when it is not there."""
     names = list(dict.fromkeys(name for name, _ in PUBLISHED))
     return names.index(network) if network in names else len(names)
 
@@ -87,7 +87,7 @@ def labels(series: Iterable[Series]) -> dict[Series, str]:
 
 
 def _differences(paths: list[str]) -> list[str]:
-    """Each path without what it has in common with all others, if that is enough."""
+    """Each path without the parts common to all, if the rest is unique."""
     stems = [PurePath(path).stem for path in paths]
     if len(set(stems)) == len(paths):
         return stems

@@ -72,7 +72,7 @@ class Trained(NamedTuple):
 
 
 class _Job(NamedTuple):
-    """A training to be run; what it prints is added to ``log``."""
+    """A training to be run; its output is appended to ``log``."""
 
     option_file: Path
     log: Path

@@ -96,7 +96,7 @@ def _prepare(archive: Path, folders: Mapping[str, Path], parts: Mapping[str, Pat
 
 
 def _part_of(name: str, parts: Mapping[str, Path]) -> Path | None:
-    """Where a member of the archive goes, by the folder that it is in."""
+    """The destination of a member of the archive, by its folder."""
     name = name.removeprefix("./")
     return next((part for folder, part in parts.items() if name.startswith(f"{folder}/")), None)
 

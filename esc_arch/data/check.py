@@ -139,7 +139,7 @@ class Listing:
 
 
 def no_folder(root: str) -> Finding:
-    """What to say of a folder that is not there."""
+    """The finding for a folder that does not exist."""
     found = f"{root}, which is a file" if os.path.exists(root) else f"no folder {root}"
     parent = os.path.dirname(os.path.abspath(os.path.expanduser(root)))
     advice = "Check the path. Paths start at the current folder."
@@ -207,7 +207,7 @@ def _list_files(listing: Listing, path: str) -> None:
 
 
 def _read_list(file: str) -> tuple[list[MetaLine], list[Finding]]:
-    """The lines of a list of images, and what is wrong with it."""
+    """The lines of a list of images, and its errors."""
     expected, found = "a text file of image names", ""
     try:
         lines = read_meta_info(file)
@@ -321,10 +321,10 @@ def check_sizes(
 
     Args:
         decoded: decode the images too, as of a validation or test set, which has few.  BasicSR
-            takes what OpenCV makes of a damaged file, or stops at the first in the midst.
+            takes what OpenCV makes of a damaged file, or stops at the first.
 
     Returns:
-        The sizes that can be told, and the images that cannot be read.
+        The sizes that can be read, and the images that cannot be read.
     """
     sizes: dict[str, Size] = {}
     findings: list[Finding] = []
@@ -463,7 +463,7 @@ class SetReport:
 
 
 class Report(NamedTuple):
-    """What was found of sets, and of pairs by their names."""
+    """The findings on each set, and on pairs of sets by their names."""
 
     sets: list[SetReport]
     pairs: dict[str, list[Finding]]
@@ -475,7 +475,7 @@ class Report(NamedTuple):
 
 
 class _Image(NamedTuple):
-    """An image as a process found it: with its shape and digest, or with what is wrong."""
+    """An image as a process found it: its shape and digest, or its error."""
 
     size: int
     shape: Shape | None
@@ -518,7 +518,7 @@ def _of(name: str, findings: Iterable[Finding]) -> list[Finding]:
 
 
 def _require_images(found: FoundSet) -> None:
-    """What has nothing in it is a wrong path, not a damaged set."""
+    """Refuse an empty set: its path is wrong, rather than the set damaged."""
     images = open_image_set(found.path)
     if not images.is_lmdb:
         _ = images.names

@@ -70,7 +70,7 @@ class ImageSet:
         return name if self.is_lmdb else os.path.splitext(name)[0]
 
     def where(self, name: str) -> str:
-        """What messages call the image."""
+        """The path of the image for messages."""
         return f"{self.path}/{name}"
 
     def read(self, name: str) -> bytes:

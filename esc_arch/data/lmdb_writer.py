@@ -151,7 +151,7 @@ def _decode_error(source: Path) -> str:
 
 
 def write_lmdb(path: str | os.PathLike[str], entries: Sequence[Entry]) -> bool:
-    """Make an LMDB of image files, or continue what a killed call has left.
+    """Make an LMDB of image files, or continue the one that a killed call left.
 
     An LMDB of other sources at ``path`` is replaced once the new one is complete; processes
     that have it open continue to read the old one.

@@ -15,6 +15,7 @@ side of a window, n = w * w its tokens, r rows of a window in a block of b = r *
 
 from collections.abc import Callable
 from itertools import product
+from typing import Any
 
 import onnx.parser
 import torch
@@ -107,8 +108,8 @@ def _offsets(window: int) -> Tensor:
 
 
 def _attention_in_onnx(q: ir.Value, k: ir.Value, v: ir.Value, table: ir.Value) -> ir.Value:
-    blocks, queries, d = (q.shape[i] for i in (1, 3, 4))
-    tokens, side = k.shape[2], table.shape[2]
+    blocks, queries, d = (_static(q, i) for i in (1, 3, 4))
+    tokens, side = _static(k, 2), _static(table, 2)
     window, rows = (side + 1) // 2, (side + 1) // 2 // blocks
     body = _graph(
         f"""head (float[{blocks},N,{queries},{d}] q, float[N,{tokens},{d}] k,
@@ -136,11 +137,12 @@ def _attention_in_onnx(q: ir.Value, k: ir.Value, v: ir.Value, table: ir.Value) -
         offsets_of_blocks=_offsets(window).view(blocks, rows, window),
         queries_by_keys=torch.tensor([queries, tokens]),
     )
-    return opset18.Scan(q, k, v, table, body=body, num_scan_inputs=4)
+    return _scan(body, q, k, v, table)
 
 
 def _depthwise_in_onnx(x: ir.Value, kernel: ir.Value) -> ir.Value:
-    p, kind = x.shape[1], {"FLOAT": "float", "FLOAT16": "float16"}[x.dtype.name]
+    assert x.dtype is not None  # as the exporter knows it
+    p, kind = _static(x, 1), {"FLOAT": "float", "FLOAT16": "float16"}[x.dtype.name]
     body = _graph(
         f"""image ({kind}[{p},H,W] x, {kind}[{p},3,3] taps) => ({kind}[{p},H,W] y) {{
             batch_of_one = Unsqueeze (x, first)
@@ -151,12 +153,28 @@ def _depthwise_in_onnx(x: ir.Value, kernel: ir.Value) -> ir.Value:
         first=torch.tensor([0]),
         second=torch.tensor([1]),
     )
-    return opset18.Scan(x, kernel, body=body, num_scan_inputs=2)
+    return _scan(body, x, kernel)
 
 
 def _remainder_in_onnx(x: ir.Value, divisor: ir.Value | int) -> ir.Value:
     # PyTorch's own translation stops at a divisor that is computed from the image's size.
-    return opset18.Mod(x, opset18.CastLike(divisor, x))
+    # onnxscript's operators are annotated for eager arrays; a translation is called with values.
+    ops: Any = opset18
+    return ops.Mod(x, ops.CastLike(divisor, x))
+
+
+def _scan(body: ir.Graph, *inputs: ir.Value) -> ir.Value:
+    """A loop over the first axis of all inputs."""
+    ops: Any = opset18  # annotated for eager arrays
+    return ops.Scan(*inputs, body=body, num_scan_inputs=len(inputs))
+
+
+def _static(value: ir.Value, axis: int) -> int:
+    """A length that does not depend on the image."""
+    assert value.shape is not None
+    length = value.shape[axis]
+    assert isinstance(length, int)
+    return length
 
 
 def _graph(text: str, **constants: Tensor) -> ir.Graph:

@@ -98,6 +98,7 @@ def _translated(network: nn.Module, source: Source, opset: int) -> ModelProto:
             custom_translation_table=onnx_translations(),
             verbose=False,
         )
+    assert program is not None  # with dynamo=True
     return program.model_proto
 
 

@@ -65,7 +65,7 @@ def _exported(source: Source, least: int) -> torch.export.ExportedProgram:
         source.exporting("exporting"),
         torch.no_grad(),
         # One image or one window is a case like any other, as in torch.onnx.export.
-        fx_config.patch(backed_size_oblivious=True),
+        fx_config.patch(backed_size_oblivious=True),  # type: ignore[attr-defined]  # set at run time
     ):
         program = torch.export.export(
             portable(source.network), (source.example(),), dynamic_shapes=(shapes,)

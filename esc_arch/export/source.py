@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from esc_arch.checkpoints.detection import Detected, detect
 from esc_arch.checkpoints.loading import LoadedModel
-from esc_arch.checkpoints.metadata import describe
+from esc_arch.checkpoints.provenance import describe
 from esc_arch.errors import UserError
 from esc_arch.files import sha256_of
 from esc_arch.progress import progress

@@ -75,7 +75,7 @@ class ImageError(UserError):
 
 
 class TooManyPixels(ImageError):
-    """An image of more pixels than Pillow takes for honest."""
+    """An image of more pixels than Pillow decodes, as it may be a decompression bomb."""
 
 
 class Decoded(NamedTuple):

@@ -73,7 +73,7 @@ def with_tags(tiff: memoryview, metadata: Metadata, has_alpha: bool) -> list[byt
     padding = b"\0" * (len(tiff) % 2)
     start = len(tiff) + len(padding)
     added = _added(metadata, has_alpha).tobytes(start)
-    # Entries of the file first, since the metadata may not change what tells of its pixels.
+    # Entries of the file first, since the metadata may not change those that describe its pixels.
     entries = {**_entries(added, 0), **entries}
     directory = struct.pack("<H", len(entries))
     directory += b"".join(entry for _, entry in sorted(entries.items())) + bytes(4)

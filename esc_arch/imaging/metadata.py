@@ -32,7 +32,7 @@ _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, KeyError, TypeError, str
 
 @dataclass(frozen=True)
 class Metadata:
-    """What an image file says beside its pixels.
+    """The metadata of an image file: all that it holds beside its pixels.
 
     Attributes:
         exif: a TIFF structure, as PNG and WebP hold it; empty when there is none.

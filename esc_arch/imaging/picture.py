@@ -65,7 +65,7 @@ _TIFF_OPTIONS = (cv2.IMWRITE_TIFF_COMPRESSION, 8)  # Deflate of Adobe, which all
 
 @dataclass(frozen=True)
 class Picture:
-    """An image in memory: pixels as the head of this file says, and metadata."""
+    """An image in memory: pixels, as described at the head of this file, and metadata."""
 
     pixels: np.ndarray
     metadata: Metadata
@@ -179,7 +179,7 @@ def write_picture(
 def encode(
     path: Path, picture: Picture, encoding: Encoding
 ) -> tuple[Iterable[bytes | memoryview], list[str]]:
-    """The contents of an image file in pieces, and what could not be kept."""
+    """The contents of an image file in pieces, and notes on metadata that was dropped."""
     pixels, metadata = picture.pixels, picture.metadata
     height, width = pixels.shape[:2]
     image_format = encoding.format
@@ -254,7 +254,7 @@ def _by_pillow(
 
 
 def _resolution(dpi: tuple[float, float]) -> bytes:
-    """EXIF that says no more than the pixels per inch."""
+    """EXIF with nothing but the pixels per inch."""
     exif = Image.Exif()
     exif[282], exif[283], exif[296] = *dpi, 2
     return exif.tobytes().removeprefix(b"Exif\0\0")

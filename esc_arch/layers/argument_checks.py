@@ -9,7 +9,7 @@ __all__ = ["check_attn_type", "check_least", "check_only", "check_positive"]
 
 
 def check_only(network: str, **arguments: tuple[object, object]) -> None:
-    """Refuse what a public constructor takes and no published network uses.
+    """Refuse arguments that a public constructor accepts and no published network uses.
 
     Args:
         network: its name.
@@ -21,7 +21,7 @@ def check_only(network: str, **arguments: tuple[object, object]) -> None:
 
 
 def check_least(**arguments: tuple[float, float]) -> None:
-    """Refuse what is too small.
+    """Refuse values that are too small.
 
     Args:
         arguments: what was given, and the smallest value allowed.
@@ -32,7 +32,7 @@ def check_least(**arguments: tuple[float, float]) -> None:
 
 
 def check_positive(**arguments: float) -> None:
-    """Refuse zero and what is below it."""
+    """Refuse zero and negative values."""
     for name, value in arguments.items():
         if value <= 0:
             raise ValueError(f"{name} {value} is not above 0")

@@ -73,7 +73,7 @@ def gelu(x: Tensor) -> Tensor:
 
 
 def like_input(y: Tensor, x: Tensor) -> Tensor:
-    """``y`` in the memory format of ``x``, as PyTorch's own layers hand it on.
+    """``y`` in the memory format of ``x``, as PyTorch's own layers return it.
 
     Args:
         y, x: (B, C, H, W), sizes may differ.

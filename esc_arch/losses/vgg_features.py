@@ -28,7 +28,7 @@ def standard_places(vgg_type: str) -> tuple[str, str]:
 
 
 def standard_weights(vgg_type: str) -> str:
-    """The address that torchvision gives for the weights of a VGG network."""
+    """The address in torchvision of the weights of a VGG network."""
     return models.get_model_weights(vgg_type).DEFAULT.url
 
 

@@ -18,8 +18,8 @@ def compiled(network: nn.Module) -> Callable[[Tensor], Tensor]:
     """The forward pass of a network by torch.compile.
 
     Args:
-        network: stays as it is and shares its parameters, so whoever saves or evaluates it
-            needs to know nothing of the compilation.
+        network: stays as it is and shares its parameters, so that saving and evaluating it
+            do not depend on the compilation.
 
     Returns:
         A function of a batch, which compiles when it is called first and raises UserError

@@ -1,7 +1,10 @@
-"""SRModel with what makes training faster and smaller: the keys of ESCModel."""
+"""SRModel with faster and smaller training: the keys of ESCModel."""
 
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import reduce
+from operator import add
+from typing import Any
 
 import torch
 from basicsr.models.sr_model import SRModel
@@ -9,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
-from esc_arch.archs.esc_arch import ESCFamily
+from esc_arch.archs.esc_arch import ESCBlock, ESCFamily
 from esc_arch.errors import UserError
 from esc_arch.models.compiled import compiled
 from esc_arch.models.esr_model import ESRModel
@@ -57,7 +60,9 @@ class ESCModel(ESRModel):
         self.memory_format = (
             torch.channels_last if train.get("channels_last") else torch.contiguous_format
         )
-        return super().model_to_device(net.to(memory_format=self.memory_format))
+        return super().model_to_device(
+            net.to(memory_format=self.memory_format)  # type: ignore[call-overload]  # not in the stub
+        )
 
     def init_training_settings(self) -> None:
         super().init_training_settings()
@@ -133,7 +138,7 @@ class ESCModel(ESRModel):
                 output = self.run_net_g(lq)
             output = output.float()
             terms = self._losses(output, gt.contiguous(memory_format=self.memory_format))
-            self.scaler.scale(sum(terms.values())).backward()
+            self.scaler.scale(reduce(add, terms.values())).backward()
             outputs.append(output.detach())
             for name, term in terms.items():
                 losses[name] = losses.get(name, 0) + term.detach()
@@ -162,14 +167,14 @@ class ESCModel(ESRModel):
             torch.distributed.all_reduce(finite, torch.distributed.ReduceOp.MIN)
         return bool(finite)
 
-    def _add_to_state(self, optimizer: Optimizer, state: dict) -> None:
+    def _add_to_state(self, optimizer: Optimizer, state: dict[str, Any]) -> None:
         state[STATE_KEY] = {
             "skipped": self.nonfinite_steps.total,
             "skipped_in_a_row": self.nonfinite_steps.in_a_row,
             "grad_scaler": self.scaler.state_dict(),
         }
 
-    def _take_from_state(self, optimizer: Optimizer, state: dict) -> None:
+    def _take_from_state(self, optimizer: Optimizer, state: dict[str, Any]) -> None:
         own = state.get(STATE_KEY)
         if own is None:
             return
@@ -213,4 +218,5 @@ def checkpoint_blocks(network: nn.Module) -> None:
             f"{type(network).__name__}. Remove the key."
         )
     for block in network.blocks:
+        assert isinstance(block, ESCBlock)
         block.checkpointed = True

@@ -14,7 +14,7 @@ _logger = logging.getLogger("basicsr.esc_arch")
 
 
 class NonfiniteSteps:
-    """Counts skipped steps, says so now and then, and stops a training that has broken down.
+    """Counts skipped steps, logs them now and then, and stops a training after too many in a row.
 
     Attributes:
         total: skipped steps since the training began, resumptions included.

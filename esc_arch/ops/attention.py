@@ -79,7 +79,7 @@ KERNEL: _Kernel | None = None
 
 
 def register_kernel(attend: Backend, takes: Callable[[Tensor], bool]) -> None:
-    """Enter the kernel that ``auto`` takes for the maps that it takes."""
+    """Register the kernel that ``auto`` uses for the maps that it supports."""
     global KERNEL
     KERNEL = _Kernel(attend, takes)
 

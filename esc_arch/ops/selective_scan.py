@@ -184,7 +184,7 @@ linear_scan.register_autograd(
 def _states(
     x: Tensor, delta: Tensor, A: Tensor, B: Tensor, start: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """States and decays of a pass, (T, B, S, N, D), and what :func:`_run` returns."""
+    """States and decays of a pass, (T, B, S, N, D), and the result of :func:`_run`."""
     delta = _segments(delta)
     decay = (delta.unsqueeze(3) * A).exp_()
     states = _segments(x).unsqueeze(3) * _segments(B).unsqueeze(4)
@@ -194,7 +194,7 @@ def _states(
 def _run(
     decay: Tensor, total_decay: Tensor, states: Tensor, start: Tensor, from_the_end: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Turn what is added to the state at every step into the states, in place.
+    """Turn the additions to the state at every step into the states, in place.
 
     Args:
         decay: (T, B, S, N, D).

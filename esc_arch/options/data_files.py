@@ -1,4 +1,4 @@
-"""The data that an option file names: what the data checker finds, with the key that names it."""
+"""Checks of the data that an option file names: the findings of the data checker, by key."""
 
 import functools
 import math
@@ -23,10 +23,10 @@ from esc_arch.data.check import (
 )
 from esc_arch.data.downsample_image_dataset import one_per_root, roots_of
 from esc_arch.options.datasets import DOWNSAMPLE, PAIRED, REAL, SINGLE
+from esc_arch.options.invocation import Run
 from esc_arch.options.problems import Problems
 from esc_arch.options.real_esrgan import LEAST_SHARPENED, check_queue, synthesizes
 from esc_arch.options.real_esrgan import MODELS as REAL_MODELS
-from esc_arch.options.run import Run
 
 # A dataset's section, whose keys and kinds of values were checked before.
 Section = Mapping[str, Any]
@@ -81,7 +81,7 @@ def _list(
     list_name: str = "",
     list_file: str | None = None,
 ) -> Listing:
-    """The images of ``root``; what is wrong with them is noted.
+    """The images of ``root``; errors in them are noted.
 
     Args:
         root_name, list_name: keys of the root and of the list of its images.
@@ -214,7 +214,7 @@ def _inspect_downsample(
 
 
 def _inspect_roots(problems: Problems, key: str, section: Section) -> None:
-    """Of other datasets, only that the folders they name exist can be told."""
+    """Check of other datasets only that the folders they name exist."""
     for name, value in section.items():
         if not (name.startswith("dataroot") and isinstance(value, str)):
             continue

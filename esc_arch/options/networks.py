@@ -71,7 +71,7 @@ def _bounded() -> Iterator[None]:
 
 
 def _memory_bytes() -> int:
-    """Memory of this machine; where the system does not say, that of a large one."""
+    """Memory of this machine; where the system does not report it, that of a large one."""
     if not hasattr(os, "sysconf"):
         return 2**38
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from basicsr.utils import options as basicsr_options
 
-from esc_arch.options.check import check
+from esc_arch.options.invocation import Run
+from esc_arch.options.option_file import check
 from esc_arch.options.overrides import force
-from esc_arch.options.run import Run
 from esc_arch.options.yaml import read
 
 

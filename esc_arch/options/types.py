@@ -169,7 +169,7 @@ def type_of_parameter(parameter: inspect.Parameter, hint: Any) -> Any:
 
 
 def _portable(hint: Any) -> Any:
-    """A type hint in types that YAML can express; any value for what it cannot."""
+    """A type hint in types that YAML can express; any value for other types."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (Union, types.UnionType):
         members = tuple(

@@ -284,7 +284,7 @@ def _write_images_whole() -> None:
     # The models have imported it by name.
     for name, module in list(sys.modules.items()):
         if name.split(".")[0] == "basicsr" and getattr(module, "imwrite", None) is original:
-            module.imwrite = _imwrite
+            setattr(module, "imwrite", _imwrite)  # noqa: B010
 
 
 def _imwrite(
@@ -339,7 +339,7 @@ class UnreadableError(Exception):
 
 
 class Read(NamedTuple):
-    """A file, or an LMDB and the key in it, and what was read from it."""
+    """A file, or an LMDB and the key in it, and the bytes read from it."""
 
     name: str
     content: bytes

@@ -1,7 +1,7 @@
 """Training samples that cannot be made: named, replaced or the end of the run, counted.
 
 A sample is bad when its images cannot be read or decoded, or do not fit together.  The process
-that makes it hands on the reason beside the batch, as an error of a worker would arrive with
+that makes it passes the reason along with the batch, as an error of a worker would arrive with
 the worker's traceback; the training process logs it and decides.
 """
 

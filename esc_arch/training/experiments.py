@@ -60,7 +60,7 @@ class Experiment:
 
     @property
     def main_result(self) -> Best | None:
-        """The PSNR on the first validation set, or else what was measured first."""
+        """The PSNR on the first validation set, or else the first metric."""
         psnr = [result for result in self.best if result.metric.lower() == "psnr"]
         return next(iter(psnr or self.best), None)
 
@@ -175,7 +175,7 @@ def _total(options: Mapping[str, Any]) -> int | None:
 
 
 def _read_logs(path: Path, experiment: Experiment, options: Mapping[str, Any]) -> bool:
-    """Read what the logs say; returns whether the last one says that all is done."""
+    """Read the logs; returns whether the last one reports the end of the training."""
     best: dict[tuple[str, str], Best] = {}
     is_ended = False
     try:

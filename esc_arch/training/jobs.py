@@ -52,7 +52,7 @@ class Job:
 
 
 class _Processes(Job):
-    """A job whose processes tell each other of failures.
+    """A job whose processes notify each other of failures.
 
     Args:
         exit_with: ends this process.
@@ -97,7 +97,7 @@ class _Processes(Job):
         distributed.destroy_process_group()
 
     def fail(self, reason: str, code: int, is_of_others: bool) -> None:
-        """Tell the others that this process ends; the first reason is the job's.
+        """Notify the other processes that this one ends; the first reason is the job's.
 
         Args:
             is_of_others: whether the death of another process may be the cause.  Then those are

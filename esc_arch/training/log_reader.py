@@ -120,7 +120,7 @@ def log_files(folder: Path) -> list[Path]:
 
 
 def summarize(log: Path) -> Summary:
-    """Read what a listing shows; of lines that come once an iteration, the last ones alone.
+    """Read the values of a listing; of lines that come once an iteration, only the last ones.
 
     Raises:
         OSError: when the log cannot be read.

@@ -190,7 +190,7 @@ class _Run:
         return None
 
     def _step(self, batch: dict[str, Any], iter_timer: AvgTimer, data_timer: AvgTimer) -> None:
-        """One iteration with what is due after it."""
+        """One iteration, with the logging, saving and validation due after it."""
         model, iteration = self.model, self.state.iteration
         model.update_learning_rate(iteration, warmup_iter=self.opt["train"].get("warmup_iter", -1))
         model.feed_data(batch)

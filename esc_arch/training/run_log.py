@@ -82,13 +82,13 @@ def continue_events(tb_logger: Any, iteration: int) -> None:
         return
     from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
-    # SummaryWriter writes this for `purge_step`, which BasicSR does not hand on.
+    # SummaryWriter writes this for `purge_step`, which BasicSR does not pass on.
     start = SessionLog(status=SessionLog.START)
     tb_logger.file_writer.add_event(Event(step=iteration + 1, session_log=start))
 
 
 def writing_curves(tb_logger: Any, saver: Saver) -> AbstractContextManager[None]:
-    """Turn an error of TensorBoard's files into the one that ends the run and says what is safe.
+    """Turn an error of TensorBoard's files into one that ends the run, with the safe checkpoint.
 
     A thread writes them, and its error is raised when the next number is added or flushed: that
     belongs into such blocks.

@@ -36,7 +36,7 @@ class Sample(NamedTuple):
     position: int
 
 
-class TrainSampler(EnlargedSampler):  # type: ignore[misc]  # BasicSR has no types
+class TrainSampler(EnlargedSampler):
     """EnlargedSampler that gives :class:`Sample` and can begin inside an epoch.
 
     The order of an epoch is EnlargedSampler's for one process.  Several processes take turns
@@ -88,7 +88,7 @@ class SeededSamples(Dataset[Any]):
         return len(self.dataset)
 
     def __getitem__(self, sample: Sample) -> tuple[Any, list[str]]:
-        """The sample, None when there is none, and what was bad on the way to it."""
+        """The sample, or None, and the bad samples that were skipped before it."""
         reasons: list[str] = []
         # Without workers, the model draws from the same generators.
         with random_states.kept():

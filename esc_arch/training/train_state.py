@@ -294,7 +294,7 @@ def _gathered(own: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    """Nested numbers without NumPy's types, which neither JSON nor a safe load knows."""
+    """Nested numbers without NumPy's types, which neither JSON nor a safe load supports."""
     plain: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, dict):
@@ -401,7 +401,7 @@ class Resumption:
 
 
 def find_resumption(opt: Options) -> Resumption:
-    """Find what the run goes on from; changes ``path`` so that BasicSR loads the networks of it.
+    """Find the checkpoint to resume from; changes ``path`` so that BasicSR loads its networks.
 
     Raises:
         UserError: when the state that ``path.resume_state`` names is damaged.

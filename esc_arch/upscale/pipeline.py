@@ -21,6 +21,8 @@ from esc_arch.progress import Progress
 from esc_arch.upscale.planning import Job
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from esc_arch.upscale.upscaler import Upscaler
 
 __all__ = ["Outcome", "upscale_files"]
@@ -105,6 +107,8 @@ def upscale_files(
             for note in notes:
                 say(f"note: {job.target}: {note}")
 
+    picture: Picture | None
+    larger: np.ndarray | None
     try:
         for job, future in _ahead(jobs, reading):
             part = progress.part()

@@ -200,7 +200,9 @@ def _to_file(source: Path, output: Path, image_format: str | None) -> Job:
             f"-o {output}: expected an extension of --format {image_format}; found "
             f"{output.suffix}. Change one of them, or leave out --format."
         )
-    return Job(source, output, image_format or by_name)
+    chosen = image_format or by_name
+    assert chosen is not None  # the first check
+    return Job(source, output, chosen)
 
 
 def _refuse_same_targets(jobs: Sequence[Job]) -> None:

@@ -227,7 +227,7 @@ class Upscaler:
         return done + list(enumerate(self._colour(colour, size, progress)[0]))
 
     def _is_one_run(self, channels: int) -> bool:
-        """Whether what the network gives is the result."""
+        """Whether the network's output is the result."""
         as_wanted = self.scale == self.network_scale and channels == self._channels
         return as_wanted and not self._self_ensemble
 
@@ -253,7 +253,7 @@ class Upscaler:
         for share in shares:
             part = progress.part(share / sum(shares))
             colour = (
-                self._ensemble(colour, part) if self._self_ensemble else self._run(colour, part)
+                self._ensemble(colour, part) if self._self_ensemble else self._whole(colour, part)
             )
         return colour if colour.shape[-2:] == size else imresize(colour, size=size)
 
@@ -267,11 +267,17 @@ class Upscaler:
         for flipped in (False, True):
             for turns in range(4):
                 seen = torch.rot90(colour.flip(-1) if flipped else colour, turns, (-2, -1))
-                result = self._run(seen.contiguous(), progress.part(1 / 8))
+                result = self._whole(seen.contiguous(), progress.part(1 / 8))
                 result = torch.rot90(result, -turns, (-2, -1))
                 result = result.flip(-1) if flipped else result
                 total = result.clone() if total is None else total.add_(result)
+        assert total is not None
         return total.div_(8)
+
+    def _whole(self, colour: Tensor, progress: Progress) -> Tensor:
+        result = self._run(colour, progress)
+        assert result is not None  # as no array takes it
+        return result
 
     def _run(
         self, colour: Tensor, progress: Progress, array: np.ndarray | None = None
@@ -290,8 +296,12 @@ class Upscaler:
         output = None if array is None else ArrayOutput(array)
         result = self._enlarge(colour, output, progress)
         if self.dtype != torch.float32:
-            finite = output.is_finite if output else bool(torch.isfinite(result.sum()))
-            if not finite:
+            if output is not None:
+                is_finite = output.is_finite
+            else:
+                assert result is not None
+                is_finite = bool(torch.isfinite(result.sum()))
+            if not is_finite:
                 self._take_float32()
                 result = self._enlarge(colour, output, None)
         return result

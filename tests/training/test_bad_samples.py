@@ -61,7 +61,9 @@ def opt_of(workers: int = 0, name: str = "tiny", total: int = 8, **data: object)
 @pytest.fixture
 def unchecked(monkeypatch):
     """Files that break after the check of the option file."""
-    monkeypatch.setattr(sys.modules["esc_arch.options.check"], "inspect_data", lambda *_: None)
+    monkeypatch.setattr(
+        sys.modules["esc_arch.options.option_file"], "inspect_data", lambda *_: None
+    )
 
 
 def error_of(capfd) -> str:

@@ -1,6 +1,7 @@
 """Checkpoints that cannot be written stop the run; the best and the last are kept."""
 
 import errno
+import io
 import json
 import os
 import shutil
@@ -10,36 +11,38 @@ import pytest
 import torch
 from tiny_run import PAIR, assert_equal, iterations, models, options, train, validated
 
-from esc_arch import files
+from esc_arch.files import write_durably
 from esc_arch.training import checkpoints
 
 SAVED = Path("experiments/tiny")
 
 
-class Full:
+class Full(io.FileIO):
     """A file on a disk that has room for 1000 bytes, or for none of a small one."""
 
-    def __init__(self, file, code: int) -> None:
-        self.file = file
+    def __init__(self, path: Path, code: int) -> None:
+        super().__init__(str(path), "w")
         self.code = code
-        self.room = 0 if file.name.endswith((".json.part", ".writable.part")) else 1000
+        self.room = 0 if path.name.endswith((".json.part", ".writable.part")) else 1000
 
-    def write(self, data) -> None:
+    def write(self, data) -> int:
         self.room -= len(data)
         if self.room < 0:
             raise OSError(self.code, os.strerror(self.code))
-        self.file.write(data)
+        return super().write(data)
 
 
 def refuse_writes(monkeypatch, code: int, name: str) -> None:
     """Let the file system refuse to write files of which the name begins so."""
-    content = files._Content.__init__
+    open_path = Path.open
 
-    def opened(self, file) -> None:
-        refused = file is not None and Path(file.name).name.split("-", 2)[2].startswith(name)
-        content(self, Full(file, code) if refused else file)
+    def opened(self, mode="r", *args, **kwargs):
+        is_part = mode == "wb" and self.name.endswith(".part")
+        if is_part and self.name.split("-", 2)[2].startswith(name):
+            return Full(self, code)
+        return open_path(self, mode, *args, **kwargs)
 
-    monkeypatch.setattr(files._Content, "__init__", opened)
+    monkeypatch.setattr(Path, "open", opened)
 
 
 def leftovers() -> list[str]:
@@ -219,7 +222,7 @@ def test_the_best_value_is_resumed(folder, log):
     content = torch.load(state, weights_only=False)
     for group in content["optimizers"][0]["param_groups"]:
         group["lr"] = 100.0
-    digest = files.write_durably(state, lambda file: torch.save(content, file))
+    digest = write_durably(state, lambda file: torch.save(content, file))
     record = json.loads((SAVED / "training_states" / "4.json").read_text())
     record["files"]["training_states/4.state"] = digest._asdict()
     (SAVED / "training_states" / "4.json").write_text(json.dumps(record))

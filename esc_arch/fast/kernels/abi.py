@@ -260,7 +260,7 @@ def channels_last(x: Tensor) -> Tensor:
 
 
 def feature_map(x: Tensor, margins: Sequence[int] = (0, 0, 0, 0)) -> FeatureMap:
-    """Where a map (B, C, H, W) lies, behind its margins of (top, bottom, left, right)."""
+    """The address of a map (B, C, H, W), behind its margins of (top, bottom, left, right)."""
     batch, _, row, column = x.stride()
     first = margins[0] * row + margins[2] * column
     return FeatureMap(x.data_ptr() + first * _FLOAT_BYTES, batch, row, column)

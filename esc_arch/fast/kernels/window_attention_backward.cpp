@@ -1,6 +1,6 @@
 // Gradients of attention inside windows, on a CPU, in float32.
 //
-// The scores are computed anew, tile by tile.  Gradients of the biases are added up over the windows
+// The scores are computed again, tile by tile.  Gradients of the biases are added up over the windows
 // of a group, in their order, and the groups by the caller: the result does not depend on the
 // number of threads.
 //

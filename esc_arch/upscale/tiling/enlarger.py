@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -102,6 +103,7 @@ def enlarge(
             result = TensorOutput(shape, image.device)
             part = progress.part(1 / len(image))
             _Enlarging(network, one, scale, memory, tile, scratch, part, result).run()
+            assert result.result is not None  # an image has a part
             results.append(result.result)
     return results[0] if len(results) == 1 else torch.cat(results)
 
@@ -169,7 +171,7 @@ class _Enlarging:
         self.output(Region(0, result.shape[2], 0, result.shape[3]), result)
 
     def by_tiles(self, shrink: int) -> None:
-        """By tiles whose sides are ``1 / shrink`` of what should fit."""
+        """By tiles whose sides are ``1 / shrink`` of those that should fit."""
         memory = self.memory
         if isinstance(self.output, TensorOutput) and self.image.device == self.device:
             memory -= self.pixels * self.scale**2 * 3 * self.image.element_size()
@@ -229,11 +231,12 @@ class _Enlarging:
 def _innermost(
     network: Callable[[Tensor], Tensor], dtype: torch.dtype
 ) -> tuple[Callable[[Tensor], Tensor], torch.dtype]:
-    """The network inside what deploys or compiles it, and in which type it computes."""
+    """The network inside its deploying or compiling wrappers, and its computing dtype."""
     while True:
         if isinstance(network, Deployed):
-            network, dtype = network.network, network.dtype
+            dtype = network.dtype
+            network = network.network
         elif isinstance(network, nn.Module) and hasattr(network, "_orig_mod"):
-            network = network._orig_mod
+            network = cast(nn.Module, network._orig_mod)
         else:
             return network, dtype

@@ -84,7 +84,7 @@ class FileMap:
 
     def _transfer(self, call: Callable[[memoryview], int], region: Region, pixels: Tensor) -> None:
         """Read or write the rows of a region, those of the whole width at once."""
-        memory = memoryview(pixels.view(torch.uint8).numpy()).cast("B")
+        memory = pixels.view(torch.uint8).numpy().data.cast("B")
         rows = region.height if region.width == self._width else 1
         length = rows * region.width * self._pixel
         for row in range(0, region.height, rows):

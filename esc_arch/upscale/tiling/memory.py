@@ -1,16 +1,18 @@
-"""Memory: how much there is, how much a network takes for a pixel, and the tiles that fit."""
+"""Memory: the amount available, a network's need for each pixel, and the tiles that fit."""
 
 import ctypes
 import gc
 import os
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from math import inf
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
@@ -144,7 +146,13 @@ class _LiveBytes(TorchDispatchMode):
         self.live = self.peak = 0
         self._seen: set[int] = set()
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(
+        self,
+        func: OpOverload,
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
         result = func(*args, **(kwargs or {}))
         for tensor in tree_iter(result):
             if isinstance(tensor, Tensor):
@@ -166,7 +174,7 @@ class _LiveBytes(TorchDispatchMode):
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory was not found."""
+    """Whether an exception means that memory ran out."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     # What the allocator for CPUs raises has no type of its own.
@@ -174,7 +182,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def release_memory() -> None:
-    """Give back what is held and not used, after an attempt that found too little."""
+    """Release cached memory, after an attempt that ran out of it."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

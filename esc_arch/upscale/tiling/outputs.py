@@ -1,4 +1,4 @@
-"""Outputs: what takes the finished parts of a result."""
+"""Outputs: receivers of the finished parts of a result."""
 
 from typing import Protocol
 

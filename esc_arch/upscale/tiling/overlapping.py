@@ -16,6 +16,7 @@ How far the result agrees with that of the whole image depends on how far the ne
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from math import lcm
 
 import torch
@@ -128,7 +129,7 @@ def enlarge_overlapping(
     sample = [i * len(parts) // together for i in range(together)]
     means = shared.run(sample, frames, compute, lambda i, result: None)
     for i in range(len(parts)):
-        deliver(i, shared.replay(means, lambda i=i: compute(i)))
+        deliver(i, shared.replay(means, partial(compute, i)))
 
 
 def _with_opposite_edges(

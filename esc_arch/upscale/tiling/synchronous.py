@@ -10,7 +10,7 @@ mean goes by tiles, and kernels may group their sums by the size of the map.  In
 difference stays below 1e-9, in float32 below 1e-4 for images in [0, 1], which is above 90 dB.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from math import ceil
 from typing import TypeGuard
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from esc_arch import fast
-from esc_arch.archs.esc_arch import ESC, ESCFamily
+from esc_arch.archs.esc_arch import ESC, ESCBlock, ESCFamily
 from esc_arch.archs.esc_fp_arch import ESCFP
 from esc_arch.archs.esc_real_arch import ESCReal, ESCRealM
 from esc_arch.fast.maps import FeatureMap, Region, tiles
@@ -42,7 +42,9 @@ def goes_by_tiles(network: object, dtype: torch.dtype) -> TypeGuard[ESCFamily]:
 
 def window(network: ESCFamily) -> int:
     """The side of the attention's windows in pixels of the maps."""
-    return network.blocks[0].attn.window_size
+    block = network.blocks[0]
+    assert isinstance(block, ESCBlock)
+    return block.attn.window_size
 
 
 def fold(network: ESCFamily) -> int:
@@ -171,11 +173,17 @@ class _Run:
 
 
 def _halo(network: ESCFamily) -> int:
-    """Pixels of a map around a tile that what follows the blocks needs, DySample left out."""
+    """Pixels of a map around a tile that the layers behind the blocks need, without DySample."""
     _, before = _sampler(network)
-    skip, _ = fast.reach(_of_maps(network.skip)) if hasattr(network, "skip") else (0, 1)
-    deep, _ = fast.reach([*_of_maps(network.proj), network.last])
-    return max(fast.reach([before])[0], _BICUBIC_REACH) + max(skip, deep)
+    skip = _reach(_of_maps(network.skip)) if hasattr(network, "skip") else 0
+    deep = _reach([*_of_maps(network.proj), network.last])
+    return max(_reach([before]), _BICUBIC_REACH) + max(skip, deep)
+
+
+def _reach(modules: Iterable[nn.Module]) -> int:
+    found = fast.reach(modules)
+    assert found is not None  # goes_by_tiles knows them all
+    return found[0]
 
 
 def _of_maps(module: nn.Module) -> list[nn.Module]:
@@ -184,8 +192,8 @@ def _of_maps(module: nn.Module) -> list[nn.Module]:
     return [layer for layer in layers if not isinstance(layer, nn.PixelUnshuffle)]
 
 
-def _sampler(network: ESCFamily) -> tuple[DySample | None, Callable[[Tensor], Tensor]]:
-    """The network's DySample, if it has one, and what comes before it."""
+def _sampler(network: ESCFamily) -> tuple[DySample | None, nn.Module]:
+    """The network's DySample, if it has one, and the layers before it."""
     to_img = network.to_img
     if isinstance(to_img, DySample):
         return to_img, nn.Identity()

@@ -12,8 +12,8 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from esc_arch.archs.esc_arch import ESCFamily
 from esc_arch.options.constructors import registered
 from esc_arch.options.datasets import training_data
+from esc_arch.options.invocation import Run
 from esc_arch.options.problems import Problems, describe
-from esc_arch.options.run import Run
 from esc_arch.options.sections import ESC_MODEL, PLAIN_MODELS, ESCTrain, ESCVal, Train, Val
 from esc_arch.options.types import Size, accepts
 
@@ -102,7 +102,7 @@ def _check_accumulate(problems: Problems, opt: Mapping[str, Any], train: Mapping
 
 
 def check_esc_model_machine(problems: Problems, opt: Mapping[str, Any], run: Run) -> None:
-    """Check that this machine can do what a training file of the model asks for."""
+    """Check that this machine supports the keys of a training file of the model."""
     train = opt.get("train")
     if not run.is_train or opt.get("model_type") != ESC_MODEL or not isinstance(train, dict):
         return

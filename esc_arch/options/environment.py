@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from esc_arch.options.esc_model import check_esc_model_machine
+from esc_arch.options.esc_model_rules import check_esc_model_machine
+from esc_arch.options.invocation import Run
 from esc_arch.options.problems import Problems
-from esc_arch.options.run import Run
 
 # Environment variables that torch.distributed and BasicSR read, and the program that sets them.
 LAUNCHERS = {

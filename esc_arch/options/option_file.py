@@ -8,12 +8,13 @@ from pydantic.fields import FieldInfo
 
 from esc_arch.options import components
 from esc_arch.options import datasets as data
-from esc_arch.options.checkpoints import inspect_checkpoints
 from esc_arch.options.constructors import names, registered
 from esc_arch.options.data_files import inspect_data
-from esc_arch.options.esc_model import check_esc_model, check_esc_model_keys, pads_to_windows
+from esc_arch.options.environment import inspect_machine
+from esc_arch.options.esc_model_rules import check_esc_model, check_esc_model_keys, pads_to_windows
+from esc_arch.options.invocation import Run
 from esc_arch.options.loss_files import inspect_loss_files
-from esc_arch.options.machine import inspect_machine
+from esc_arch.options.path_section import inspect_checkpoints
 from esc_arch.options.problems import MISSING, Problems, describe, suggestion
 from esc_arch.options.real_esrgan import (
     GAN,
@@ -24,7 +25,6 @@ from esc_arch.options.real_esrgan import (
     RealESRNetOptions,
     check_real_esrgan,
 )
-from esc_arch.options.run import Run
 from esc_arch.options.sections import (
     APART,
     ESC_MODEL,
@@ -59,7 +59,7 @@ def check(opt: Mapping[str, Any], source: str, run: Run) -> None:
 
 
 def check_structure(opt: Mapping[str, Any], source: str, is_train: bool) -> None:
-    """Check what needs neither data nor a particular machine.
+    """Check the keys and values that need neither data nor a particular machine.
 
     Args:
         opt: the option file's content, as :func:`esc_arch.options.read` returns it.

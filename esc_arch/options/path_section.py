@@ -13,9 +13,9 @@ from esc_arch.checkpoints.pretrained import (
     require_fit,
 )
 from esc_arch.checkpoints.state_dicts import CheckpointError
+from esc_arch.options.invocation import Run
 from esc_arch.options.networks import build
 from esc_arch.options.problems import Problems
-from esc_arch.options.run import Run
 from esc_arch.training.checkpoints import find_newest, networks_of
 
 
