@@ -36,7 +36,7 @@ class Sample(NamedTuple):
     position: int
 
 
-class TrainSampler(EnlargedSampler):  # type: ignore[misc]  # BasicSR has no types
+class TrainSampler(EnlargedSampler):
     """EnlargedSampler that gives :class:`Sample` and can begin inside an epoch.
 
     The order of an epoch is EnlargedSampler's for one process.  Several processes take turns

@@ -1,5 +1,6 @@
 """A run that was stopped and goes on ends where one ends that was not."""
 
+import importlib
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,7 +9,6 @@ import torch
 from basicsr.data.realesrgan_dataset import RealESRGANDataset
 from tiny_run import NETWORK, assert_equal, iterations, models, options, train, validated
 
-from esc_arch.options import parse
 from esc_arch.training import checkpoints
 
 DEGRADATION = {
@@ -94,6 +94,8 @@ def test_every_model_ends_where_it_would_have_ended(folder, small_photos, make):
 
 def test_a_drawn_seed_stays(folder, monkeypatch):
     opt = options(manual_seed=None)
+    # The package has a function of this module's name.
+    parse = importlib.import_module("esc_arch.options.parse")
     # Where the option file's seed is drawn, and nowhere else.
     monkeypatch.setattr(parse, "random", SimpleNamespace(randint=lambda *_: 123))
     train(opt | {"name": "whole"})
