@@ -28,7 +28,7 @@ import numpy as np
 import torch
 import yaml
 
-from esc_arch import harness  # noqa: F401  what a training imports
+import esc_arch.cli.train  # noqa: F401  imported before the forks
 from esc_arch.cli.main import main as basicsr
 
 SAVE_EVERY = 3

@@ -5,7 +5,9 @@ import importlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-__all__ = ["CommandParser", "add_commands", "add_modules"]
+__all__ = ["INTERRUPTED", "CommandParser", "add_commands", "add_modules"]
+
+INTERRUPTED = 130  # the exit code that shells give for Ctrl-C
 
 AddArguments = Callable[[argparse.ArgumentParser], None]
 

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -76,7 +77,7 @@ def _add_cost(parser: argparse.ArgumentParser) -> None:
 def _cost(args: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from esc_arch.compare import cost, report, results
+    from esc_arch.compare import cost, results
     from esc_arch.progress import progress
 
     size = cost.output_size(args.output_size)
@@ -103,26 +104,20 @@ def _cost(args: argparse.Namespace) -> int:
             keep,
         )
     Console().print(_cost_table(rows))
-    for path in report.write_report(folder):
-        print(path)
-    return 1 if any("error" in row for row in rows) else 0
+    return _finish(folder) or int(any("error" in row for row in rows))
 
 
 def _cost_table(rows: "list[Row]") -> "Table":
     from rich.table import Table
 
-    table = Table(title="Cost")
-    for column in ("network", "scale", "LR"):
-        table.add_column(column)
+    table = Table("network", "scale", "LR", title="Cost")
     for column in ("parameters K", "multiply-adds G", "median ms", "fastest-slowest", "peak MB"):
         table.add_column(column, justify="right")
     for row in rows:
-        known = {
-            name: float(value) for name, value in row.items() if isinstance(value, int | float)
-        }
 
-        def cell(name: str, form: str, unit: float = 1, known: dict[str, float] = known) -> str:
-            return format(known[name] / unit, form) if name in known else "-"
+        def cell(name: str, form: str, unit: float = 1, row: "Row" = row) -> str:
+            value = row.get(name)
+            return format(value / unit, form) if isinstance(value, int | float) else "-"
 
         table.add_row(
             str(row["network"]),
@@ -173,7 +168,7 @@ def _add_quality(parser: argparse.ArgumentParser) -> None:
 
 
 def _quality(args: argparse.Namespace) -> int:
-    from esc_arch.compare import quality, report, results
+    from esc_arch.compare import quality, results
     from esc_arch.compare.candidates import read_candidate
 
     device = _device(args.device)
@@ -190,24 +185,31 @@ def _quality(args: argparse.Namespace) -> int:
     folder = results.folder_of(args.name)
     tested = quality.compare(candidates, test_sets, folder, device, results.describe_run())
     _print_means(tested.rows)
-    for path in report.write_report(folder):
+    return _finish(folder, tested.errors)
+
+
+def _finish(folder: Path, errors: Sequence[object] = ()) -> int:
+    """Write the report and print what went wrong; returns the exit code."""
+    from esc_arch.compare.report import write_report
+
+    for path in write_report(folder):
         print(path)
-    for error in tested.errors:
+    for error in errors:
         print(f"basicsr: {error}", file=sys.stderr)
-    return 1 if tested.errors else 0
+    return 1 if errors else 0
 
 
 def _print_means(rows: "list[Row]") -> None:
     """A table of each network's mean over each set, with and without greyscale images."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from esc_arch.compare.quality import without_greyscale
     from esc_arch.compare.series import set_means
 
-    table = Table(title="PSNR in dB / SSIM, Y channel; each image is in results.csv")
-    for column in ("set", "scale", "network", "weights", "mean", "without grey images"):
-        table.add_column(column, justify="right" if column.startswith(("mean", "wit")) else "left")
+    title = "PSNR in dB / SSIM, Y channel; each image is in results.csv"
+    right = [Column(name, justify="right") for name in ("mean", "without grey images")]
+    table = Table("set", "scale", "network", "weights", *right, title=title)
     for scale in sorted({row["scale"] for row in rows}):
         of_scale = [row for row in rows if row["scale"] == scale]
         colour = set_means(without_greyscale(of_scale))
@@ -259,29 +261,18 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
 
 
 def _train(args: argparse.Namespace) -> int:
-    from esc_arch.compare import report
     from esc_arch.compare.plan import Request
     from esc_arch.compare.training import train
 
-    request = Request(
-        tuple(args.networks),
-        args.template,
-        args.name,
-        args.steps,
-        args.budget_minutes,
-        tuple(args.force_yml),
-    )
+    force_yml = tuple(args.force_yml)
+    lengths = args.steps, args.budget_minutes
+    request = Request(tuple(args.networks), args.template, args.name, *lengths, force_yml)
     trained = train(request)
     for row in trained.rows:
         print(f"{row['network']}: {row['iterations']} iterations in {row['minutes']:.1f} minutes")
     if trained.tested.rows:
         _print_means(trained.tested.rows)
-    for path in report.write_report(request.folder):
-        print(path)
-    errors = [*trained.errors, *trained.tested.errors]
-    for error in errors:
-        print(f"basicsr: {error}", file=sys.stderr)
-    return 1 if errors else 0
+    return _finish(request.folder, [*trained.errors, *trained.tested.errors])
 
 
 def _add_report(parser: argparse.ArgumentParser) -> None:
@@ -301,7 +292,7 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
 
 
 def _report(args: argparse.Namespace) -> None:
-    from esc_arch.compare.report import merge_folders, write_report
+    from esc_arch.compare.report import merge_folders
     from esc_arch.compare.results import folder_of
 
     if not args.name and len(args.folders) > 1:
@@ -311,8 +302,7 @@ def _report(args: argparse.Namespace) -> None:
         )
     into = folder_of(args.name) if args.name is not None else args.folders[0]
     merge_folders(args.folders, into)
-    for path in write_report(into):
-        print(path)
+    _finish(into)
 
 
 COMMANDS = {

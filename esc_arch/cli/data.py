@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.filesize import decimal
-from rich.table import Table
+from rich.table import Column, Table
 
-from esc_arch.cli.commands import add_commands
+from esc_arch.cli.commands import INTERRUPTED, add_commands
 from esc_arch.errors import UserError, listed
 
 if TYPE_CHECKING:
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from esc_arch.data.public_sets import Archive
     from esc_arch.data.statistics import Extent, SetStatistics, TooSmall
 
-_INTERRUPTED = 130  # the exit code that shells give for Ctrl-C
 _GT_SIZES = (128, 192, 256)
 # Columns of sets that fit beside each other on 80 characters.
 _BESIDE = 3
@@ -46,10 +45,9 @@ def _add_jobs(parser: argparse.ArgumentParser) -> None:
 
 
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
+    if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected 1 or more; found {text}")
-    return number
+    return int(text)
 
 
 def _add_prepare(parser: argparse.ArgumentParser) -> None:
@@ -71,8 +69,8 @@ def _add_prepare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--lmdb", action="store_true", help="also pack the sub-images, or the images, into LMDBs"
     )
-    _add_jobs(parser)
     parser.add_argument("--strict", action="store_true", help="stop at the first bad image")
+    _add_jobs(parser)
     parser.set_defaults(run=_prepare)
 
 
@@ -89,7 +87,7 @@ def _prepare(args: argparse.Namespace) -> int:
         done = prepare(args.src, args.dest, chosen, args.jobs, args.strict)
     except KeyboardInterrupt:
         print("Stopped. Run the same command again to go on from here.", file=sys.stderr)
-        return _INTERRUPTED
+        return INTERRUPTED
     for reason in done.skipped:
         print(f"skipped: {reason}", file=sys.stderr)
     print(summary(done, Path(args.dest), chosen))
@@ -132,12 +130,13 @@ def _lmdb(args: argparse.Namespace) -> None:
         print(f"{output}: was made of these {len(entries)} images before; nothing to do")
 
 
+def _add_path(parser: argparse.ArgumentParser) -> None:
+    text = "a folder of images, an LMDB, or what `basicsr data prepare` made"
+    parser.add_argument("path", metavar="PATH", help=text)
+
+
 def _add_verify(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "path",
-        metavar="PATH",
-        help="a folder of images, an LMDB, or what `basicsr data prepare` made",
-    )
+    _add_path(parser)
     parser.add_argument(
         "--lq", metavar="LR_PATH", help="LR images of those in PATH, NAME.png or NAMEx2.png"
     )
@@ -173,10 +172,8 @@ def _print_report(report: "Report") -> None:
         print(f"note: the same pixels: {listed(names, _SHOWN_NAMES)}")
     if len(duplicates) > _SHOWN:
         print(f"note: {len(duplicates) - _SHOWN} more groups of the same pixels")
-    table = Table()
-    table.add_column("checked", overflow="fold")
-    for column in ("images", "size", "problems"):
-        table.add_column(column, justify="right")
+    right = [Column(name, justify="right") for name in ("images", "size", "problems")]
+    table = Table(Column("checked", overflow="fold"), *right)
     for row in report.sets:
         number = sum(finding.number for finding in row.findings)
         table.add_row(row.name, str(row.images), decimal(row.bytes), str(number))
@@ -186,11 +183,7 @@ def _print_report(report: "Report") -> None:
 
 
 def _add_stats(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "path",
-        metavar="PATH",
-        help="a folder of images, an LMDB, or what `basicsr data prepare` made",
-    )
+    _add_path(parser)
     parser.add_argument(
         "--gt-size",
         type=int,
@@ -224,10 +217,8 @@ def _stats(args: argparse.Namespace) -> int:
 
 
 def _statistics(sets: "list[SetStatistics]") -> Table:
-    table = Table(show_lines=True)
-    table.add_column("", no_wrap=True)
-    for one in sets:
-        table.add_column(one.name, overflow="fold")
+    columns = [Column(one.name, overflow="fold") for one in sets]
+    table = Table(Column("", no_wrap=True), *columns, show_lines=True)
     table.add_row("images", *(str(one.images) for one in sets))
     table.add_row("files", *(decimal(one.bytes) for one in sets))
     table.add_row("width min/med/max", *(_extent(one.width) for one in sets))
@@ -245,10 +236,8 @@ def _extent(extent: "Extent") -> str:
 
 
 def _fit(small: "TooSmall") -> str:
-    if not small.names:
-        return "fits"
-    more = f" and {len(small.names) - _SHOWN_SMALL} more" if len(small.names) > _SHOWN_SMALL else ""
-    return f"{len(small.names)} too small: {', '.join(small.names[:_SHOWN_SMALL])}{more}"
+    names = small.names
+    return f"{len(names)} too small: {listed(names, _SHOWN_SMALL)}" if names else "fits"
 
 
 def _add_download(parser: argparse.ArgumentParser) -> None:
@@ -279,10 +268,12 @@ def _download(args: argparse.Namespace) -> None:
 def _print_sets() -> None:
     from esc_arch.data.public_sets import PUBLIC_SETS
 
-    table = Table(title="Image sets: basicsr data download NAME ...")
-    table.add_column("name", no_wrap=True)
-    table.add_column("images")
-    table.add_column("download", justify="right", no_wrap=True)
+    table = Table(
+        Column("name", no_wrap=True),
+        "images",
+        Column("download", justify="right", no_wrap=True),
+        title="Image sets: basicsr data download NAME ...",
+    )
     for public_set in PUBLIC_SETS:
         table.add_row(public_set.name, public_set.images, _size(public_set.archives))
     Console().print(table)

@@ -6,7 +6,7 @@ import io
 import os
 import sys
 
-from esc_arch.cli.commands import add_modules
+from esc_arch.cli.commands import INTERRUPTED, add_modules
 from esc_arch.errors import UserError
 from esc_arch.version import __version__
 
@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         print("basicsr: stopped by Ctrl-C", file=sys.stderr)
-        return 130
+        return INTERRUPTED
     except BrokenPipeError:
         # `| head` has read enough.  At its end Python would try to write the rest again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -4,7 +4,7 @@ import argparse
 
 from basicsr.utils.registry import ARCH_REGISTRY
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from esc_arch.archs.presets import PRESETS, build_meta
 from esc_arch.archs.public_network import INSTALL
@@ -17,11 +17,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     console = Console()
-    table = Table(title="Presets: published networks, built by esc_arch.create(PRESET, scale)")
-    table.add_column("preset")
-    table.add_column("network_g: type")
-    table.add_column("scale", justify="right")
-    table.add_column("parameters", justify="right")
+    title = "Presets: published networks, built by esc_arch.create(PRESET, scale)"
+    right = [Column(name, justify="right") for name in ("scale", "parameters")]
+    table = Table("preset", "network_g: type", *right, title=title)
     missing = set()
     for name, preset in PRESETS.items():
         for scale in preset.scales:

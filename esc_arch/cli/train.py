@@ -1,8 +1,11 @@
 """``basicsr train``: BasicSR's training by a checked option file."""
 
 import argparse
+from pathlib import Path
 
-from esc_arch import harness
+from esc_arch import options
+from esc_arch.training.jobs import joined
+from esc_arch.training.loop import train_pipeline
 
 __all__ = ["add_arguments", "run"]
 
@@ -40,4 +43,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    return harness.train(args)
+    """Train in the current directory.
+
+    Returns:
+        The exit code: 0, or 128 and the signal that ended the training with a checkpoint.
+
+    Raises:
+        UserError: when the option file is wrong, and nothing has been written then; when a
+            checkpoint cannot be written.
+    """
+    root_path = str(Path.cwd())
+    opt = options.parse(args, root_path, is_train=True)
+    opt["root_path"] = root_path
+    with joined() as job:
+        # torchrun gives the same command again.
+        if job.is_restarted(Path(opt["path"]["experiments_root"])):
+            opt["auto_resume"] = True
+        return train_pipeline(opt, args.opt, job)

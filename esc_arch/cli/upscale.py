@@ -5,11 +5,11 @@ import re
 import sys
 from typing import TYPE_CHECKING
 
+from esc_arch.cli.commands import INTERRUPTED
+
 if TYPE_CHECKING:
-    from esc_arch.upscale.pipeline import Outcome
     from esc_arch.upscale.upscaler import Upscaler
 
-_INTERRUPTED = 130  # what shells give for Ctrl-C
 _FORMATS = ("png", "jpeg", "webp", "tiff", "bmp")
 _BYTES = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
 
@@ -137,8 +137,10 @@ def run(args: argparse.Namespace) -> int:
             f"Stopped: {len(outcome.written)} of {len(todo.jobs)} images were written. Run the "
             "same command with --skip-existing to go on."
         )
-        return _INTERRUPTED
-    print(_summary(args.output, outcome, len(todo.jobs)))
+        return INTERRUPTED
+    count = f"{len(outcome.written)} of {len(todo.jobs)} image{'s' * (len(todo.jobs) != 1)}"
+    failed = f"; {len(outcome.failed)} failed" if outcome.failed else ""
+    print(f"{args.output}: {count}{failed}")
     return 1 if outcome.failed or todo.unreadable else 0
 
 
@@ -160,12 +162,6 @@ def _introduced(upscaler: "Upscaler") -> str:
             "weights with -w"
         )
     return line
-
-
-def _summary(output: str, outcome: "Outcome", count: int) -> str:
-    written = len(outcome.written)
-    failed = f"; {len(outcome.failed)} failed" if outcome.failed else ""
-    return f"{output}: {written} of {count} {'image' if count == 1 else 'images'}{failed}"
 
 
 def _format(text: str) -> str:

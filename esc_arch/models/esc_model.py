@@ -1,5 +1,8 @@
 """SRModel with faster and smaller training: the keys of ESCModel."""
 
+import logging
+import math
+import textwrap
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import reduce
@@ -14,17 +17,57 @@ from torch.optim import Optimizer
 
 from esc_arch.archs.esc_arch import ESCBlock, ESCFamily
 from esc_arch.errors import UserError
-from esc_arch.models.compiled import compiled
 from esc_arch.models.esr_model import ESRModel
-from esc_arch.models.nonfinite_steps import NonfiniteSteps
 from esc_arch.plugin.registration import register_model
 
-__all__ = ["PRECISIONS", "ESCModel", "checkpoint_blocks"]
+__all__ = ["MAX_IN_A_ROW", "PRECISIONS", "ESCModel", "NonfiniteSteps", "checkpoint_blocks"]
 
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 # Where the optimiser's part of a training state keeps what this model adds to it.
 STATE_KEY = "esc_model"
+# Far more than GradScaler needs to find its factor, which it halves each time.
+MAX_IN_A_ROW = 100
+
+_logger = logging.getLogger("basicsr.esc_arch")
+
+
+class NonfiniteSteps:
+    """Counts skipped steps, says so now and then, and stops a training that has broken down.
+
+    Attributes:
+        total: skipped steps since the training began, resumptions included.
+        in_a_row: those since the last step that was taken.
+    """
+
+    def __init__(self) -> None:
+        self.total = 0
+        self.in_a_row = 0
+
+    def note_taken(self) -> None:
+        """Note a step that was taken."""
+        self.in_a_row = 0
+
+    def note_skipped(self, iteration: int) -> None:
+        """Note a skipped step; the 1st, 10th, 100th and so on is logged.
+
+        Raises:
+            UserError: after ``MAX_IN_A_ROW`` skipped steps without one that was taken.
+        """
+        self.total += 1
+        self.in_a_row += 1
+        if math.log10(self.total).is_integer():
+            _logger.warning(
+                f"Iteration {iteration}: the loss or its gradient is not finite, so this step is "
+                f"skipped; skipped so far: {self.total}."
+            )
+        if self.in_a_row == MAX_IN_A_ROW:
+            raise UserError(
+                f"train.skip_nonfinite: expected a finite loss and gradient; found none in the "
+                f"{MAX_IN_A_ROW} iterations up to {iteration}. The training has broken down: "
+                "resume from an earlier state with a lower `lr`, with `grad_clip` or without "
+                "`amp`, and look for broken images."
+            )
 
 
 @register_model
@@ -42,7 +85,7 @@ class ESCModel(ESRModel):
         grad_clip: largest norm of all gradients together; the log has the norm before.
         skip_nonfinite: take no step, in weights, optimiser and average, where the loss or a
             gradient is not finite; true by default.  ``skipped`` in the log counts them, and
-            too many in a row stop the training, see :mod:`esc_arch.models.nonfinite_steps`.
+            too many in a row stop the training, see :class:`NonfiniteSteps`.
         checkpoint_activations: the blocks of the ESC networks compute their inner results
             again in backward instead of keeping them.
 
@@ -72,7 +115,7 @@ class ESCModel(ESRModel):
         if train.get("checkpoint_activations"):
             checkpoint_blocks(self.get_bare_model(self.net_g))
         self.run_net_g: Callable[[Tensor], Tensor] = (
-            compiled(self.net_g) if train.get("compile") else self.net_g
+            _compiled(self.net_g) if train.get("compile") else self.net_g
         )
         self.precision = _precision(train.get("amp"))
         self.accumulate = train.get("accumulate", 1)
@@ -201,6 +244,37 @@ def _precision(amp: str | None) -> torch.dtype:
             "these, or remove the key."
         )
     return PRECISIONS[amp]
+
+
+def _compiled(network: nn.Module) -> Callable[[Tensor], Tensor]:
+    """The forward pass of a network by torch.compile.
+
+    Args:
+        network: stays as it is and shares its parameters, so whoever saves or evaluates it
+            needs to know nothing of the compilation.
+
+    Returns:
+        A function of a batch, which compiles when it is called first and raises UserError
+        when that fails.
+    """
+    # Its import takes a second or two.
+    from torch._dynamo.exc import TorchDynamoException
+
+    fast = torch.compile(network)
+    _logger.info("train.compile: the first iteration compiles the network, which takes minutes.")
+
+    def forward(lq: Tensor) -> Tensor:
+        try:
+            return fast(lq)
+        except TorchDynamoException as error:
+            # The text after the first blank line is advice for developers of PyTorch.
+            reason = textwrap.shorten(str(error).strip().partition("\n\n")[0], 300)
+            raise UserError(
+                "train.compile: expected a network and a machine that torch.compile can work "
+                f"with; found {type(error).__name__}: {reason}. Write `compile: false`."
+            ) from error
+
+    return forward
 
 
 def checkpoint_blocks(network: nn.Module) -> None:

@@ -1,4 +1,9 @@
-"""Starting the process group of a job: torchrun or SLURM, NCCL on GPUs or gloo on CPUs."""
+"""Starting the process group of a job: torchrun or SLURM, NCCL on GPUs or gloo on CPUs.
+
+Defect: BasicSR's start divides by the number of GPUs and asks for NCCL.  It takes a process's
+place in the job for its place on the machine, and under SLURM needs ``scontrol``, and one port
+for all jobs of a machine.
+"""
 
 import datetime
 import os

@@ -2,8 +2,7 @@
 
 ``before_basicsr`` runs before the first import of basicsr and looks for each defect, so a
 repaired torchvision is left alone.  ``after_basicsr`` replaces functions inside basicsr, most of
-them in release 1.4.2 only.  Both may run any number of times.  Functions that a training or a
-test calls itself are at the end.
+them in release 1.4.2 only.  Both may run any number of times.
 """
 
 import errno
@@ -42,7 +41,6 @@ __all__ = [
     "load_resume_state",
     "recorded_reads",
     "sort_paths",
-    "use_options",
 ]
 
 # LBFGS asks for a closure in each step, and SparseAdam for sparse gradients; BasicSR's
@@ -71,19 +69,50 @@ def before_basicsr() -> None:
 
 
 def after_basicsr() -> None:
-    """Apply the work-arounds inside an imported basicsr."""
-    _optimizers_by_name()
-    _name_failed_reads()
+    """Apply the work-arounds inside an imported basicsr.
+
+    What another plug-in has replaced stays as it is.
+    """
+    from basicsr import train
+    from basicsr.archs import vgg_arch
+    from basicsr.models.base_model import BaseModel
+    from basicsr.models.realesrgan_model import RealESRGANModel
+    from basicsr.models.realesrnet_model import RealESRNetModel
+    from basicsr.utils import dist_util, img_process_util, img_util
+    from basicsr.utils.file_client import FileClient
     from basicsr.version import __version__
 
+    _replace(BaseModel, "get_optimizer", lambda original: _get_optimizer)
+    _replace(FileClient, "get", _recording)
     if __version__ != "1.4.2":
         return
-    _resume_without_cuda()
-    _distribute_anywhere()
-    _degrade_without_cuda()
-    _filter_any_memory_format()
-    _write_images_whole()
-    _vgg_from_files()
+    _replace(train, "load_resume_state", lambda original: load_resume_state)
+    _replace(dist_util, "_init_dist_pytorch", lambda original: process_group.start_pytorch)
+    _replace(dist_util, "_init_dist_slurm", lambda original: process_group.start_slurm)
+    _replace(BaseModel, "model_to_device", _model_to_device)
+    for model in (RealESRNetModel, RealESRGANModel):
+        _replace(model, "__init__", functools.partial(_init_on_device, model))
+        _replace(model, "_dequeue_and_enqueue", _pool_on_device)
+    _replace(img_process_util, "filter2D", _filter_any_memory_format)
+    _replace(img_util, "imwrite", lambda original: _imwrite)
+    names = [f"{name}{ending}" for name in vgg_arch.NAMES for ending in ("", "_bn")]
+    vgg_arch.vgg = SimpleNamespace(**{name: functools.partial(_vgg, name) for name in names})
+
+
+def _replace(owner: Any, name: str, replacement: Callable[[Any], Any]) -> None:
+    """Replace a function of BasicSR in a class, or in its module and those that import it by name.
+
+    Args:
+        replacement: of the original.
+    """
+    original = getattr(owner, name)
+    if original.__module__.split(".")[0] != "basicsr":
+        return
+    new = replacement(original)
+    setattr(owner, name, new)
+    for place, module in list(sys.modules.items()):
+        if place.split(".")[0] == "basicsr" and vars(module).get(name) is original:
+            setattr(module, name, new)
 
 
 def import_torchvision() -> None:
@@ -125,14 +154,6 @@ def _provide_functional_tensor() -> None:
     sys.modules[name] = module
 
 
-def _optimizers_by_name() -> None:
-    """Defect: ``BaseModel.get_optimizer`` knows only Adam, so the public option files, which ask
-    for AdamW, stop with an error.  Models with a ``get_optimizer`` of their own keep it."""
-    from basicsr.models.base_model import BaseModel
-
-    BaseModel.get_optimizer = _get_optimizer
-
-
 def _get_optimizer(
     self: object,
     optim_type: str,
@@ -140,7 +161,9 @@ def _get_optimizer(
     lr: float,
     **kwargs: object,
 ) -> Optimizer:
-    """Replaces ``BaseModel.get_optimizer``: same arguments, same errors."""
+    """Defect: ``BaseModel.get_optimizer`` knows only Adam, so the public option files, which ask
+    for AdamW, stop with an error.  Same arguments, same errors.  Models with a ``get_optimizer``
+    of their own keep it."""
     if optim_type not in OPTIMIZERS:
         raise NotImplementedError(
             f"optimizer {optim_type} is not supported; known are {', '.join(OPTIMIZERS)}."
@@ -149,20 +172,13 @@ def _get_optimizer(
     return build(params, lr=lr, **kwargs)
 
 
-def _resume_without_cuda() -> None:
+def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
     """Defect: ``basicsr.train.load_resume_state`` asks CUDA for its current device, so no run can
     be resumed on a CPU; and it unpickles the file without restrictions.
 
-    The optimiser moves its state to the parameters' device itself, so the state can
-    always be read into CPU memory.
+    Same arguments, same result.  The optimiser moves its state to the parameters' device itself,
+    so the state can always be read into CPU memory.
     """
-    from basicsr import train
-
-    train.load_resume_state = load_resume_state
-
-
-def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
-    """Replaces ``basicsr.train.load_resume_state``: same arguments, same result."""
     from basicsr.utils import check_resume
 
     if opt["auto_resume"]:
@@ -179,27 +195,9 @@ def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
     return state
 
 
-def _distribute_anywhere() -> None:
-    """Defect: BasicSR's start of a distributed run divides by the number of GPUs, asks for
-    NCCL, and wraps every network for the current GPU, so several CPU processes cannot
-    train together.  It takes a process's place in the job for its place on the machine, and
-    under SLURM needs ``scontrol``, and one port for all jobs of a machine.  Replacements by
-    another plug-in stay."""
-    from basicsr.models.base_model import BaseModel
-    from basicsr.utils import dist_util
-
-    for name, start in (
-        ("_init_dist_pytorch", process_group.start_pytorch),
-        ("_init_dist_slurm", process_group.start_slurm),
-    ):
-        if getattr(dist_util, name).__module__ == dist_util.__name__:
-            setattr(dist_util, name, start)
-    if BaseModel.model_to_device.__module__ == BaseModel.__module__:
-        BaseModel.model_to_device = _model_to_device(BaseModel.model_to_device)
-
-
 def _model_to_device(original: Callable[[Any, nn.Module], nn.Module]) -> Callable[..., nn.Module]:
-    """``BaseModel.model_to_device``, also for networks that several processes train on CPUs."""
+    """Defect: ``BaseModel.model_to_device`` wraps every network for the current GPU, so several CPU
+    processes cannot train together."""
 
     def model_to_device(self: Any, net: nn.Module) -> nn.Module:
         if not self.opt["dist"] or self.device.type != "cpu":
@@ -212,21 +210,10 @@ def _model_to_device(original: Callable[[Any, nn.Module], nn.Module]) -> Callabl
     return model_to_device
 
 
-def _degrade_without_cuda() -> None:
-    """Defect: both models of Real-ESRGAN put their JPEG simulation, their sharpening and
-    their pool of training pairs on the current GPU, whatever device the networks are on, so
-    they fail without a GPU and with ``num_gpu: 0``."""
-    from basicsr.models.realesrgan_model import RealESRGANModel
-    from basicsr.models.realesrnet_model import RealESRNetModel
-
-    for model in (RealESRNetModel, RealESRGANModel):
-        if model.__init__.__module__ != __name__:
-            model.__init__ = _init_on_device(model)
-            model._dequeue_and_enqueue = _pool_on_device(model._dequeue_and_enqueue)
-
-
-def _init_on_device(model: Any) -> Callable[..., None]:
-    """Replaces ``RealESRNetModel.__init__`` and ``RealESRGANModel.__init__``."""
+def _init_on_device(model: Any, original: object) -> Callable[..., None]:
+    """Defect: both models of Real-ESRGAN put their JPEG simulation, their sharpening and their
+    pool of training pairs on the current GPU, whatever device the networks are on, so they fail
+    without a GPU and with ``num_gpu: 0``."""
     from basicsr.utils import DiffJPEG, USMSharp
 
     def __init__(self: Any, opt: dict[str, Any]) -> None:
@@ -241,7 +228,6 @@ def _init_on_device(model: Any) -> Callable[..., None]:
 def _pool_on_device(exchange: Callable[..., None]) -> Callable[..., None]:
     """``_dequeue_and_enqueue``, which makes the pool at its first call, if there is none."""
 
-    @functools.wraps(exchange)
     def _dequeue_and_enqueue(self: Any) -> None:
         if not hasattr(self, "queue_lr"):
             if self.queue_size % len(self.lq):
@@ -254,43 +240,18 @@ def _pool_on_device(exchange: Callable[..., None]) -> Callable[..., None]:
     return _dequeue_and_enqueue
 
 
-def _filter_any_memory_format() -> None:
+def _filter_any_memory_format(filter2d: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
     """Defect: ``filter2D`` views a padded image as one of other dimensions.  Since PyTorch's
     padding keeps the memory format, this stops for images that lie channels last in memory,
     as those from BasicSR's JPEG simulation do."""
-    from basicsr.models import realesrgan_model, realesrnet_model
-    from basicsr.utils import img_process_util
-
-    if img_process_util.filter2D.__module__ == __name__:
-        return
-    filter2d = img_process_util.filter2D
-
-    def filter2D(img: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
-        filtered: torch.Tensor = filter2d(img.contiguous(), kernel)
-        return filtered
-
-    for module in (img_process_util, realesrnet_model, realesrgan_model):
-        module.filter2D = filter2D
-
-
-def _write_images_whole() -> None:
-    """Defect: ``basicsr.utils.img_util.imwrite`` writes to the final name, where a full disk leaves
-    a part of the file, and its error says neither which file nor why."""
-    from basicsr.utils import img_util
-
-    original = img_util.imwrite
-    if original.__module__ != img_util.__name__:
-        return
-    # The models have imported it by name.
-    for name, module in list(sys.modules.items()):
-        if name.split(".")[0] == "basicsr" and getattr(module, "imwrite", None) is original:
-            setattr(module, "imwrite", _imwrite)  # noqa: B010
+    return lambda img, kernel: filter2d(img.contiguous(), kernel)
 
 
 def _imwrite(
     img: NDArray[np.uint8], file_path: str, params: list[int] | None = None, auto_mkdir: bool = True
 ) -> None:
-    """Replaces ``basicsr.utils.img_util.imwrite``: same arguments.
+    """Defect: ``basicsr.utils.img_util.imwrite`` writes to the final name, where a full disk leaves
+    a part of the file, and its error says neither which file nor why.  Same arguments.
 
     Raises:
         OSError: with the file's name, when the file system refuses.
@@ -304,18 +265,10 @@ def _imwrite(
     write_durably(path, lambda file: file.write(content.tobytes()))
 
 
-def _vgg_from_files() -> None:
+def _vgg(name: str, pretrained: bool) -> nn.Module:
     """Defect: ``VGGFeatureExtractor`` builds VGG with the argument ``pretrained``, which
     torchvision has deprecated since 0.13, and lets it download the weights without a word
-    and unpickle them without restrictions."""
-    from basicsr.archs import vgg_arch
-
-    names = [f"{name}{ending}" for name in vgg_arch.NAMES for ending in ("", "_bn")]
-    vgg_arch.vgg = SimpleNamespace(**{name: functools.partial(_vgg, name) for name in names})
-
-
-def _vgg(name: str, pretrained: bool) -> nn.Module:
-    """Replaces ``torchvision.models.vgg19`` and the like."""
+    and unpickle them without restrictions.  Replaces ``torchvision.models.vgg19`` and the like."""
     from torchvision import models
 
     # VGGFeatureExtractor loads a file into it if this does not.
@@ -359,17 +312,11 @@ def recorded_reads() -> Iterator[list[Read]]:
         _reads.reset(token)
 
 
-def _name_failed_reads() -> None:
+def _recording(get: Callable[[Any, str, str], bytes | None]) -> Callable[..., bytes | None]:
     """Defect: ``FileClient.get`` gives None for a missing key of an LMDB and nothing for an empty
     file, at which datasets stop in many ways, none of which names the file.  Inside
     :func:`recorded_reads`, and nowhere else, it raises an error that does."""
-    from basicsr.utils.file_client import FileClient
 
-    if FileClient.get.__globals__ is not globals():
-        FileClient.get = _recording(FileClient.get)
-
-
-def _recording(get: Callable[[Any, str, str], bytes | None]) -> Callable[..., bytes | None]:
     def recording_get(self: Any, filepath: str, client_key: str = "default") -> bytes | None:
         reads = _reads.get()
         if reads is None:
@@ -395,20 +342,6 @@ def _recording(get: Callable[[Any, str, str], bytes | None]) -> Callable[..., by
         return content
 
     return recording_get
-
-
-def use_options(opt: dict[str, Any], args: object, build_model: Callable[..., Any]) -> None:
-    """Defect: ``basicsr.utils.options.parse_options`` loads YAML with a loader that runs code, and
-    applies ``--force_yml`` by ``exec``.  ``basicsr.test`` gets checked options instead.
-
-    Args:
-        opt, args: that BasicSR's testing pipeline works with.
-        build_model: replaces BasicSR's function of this name in it.
-    """
-    import basicsr.test
-
-    basicsr.test.parse_options = lambda root_path, is_train: (opt, args)
-    basicsr.test.build_model = build_model
 
 
 def sort_paths(dataset: Any, section: Mapping[str, Any]) -> None:

@@ -121,7 +121,13 @@ class BadSamples:
         reasons, is_without = _of_all_processes(list(reasons), is_without, device)
         new = [reason for reason in dict.fromkeys(reasons) if reason not in self.found]
         if not self.skips:
-            return self._stop(reasons[0]) if reasons else None
+            if not reasons:
+                return None
+            return UserError(
+                f"datasets.train: expected samples of {self._name} that can be read and fit "
+                f"together; found {reasons[0]}. Repair or remove it, or write `on_error: skip` "
+                "under datasets.train, and go on with --auto_resume."
+            )
         for reason in new:
             self.found.append(reason)
             _logger.warning(
@@ -133,13 +139,6 @@ class BadSamples:
         if len(self.found) > self._limit:
             return self._end(f"{len(self.found)}")
         return None
-
-    def _stop(self, reason: str) -> UserError:
-        return UserError(
-            f"datasets.train: expected samples of {self._name} that can be read and fit together; "
-            f"found {reason}. Repair or remove it, or write `on_error: skip` under datasets.train, "
-            "and go on with --auto_resume."
-        )
 
     def _end(self, found: str) -> UserError:
         listed = "".join(f"\n  {reason}" for reason in self.found[:_LISTED])

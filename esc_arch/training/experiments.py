@@ -5,6 +5,7 @@ import os
 import re
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -120,15 +121,16 @@ def read_experiment(path: Path, read_bytes: int = READ_BYTES) -> tuple[Experimen
     return experiment, read
 
 
-def _is_experiment(path: Path) -> bool:
+def _listed(path: Path) -> list[os.DirEntry[str]]:
+    """The entries of a folder; none where it cannot be listed."""
     try:
-        with os.scandir(path) as entries:
-            return any(
-                entry.name == checkpoints.STATES or log_reader.is_log(entry.name)
-                for entry in entries
-            )
+        return list(os.scandir(path))
     except OSError:
-        return False
+        return []
+
+
+def _is_experiment(path: Path) -> bool:
+    return any(e.name == checkpoints.STATES or log_reader.is_log(e.name) for e in _listed(path))
 
 
 def _json(result: Best) -> dict[str, Any]:
@@ -137,16 +139,10 @@ def _json(result: Best) -> dict[str, Any]:
 
 def _written(path: Path) -> float | None:
     times = []
-    for folder in (path, path / checkpoints.STATES):
-        try:
-            with os.scandir(folder) as entries:
-                times += [
-                    entry.stat().st_mtime
-                    for entry in entries
-                    if log_reader.is_log(entry.name) or entry.name.endswith((".state", ".json"))
-                ]
-        except OSError:
-            continue
+    for entry in _listed(path) + _listed(path / checkpoints.STATES):
+        if log_reader.is_log(entry.name) or entry.name.endswith((".state", ".json")):
+            with suppress(OSError):  # deleted since
+                times.append(entry.stat().st_mtime)
     return max(times, default=None)
 
 
@@ -205,12 +201,8 @@ def _read_logs(path: Path, experiment: Experiment, options: Mapping[str, Any]) -
 
 def _is_better(one: Best, other: Best, options: Mapping[str, Any]) -> bool:
     lower = one.metric.lower() in _LOWER
-    try:
-        better = options["val"]["metrics"][one.metric]["better"]
-    except (KeyError, TypeError):
-        pass
-    else:
-        lower = better == "lower"
+    with suppress(KeyError, TypeError):
+        lower = options["val"]["metrics"][one.metric]["better"] == "lower"
     return one.value < other.value if lower else one.value > other.value
 
 
@@ -235,12 +227,12 @@ def _find_resumption(
 
 def _size_of_newest(path: Path) -> int:
     """Bytes of the newest training state, and about as much for the networks."""
-    try:
-        with os.scandir(path / checkpoints.STATES) as entries:
-            states = [entry.stat() for entry in entries if entry.name.endswith(".state")]
-    except OSError:
-        return 0
-    return 2 * max(states, key=lambda stat: stat.st_mtime).st_size if states else 0
+    newest = (0.0, 0)
+    for entry in _listed(path / checkpoints.STATES):
+        if entry.name.endswith(".state"):
+            with suppress(OSError):  # deleted since
+                newest = max(newest, (entry.stat().st_mtime, entry.stat().st_size))
+    return 2 * newest[1]
 
 
 def _networks(path: Path, options: Mapping[str, Any]) -> list[str]:
@@ -251,8 +243,5 @@ def _networks(path: Path, options: Mapping[str, Any]) -> list[str]:
         kept = kept if isinstance(kept, (list, str)) else []
         own = {str(key): value for key, value in options.items()}
         return checkpoints.networks_of(own | {"path": {"ignore_resume_networks": kept}})
-    try:
-        names = os.listdir(path / checkpoints.MODELS)
-    except OSError:
-        return []
-    return sorted({match[1] for name in names if (match := _NETWORK.fullmatch(name))})
+    matches = (_NETWORK.fullmatch(entry.name) for entry in _listed(path / checkpoints.MODELS))
+    return sorted({match[1] for match in matches if match})

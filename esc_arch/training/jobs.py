@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
@@ -52,15 +52,10 @@ class Job:
 
 
 class _Processes(Job):
-    """A job whose processes notify each other of failures.
+    """A job whose processes notify each other of failures."""
 
-    Args:
-        exit_with: ends this process.
-    """
-
-    def __init__(self, exit_with: Callable[[int], None] = os._exit) -> None:
+    def __init__(self) -> None:
         self._rank, self._size = distributed.get_rank(), distributed.get_world_size()
-        self._exit_with = exit_with
         # The store may have seen other attempts of this job.
         prefix = [uuid.uuid4().hex]
         distributed.broadcast_object_list(prefix)
@@ -160,7 +155,7 @@ class _Processes(Job):
         os.write(2, line.encode())
         if self._rank == 0:
             time.sleep(ANSWER_S)  # the others read the reason in its store
-        self._exit_with(int(code))
+        os._exit(int(code))
 
 
 def _connection(prefix: str) -> Store:

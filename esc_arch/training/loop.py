@@ -212,23 +212,22 @@ class _Run:
         """Log the numbers of this iteration, in TensorBoard, too."""
         model, iteration = self.model, self.state.iteration
         rates = model.get_current_learning_rate()
-        log = {**model.get_current_log(), **run_log.numbers(model, iteration_s)}
+        log = {
+            "epoch": self.state.epoch,
+            "iter": iteration,
+            "lrs": rates,
+            "time": iteration_s,
+            "data_time": data_s,
+            **model.get_current_log(),
+            **run_log.numbers(model, iteration_s),
+        }
         if self.bad.skips:
             log["bad_samples"] = len(self.bad.found)
         if self.messages.tb_logger is not None:
             # BasicSR's lines have these two in a form of their own.
             self.messages.tb_logger.add_scalar("lr", rates[0], iteration)
             self.messages.tb_logger.add_scalar("data_time", data_s, iteration)
-        self.messages(
-            {
-                "epoch": self.state.epoch,
-                "iter": iteration,
-                "lrs": rates,
-                "time": iteration_s,
-                "data_time": data_s,
-                **log,
-            }
-        )
+        self.messages(log)
 
     def _save(self) -> None:
         self.logger.info("Saving models and training states.")
@@ -298,7 +297,8 @@ def _training_data(
 ) -> tuple["DataLoader[Any]", TrainSampler]:
     section = opt["datasets"]["train"]
     ratio = section.get("dataset_enlarge_ratio", 1)
-    dataset = _built(section)
+    dataset = build_dataset(section)
+    sort_paths(dataset, section)
     sampler = TrainSampler(dataset, opt["world_size"], opt["rank"], ratio)
     loader = train_loader(dataset, opt, sampler, seed)
     per_epoch = len(loader)
@@ -315,18 +315,13 @@ def _training_data(
     return loader, sampler
 
 
-def _built(section: Options) -> Any:
-    dataset = build_dataset(section)
-    sort_paths(dataset, section)
-    return dataset
-
-
 def _validation_data(opt: Options, logger: logging.Logger) -> list["DataLoader[Any]"]:
     loaders = []
     for phase, section in opt["datasets"].items():
         if phase.split("_")[0] != "val":
             continue
-        dataset = _built(section)
+        dataset = build_dataset(section)
+        sort_paths(dataset, section)
         loaders.append(build_dataloader(dataset, section, num_gpu=opt["num_gpu"], dist=opt["dist"]))
         logger.info(f"Number of val images/folders in {section['name']}: {len(dataset)}")
     return loaders

@@ -4,7 +4,7 @@ import logging
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,6 @@ __all__ = [
     "TrainingBar",
     "continue_events",
     "curve_errors_logged_once",
-    "gradient_norm",
-    "memory_gb",
     "numbers",
     "writing_curves",
 ]
@@ -37,39 +35,25 @@ def numbers(model: BaseModel, iteration_s: float) -> dict[str, float]:
         iteration_s: mean seconds of an iteration, data included.
 
     Returns:
-        it_s: iterations per second; memory_gb: see :func:`memory_gb`; grad_norm: see
-        :func:`gradient_norm`, unless the model logs one.
+        it_s: iterations per second; memory_gb: peak memory in 10^9 bytes, on a GPU what PyTorch
+        has allocated there, otherwise what is resident of this process; grad_norm: of the
+        gradients that the first optimiser's last step has used, unless the model logs one.
     """
     found = {"it_s": 1 / max(iteration_s, 1e-9)}
-    if (memory := memory_gb(model.device)) is not None:
-        found["memory_gb"] = memory
+    if model.device.type == "cuda":
+        found["memory_gb"] = torch.cuda.max_memory_allocated(model.device) / _GB
+    else:
+        with suppress(ImportError):  # not there on Windows
+            import resource
+
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            found["memory_gb"] = peak * (1 if sys.platform == "darwin" else 1024) / _GB
     if "grad_norm" not in model.get_current_log():
-        norm = gradient_norm(model)
-        if norm is not None:
-            found["grad_norm"] = norm
+        groups = [group for optimizer in model.optimizers[:1] for group in optimizer.param_groups]
+        gradients = [p.grad for group in groups for p in group["params"] if p.grad is not None]
+        if gradients:
+            found["grad_norm"] = get_total_norm(gradients).item()
     return found
-
-
-def memory_gb(device: torch.device) -> float | None:
-    """Peak memory in 10^9 bytes: on a GPU, allocated there by PyTorch, otherwise resident of
-    this process; None where the system does not say."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / _GB
-    try:
-        import resource
-    except ImportError:  # not there on Windows
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak * (1 if sys.platform == "darwin" else 1024) / _GB
-
-
-def gradient_norm(model: BaseModel) -> float | None:
-    """Norm of the gradients that the first optimiser's last step has used; None without any."""
-    if not model.optimizers:
-        return None
-    parameters = [p for group in model.optimizers[0].param_groups for p in group["params"]]
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    return get_total_norm(gradients).item() if gradients else None
 
 
 def continue_events(tb_logger: Any, iteration: int) -> None:

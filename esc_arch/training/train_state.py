@@ -95,15 +95,13 @@ class Saver:
         Raises:
             UserError: when the file system refuses; says what is safe.
         """
-        ranks = _gathered(self._of_this_process())
+        pool = {name: getattr(self._model, name) for name in _POOL if hasattr(self._model, name)}
+        pool = {key: v.cpu() if torch.is_tensor(v) else v for key, v in pool.items()}
+        ranks = _gathered({"random_states": random_states.capture(), "pool": pool})
         if self._opt["rank"] != 0:
             return
         best_metrics = _plain(getattr(self._model, "best_metric_results", {}))
-        self._own = {
-            **asdict(state),
-            "ranks": ranks,
-            "best_metric_results": best_metrics,
-        }
+        self._own = {**asdict(state), "ranks": ranks, "best_metric_results": best_metrics}
         facts = {
             "iter": state.iteration,
             "epoch": state.epoch,
@@ -113,7 +111,7 @@ class Saver:
         }
         with self.stopping(f"checkpoint {state.iteration}"):
             checkpoints.forget(self._experiment, state.iteration)
-            self._write(state.epoch, state.iteration, facts, state.iteration)
+            self._write(state.epoch, state.iteration, facts)
             if self._keep_last is not None:
                 checkpoints.delete_older(self._experiment, state.iteration, self._keep_last)
 
@@ -136,7 +134,7 @@ class Saver:
         if self._opt["rank"] == 0:
             facts = {**asdict(state)["best"], "epoch": state.epoch}
             with self.stopping("the best networks so far, net_*_best.pth"):
-                self._write(state.epoch, BEST, facts, BEST)
+                self._write(state.epoch, BEST, facts)
 
     def check_space(self, iterations: int) -> None:
         """Check before a run that its checkpoints fit on the disk.
@@ -149,7 +147,13 @@ class Saver:
         """
         if self._opt["rank"] != 0:
             return
-        needed = self._checkpoint_bytes()
+        networks = [
+            value.state_dict()
+            for name, value in vars(self._model).items()
+            if name.startswith("net_") and isinstance(value, nn.Module)
+        ]
+        trained = [group["params"] for o in self._model.optimizers for group in o.param_groups]
+        needed = _bytes(networks) + _STATE_PER_PARAMETER * _bytes(trained) + _MARGIN_BYTES
         with self.stopping("a first checkpoint"):
             for folder in (checkpoints.MODELS, checkpoints.STATES):
                 path = self._experiment / folder
@@ -167,21 +171,6 @@ class Saver:
                 f"{decimal(kept * needed)}, and {decimal(free)} are free. The run stops when the "
                 "disk is full; `logger: keep_last: n` keeps the newest ones only."
             )
-
-    def _checkpoint_bytes(self) -> int:
-        """About the size of a checkpoint."""
-        networks = [
-            value.state_dict()
-            for name, value in vars(self._model).items()
-            if name.startswith("net_") and isinstance(value, nn.Module)
-        ]
-        trained = [
-            parameter
-            for optimizer in self._model.optimizers
-            for group in optimizer.param_groups
-            for parameter in group["params"]
-        ]
-        return _bytes(networks) + _STATE_PER_PARAMETER * _bytes(trained) + _MARGIN_BYTES
 
     def _require(self, needed: int, what: str) -> int:
         """Check that there is room; returns the free bytes."""
@@ -218,19 +207,8 @@ class Saver:
                 "--auto_resume."
             ) from error
 
-    def _of_this_process(self) -> dict[str, Any]:
-        pool = {name: getattr(self._model, name) for name in _POOL if hasattr(self._model, name)}
-        pool = {key: v.cpu() if torch.is_tensor(v) else v for key, v in pool.items()}
-        return {"random_states": random_states.capture(), "pool": pool}
-
-    def _write(
-        self,
-        epoch: int,
-        iteration: int | str,
-        facts: dict[str, Any] | None = None,
-        record: int | str | None = None,
-    ) -> None:
-        """Write the files of ``model.save``, and then the record, if it has a name."""
+    def _write(self, epoch: int, iteration: int | str, facts: dict[str, Any] | None = None) -> None:
+        """Write the files of ``model.save``, and then a record of the facts, if there are any."""
         self._contents.clear()
         self._model.save(epoch, iteration)
         needed = sum(_bytes(content) + _MARGIN_BYTES for content in self._contents.values())
@@ -240,11 +218,11 @@ class Saver:
             for name, content in self._contents.items():
                 path = self._experiment / name
                 digests[name] = write_durably(path, functools.partial(torch.save, content))
-            if record is not None:
-                checkpoints.write_record(self._experiment, record, digests, facts or {})
+            if facts is not None:
+                checkpoints.write_record(self._experiment, iteration, digests, facts)
         except BaseException:
             # Networks without their record: only in the way, above all on a full disk.
-            if isinstance(record, int):
+            if facts is not None and iteration != BEST:
                 for name in digests:
                     with suppress(OSError):
                         (self._experiment / name).unlink(missing_ok=True)
@@ -293,15 +271,11 @@ def _gathered(own: dict[str, Any]) -> list[dict[str, Any]]:
     return everyone
 
 
-def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    """Nested numbers without NumPy's types, which neither JSON nor a safe load supports."""
-    plain: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            plain[key] = _plain(value)
-        else:
-            plain[key] = value.item() if hasattr(value, "item") else value
-    return plain
+def _plain(value: Any) -> Any:
+    """Nested numbers without NumPy's types, which neither JSON nor a safe load knows."""
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return value.item() if hasattr(value, "item") else value
 
 
 def _bytes(content: object) -> int:
@@ -309,10 +283,8 @@ def _bytes(content: object) -> int:
     if isinstance(content, Tensor):
         return content.numel() * content.element_size()
     if isinstance(content, dict):
-        return sum(map(_bytes, content.values()))
-    if isinstance(content, (list, tuple)):
-        return sum(map(_bytes, content))
-    return 0
+        content = list(content.values())
+    return sum(map(_bytes, content)) if isinstance(content, (list, tuple)) else 0
 
 
 @dataclass
@@ -378,9 +350,6 @@ class Resumption:
             # BasicSR looks up every metric in each record.
             if record.keys() == metrics.keys()
         }
-        self._restore_pool(model, opt)
-
-    def _restore_pool(self, model: BaseModel, opt: Options) -> None:
         ranks = self._own.get("ranks", [])
         pool = ranks[opt["rank"]]["pool"] if opt["rank"] < len(ranks) else {}
         if not pool or len(pool["queue_lr"]) != getattr(model, "queue_size", None):
@@ -406,7 +375,10 @@ def find_resumption(opt: Options) -> Resumption:
     Raises:
         UserError: when the state that ``path.resume_state`` names is damaged.
     """
-    path, messages = _agreed(opt)
+    choice: list[Any] = [_chosen(opt) if opt["rank"] == 0 else None]
+    if distributed.is_initialized():
+        distributed.broadcast_object_list(choice)
+    path, messages = choice[0]
     opt["path"]["resume_state"] = path
     if path is None:
         return Resumption(None, messages)
@@ -424,16 +396,8 @@ def find_resumption(opt: Options) -> Resumption:
     return Resumption(state, messages)
 
 
-def _agreed(opt: Options) -> tuple[str | None, list[str]]:
-    """The state's file as the first process sees it, with messages on others."""
-    choice: list[Any] = [_chosen(opt) if opt["rank"] == 0 else None]
-    if distributed.is_initialized():
-        distributed.broadcast_object_list(choice)
-    path, messages = choice[0]
-    return path, messages
-
-
 def _chosen(opt: Options) -> tuple[str | None, list[str]]:
+    """The state's file, with messages on others."""
     if opt["auto_resume"]:
         root, networks = Path(opt["path"]["experiments_root"]), checkpoints.networks_of(opt)
         found = checkpoints.find_newest(root, networks)

@@ -21,7 +21,7 @@ from tiny_training import (
 )
 
 from esc_arch import UserError
-from esc_arch.models import ESCModel, nonfinite_steps
+from esc_arch.models import ESCModel, esc_model
 
 
 def assert_same(model, other, atol: float) -> None:
@@ -244,7 +244,7 @@ def test_skipping_can_be_switched_off():
 
 
 def test_too_many_skipped_steps_in_a_row_stop_the_training(monkeypatch):
-    monkeypatch.setattr(nonfinite_steps, "MAX_IN_A_ROW", 3)
+    monkeypatch.setattr(esc_model, "MAX_IN_A_ROW", 3)
     model = build()
     for iteration, data in enumerate((broken_batch(), broken_batch(), batch()), 1):
         step(model, iteration, data)
@@ -256,7 +256,7 @@ def test_too_many_skipped_steps_in_a_row_stop_the_training(monkeypatch):
 
 
 def test_warnings_become_rare(said):
-    count = nonfinite_steps.NonfiniteSteps()
+    count = esc_model.NonfiniteSteps()
     for iteration in range(1, 1001):
         count.note_skipped(iteration)
         count.note_taken()

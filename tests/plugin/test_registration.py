@@ -40,7 +40,7 @@ IMPORTS = """
     esc_arch.plugin.workarounds.before_basicsr()
     esc_arch.plugin.workarounds.after_basicsr()
     facts["after reload"] = ARCH_REGISTRY.get("ESC") is first is esc_arch.ESC
-    facts["resume"] = train.load_resume_state is esc_arch.plugin.workarounds.load_resume_state
+    facts["resume"] = train.load_resume_state.__module__
 
     def forget():
         for name in [n for n in sys.modules if n.split(".")[0] == "esc_arch"]:
@@ -76,7 +76,7 @@ def test_import_registers_the_network(facts):
 def test_import_may_happen_again(facts):
     assert facts["after reload"]
     assert facts["imported again"]
-    assert facts["resume"]
+    assert facts["resume"] == "esc_arch.plugin.workarounds"
     assert facts["silent"] == []
 
 

@@ -94,6 +94,8 @@ def test_every_model_ends_where_it_would_have_ended(folder, small_photos, make):
 
 def test_a_drawn_seed_stays(folder, monkeypatch):
     opt = options(manual_seed=None)
+    # The package has a function of this module's name.
+    parse = importlib.import_module("esc_arch.options.parse")
     # Where the option file's seed is drawn, and nowhere else.
     parse = importlib.import_module("esc_arch.options.parse")  # not the function of that name
     monkeypatch.setattr(parse, "random", SimpleNamespace(randint=lambda *_: 123))

@@ -16,7 +16,7 @@ from rich.console import Console
 from tiny_run import iterations, options, train, validated
 
 from esc_arch.files import is_locked
-from esc_arch.models import nonfinite_steps
+from esc_arch.models import esc_model
 from esc_arch.models.esc_model import ESCModel
 from esc_arch.training import run_log
 from esc_arch.training.runtime import LOCK, ExperimentLock
@@ -206,7 +206,7 @@ def test_no_bar_without_a_terminal(folder, capfd, monkeypatch):
 
 def test_steps_that_were_skipped_in_a_row_are_resumed():
     first, second = build(), build()
-    steps = nonfinite_steps.NonfiniteSteps()
+    steps = esc_model.NonfiniteSteps()
     for iteration in range(7):
         steps.note_skipped(iteration)
     first.nonfinite_steps = steps
