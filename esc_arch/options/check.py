@@ -8,13 +8,11 @@ from pydantic.fields import FieldInfo
 
 from esc_arch.options import components
 from esc_arch.options import datasets as data
-from esc_arch.options.checkpoints import inspect_checkpoints
 from esc_arch.options.constructors import names, registered
 from esc_arch.options.data_files import inspect_data
 from esc_arch.options.esc_model import check_esc_model, check_esc_model_keys, pads_to_windows
-from esc_arch.options.loss_files import inspect_loss_files
-from esc_arch.options.machine import inspect_machine
-from esc_arch.options.problems import MISSING, Problems, describe, suggestion
+from esc_arch.options.machine import Run, inspect_machine
+from esc_arch.options.problems import Problems, describe, suggestion
 from esc_arch.options.real_esrgan import (
     GAN,
     NET,
@@ -24,7 +22,6 @@ from esc_arch.options.real_esrgan import (
     RealESRNetOptions,
     check_real_esrgan,
 )
-from esc_arch.options.run import Run
 from esc_arch.options.sections import (
     APART,
     ESC_MODEL,
@@ -35,8 +32,14 @@ from esc_arch.options.sections import (
     Options,
     Path,
 )
-from esc_arch.options.types import Size, accepts
-from esc_arch.options.validate import Section, add_missing, add_wrong, check_section, subsection
+from esc_arch.options.types import (
+    Section,
+    Size,
+    check_section,
+    require,
+    subsection,
+)
+from esc_arch.options.weight_files import inspect_checkpoints, inspect_loss_files
 
 # Models that pad the image to a multiple of network_g.window_size.
 PADDING_MODELS = ("SwinIRModel", "ESRModel")
@@ -166,22 +169,15 @@ def _model_class(problems: Problems, opt: Mapping[str, Any]) -> Any:
     name = opt.get("model_type")
     found = registered(MODEL_REGISTRY, name)
     if found is None and isinstance(name, str):
-        problems.add(
-            "model_type",
-            "the name of a registered model",
-            describe(name),
-            suggestion(name, names(MODEL_REGISTRY)),
-        )
+        advice = suggestion(name, names(MODEL_REGISTRY))
+        problems.wrong("", opt, "model_type", "the name of a registered model", advice)
     return found
 
 
 def _check_window(problems: Problems, network: object) -> None:
     if not isinstance(network, dict) or problems.has("network_g.window_size"):
         return
-    if "window_size" not in network:
-        add_missing(problems, "network_g.window_size", Size, "8")
-    elif not accepts(Size, network["window_size"]):
-        add_wrong(problems, "network_g.window_size", network["window_size"], Size, "8")
+    require(problems, "network_g.window_size", network, Size, "8")
 
 
 def _check_datasets(
@@ -211,12 +207,9 @@ def _check_val(
 ) -> None:
     if is_train and opt.get("val") is None:
         if data.evaluated(opt):
-            problems.add(
-                "val",
-                "a section, as there are validation datasets",
-                MISSING if "val" not in opt else describe(None),
-                "Add `val: {val_freq: 5000, save_img: false}`.",
-            )
+            expected = "a section, as there are validation datasets"
+            advice = "Add `val: {val_freq: 5000, save_img: false}`."
+            problems.wrong("", opt, "val", expected, advice)
         return
     val = subsection(problems, "val", opt, "{save_img: false}")
     if val is None:
@@ -241,12 +234,8 @@ def _check_train(
     check_section(problems, "train", _inner_model(model, "train"), known)
     has_loss = any(train.get(name) for name in ("pixel_opt", "perceptual_opt"))
     if model is not OpenOptions and opt.get("model_type") != GAN and not has_loss:
-        problems.add(
-            "train.pixel_opt",
-            "a pixel or a perceptual loss",
-            "neither pixel_opt nor perceptual_opt",
-            _NO_LOSS,
-        )
+        found = "neither pixel_opt nor perceptual_opt"
+        problems.add("train.pixel_opt", "a pixel or a perceptual loss", found, _NO_LOSS)
     components.check_losses(problems, train)
     components.check_optimizers(problems, train, model_class)
     if isinstance(train.get("scheduler"), dict):
@@ -264,12 +253,9 @@ def _check_logger(problems: Problems, opt: Mapping[str, Any]) -> None:
     if not isinstance(wandb, dict):
         return
     if wandb.get("project") is not None and logger.get("use_tb_logger") is False:
-        problems.add(
-            "logger.use_tb_logger",
-            "true, as wandb copies what TensorBoard logs",
-            "false",
-            "Write `use_tb_logger: true`, or `project: ~` under wandb.",
-        )
+        expected = "true, as wandb copies what TensorBoard logs"
+        advice = "Write `use_tb_logger: true`, or `project: ~` under wandb."
+        problems.add("logger.use_tb_logger", expected, "false", advice)
 
 
 def _check_keep_best(problems: Problems, opt: Mapping[str, Any], metric: object) -> None:
@@ -277,18 +263,11 @@ def _check_keep_best(problems: Problems, opt: Mapping[str, Any], metric: object)
         return
     metrics = (opt.get("val") or {}).get("metrics") or {}
     if metric not in metrics:
-        problems.add(
-            "logger.keep_best",
-            "the name of a metric under val.metrics",
-            describe(metric),
-            suggestion(metric, metrics)
-            if metrics
-            else "Add `metrics: {psnr: {type: calculate_psnr, crop_border: 2}}` under val.",
-        )
+        example = "Add `metrics: {psnr: {type: calculate_psnr, crop_border: 2}}` under val."
+        advice = suggestion(metric, metrics) if metrics else example
+        expected = "the name of a metric under val.metrics"
+        problems.add("logger.keep_best", expected, describe(metric), advice)
     elif not data.evaluated(opt):
-        problems.add(
-            "logger.keep_best",
-            "at least one validation dataset",
-            "none under datasets",
-            "Add one, such as `val`, or remove the key.",
-        )
+        advice = "Add one, such as `val`, or remove the key."
+        expected = "at least one validation dataset"
+        problems.add("logger.keep_best", expected, "none under datasets", advice)

@@ -23,10 +23,10 @@ from esc_arch.data.check import (
 )
 from esc_arch.data.downsample_image_dataset import one_per_root, roots_of
 from esc_arch.options.datasets import DOWNSAMPLE, PAIRED, REAL, SINGLE
+from esc_arch.options.machine import Run
 from esc_arch.options.problems import Problems
 from esc_arch.options.real_esrgan import LEAST_SHARPENED, check_queue, synthesizes
 from esc_arch.options.real_esrgan import MODELS as REAL_MODELS
-from esc_arch.options.run import Run
 
 # A dataset's section, whose keys and kinds of values were checked before.
 Section = Mapping[str, Any]

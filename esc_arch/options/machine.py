@@ -1,15 +1,52 @@
-"""Checks an option file against this machine: GPUs, launcher, packages."""
+"""The circumstances of a run, and checks of this machine: GPUs, launcher, packages."""
 
 import importlib.util
 import os
+import shutil
+import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from esc_arch.options.esc_model import check_esc_model_machine
+from esc_arch.options.datasets import training_data
 from esc_arch.options.problems import Problems
-from esc_arch.options.run import Run
+from esc_arch.options.sections import ESC_MODEL
+
+
+@dataclass(frozen=True)
+class Run:
+    """
+    Attributes:
+        is_train: training rather than testing.
+        root_path: folder under which experiments/ and results/ lie.
+        launcher: none, pytorch or slurm.
+        auto_resume: whether the newest training state is looked for.
+        debug: BasicSR's debug mode.
+    """
+
+    is_train: bool
+    root_path: str = "."
+    launcher: str = "none"
+    auto_resume: bool = False
+    debug: bool = False
+
+    def experiment(self, opt: Mapping[str, object]) -> str:
+        """The experiment's name, as BasicSR changes it in debug mode."""
+        name = str(opt.get("name"))
+        return f"debug_{name}" if self.debug and not name.startswith("debug") else name
+
+    def folder(self, opt: Mapping[str, object]) -> str:
+        """The folder that training writes to."""
+        return os.path.join(self.root_path, "experiments", self.experiment(opt))
+
+    def processes(self) -> int:
+        """How many processes train together."""
+        variable = {"pytorch": "WORLD_SIZE", "slurm": "SLURM_NTASKS"}.get(self.launcher)
+        count = os.environ.get(variable, "1") if variable else "1"
+        return int(count) if count.isdigit() else 1
+
 
 # Environment variables that torch.distributed and BasicSR read, and the program that sets them.
 LAUNCHERS = {
@@ -23,6 +60,9 @@ LAUNCHERS = {
     ),
 }
 _NUMBERS = {"RANK", "WORLD_SIZE", "MASTER_PORT", "SLURM_PROCID", "SLURM_NTASKS"}
+
+# The compiler that PyTorch uses for CPUs, unless CXX names one.
+CXX = {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
 
 
 def inspect_machine(problems: Problems, opt: Mapping[str, Any], run: Run) -> None:
@@ -51,12 +91,8 @@ def _check_launcher(problems: Problems, launcher: str) -> None:
     variables, advice = LAUNCHERS.get(launcher, ((), ""))
     unset = [name for name in variables if name not in os.environ]
     if unset:
-        problems.add(
-            f"--launcher {launcher}",
-            f"{', '.join(variables)} in the environment",
-            f"no {', '.join(unset)}",
-            advice,
-        )
+        expected = f"{', '.join(variables)} in the environment"
+        problems.add(f"--launcher {launcher}", expected, f"no {', '.join(unset)}", advice)
     for name in variables:
         value = os.environ.get(name, "0")
         if name in _NUMBERS and not (value.isascii() and value.isdecimal()):
@@ -76,40 +112,52 @@ def _check_gpus(problems: Problems, opt: Mapping[str, Any], run: Run) -> None:
     wanted = opt.get("num_gpu")
     # With a launcher the number may count the GPUs of several machines.
     if run.launcher == "none" and type(wanted) is int and wanted > available:
-        problems.add(
-            "num_gpu",
-            f"at most {available}, the GPUs of this machine",
-            str(wanted),
-            "Write `num_gpu: auto`.",
-        )
+        expected = f"at most {available}, the GPUs of this machine"
+        problems.add("num_gpu", expected, str(wanted), "Write `num_gpu: auto`.")
     text = os.environ.get("LOCAL_WORLD_SIZE", "1")
     local = int(text) if text.isdecimal() else 1
     # NCCL takes one process for each GPU; without a GPU there are as many as wanted.
     if run.launcher == "pytorch" and wanted != 0 and 0 < available < local:
-        problems.add(
-            "--launcher pytorch",
-            f"at most {available} processes on this machine, one for each GPU",
-            str(local),
-            f"Write `torchrun --nproc-per-node {available}`, or `num_gpu: 0` to train on CPUs.",
-        )
-    datasets = opt.get("datasets")
-    train = datasets.get("train") if isinstance(datasets, dict) else None
-    if run.is_train and isinstance(train, dict) and train.get("prefetch_mode") == "cuda":
-        on_cpu = available == 0 or wanted == 0
-        if on_cpu:
-            problems.add(
-                "datasets.train.prefetch_mode",
-                "~ or cpu, as this run has no GPU",
-                "cuda",
-                "Write `prefetch_mode: ~`.",
-            )
+        expected = f"at most {available} processes on this machine, one for each GPU"
+        advice = f"Write `torchrun --nproc-per-node {available}`, or `num_gpu: 0` to train on CPUs."
+        problems.add("--launcher pytorch", expected, str(local), advice)
+    prefetch = (training_data(opt) or {}).get("prefetch_mode")
+    if run.is_train and prefetch == "cuda" and 0 in (available, wanted):
+        key, expected = "datasets.train.prefetch_mode", "~ or cpu, as this run has no GPU"
+        problems.add(key, expected, "cuda", "Write `prefetch_mode: ~`.")
 
 
 def _check_package(problems: Problems, key: str, package: str, otherwise: str) -> None:
     if importlib.util.find_spec(package) is None:
+        advice = f"{otherwise}, or install it."
+        problems.add(key, f"the package {package} to be installed", "no such package", advice)
+
+
+def check_esc_model_machine(problems: Problems, opt: Mapping[str, Any], run: Run) -> None:
+    """Check that this machine can do what a training file of the model asks for."""
+    train = opt.get("train")
+    if not run.is_train or opt.get("model_type") != ESC_MODEL or not isinstance(train, dict):
+        return
+    wanted, available = opt.get("num_gpu"), torch.cuda.device_count()
+    gpus = available if wanted == "auto" else wanted
+    if type(gpus) is not int:
+        return
+    if gpus == 0 and train.get("amp") == "fp16":
+        expected = (
+            "bf16 or nothing, as this run has no GPU and fp16 is slower than float32 on a CPU"
+        )
+        problems.add("train.amp", expected, "fp16", "Write `amp: bf16`.")
+    if train.get("compile") is not True:
+        return
+    compiler = os.environ.get("CXX", CXX)
+    if gpus == 0 and shutil.which(compiler) is None:
+        found, advice = "none on the PATH", "Install one, or write `compile: false`."
+        problems.add("train.compile", f"a C++ compiler, {compiler}", found, advice)
+    if gpus > 1 and run.launcher == "none":
         problems.add(
-            key,
-            f"the package {package} to be installed",
-            "no such package",
-            f"{otherwise}, or install it.",
+            "train.compile",
+            "one process for each GPU",
+            f"one process for {gpus} GPUs",
+            f"Start with `torchrun --nproc_per_node={gpus} -m esc_arch train -opt FILE "
+            "--launcher pytorch`, or write `num_gpu: 1`.",
         )

@@ -9,9 +9,8 @@ import torch
 from basicsr.utils import options as basicsr_options
 
 from esc_arch.options.check import check
-from esc_arch.options.overrides import force
-from esc_arch.options.run import Run
-from esc_arch.options.yaml import read
+from esc_arch.options.machine import Run
+from esc_arch.options.yaml import force, read
 
 
 def parse(args: argparse.Namespace, root_path: str, is_train: bool) -> dict[str, Any]:

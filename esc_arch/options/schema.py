@@ -11,8 +11,7 @@ from esc_arch.archs.presets import PRESETS
 from esc_arch.options import datasets, real_esrgan, sections
 from esc_arch.options.constructors import parameters_of
 from esc_arch.options.real_esrgan import RealESRGAN, RealESRGANOptions, RealESRNetOptions
-from esc_arch.options.types import json_schema, words
-from esc_arch.options.validate import Section, example_of, type_of
+from esc_arch.options.types import Section, example_of, json_schema, type_of, words
 
 _Json = dict[str, Any]
 
