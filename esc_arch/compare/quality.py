@@ -35,8 +35,8 @@ from esc_arch.imaging.imresize import imresize
 from esc_arch.ops.padding import pad_to_windows
 from esc_arch.options.constructors import registered
 from esc_arch.options.data_files import inspect_data
-from esc_arch.options.machine import Run
 from esc_arch.options.problems import Problems
+from esc_arch.options.run import Run
 from esc_arch.progress import progress
 
 __all__ = [

@@ -1,8 +1,8 @@
 """Reads, checks and explains BasicSR's option files."""
 
 from esc_arch.options.check import check, check_files, check_machine, check_structure
-from esc_arch.options.machine import Run
 from esc_arch.options.parse import parse, resolve
+from esc_arch.options.run import Run
 from esc_arch.options.yaml import force, read
 
 __all__ = [

@@ -3,15 +3,15 @@
 from collections.abc import Mapping
 from typing import Any
 
-from basicsr.utils.registry import MODEL_REGISTRY
+from basicsr.utils.registry import ARCH_REGISTRY, MODEL_REGISTRY
 from pydantic.fields import FieldInfo
 
+from esc_arch.archs.esc_arch import ESCFamily
 from esc_arch.options import components
 from esc_arch.options import datasets as data
 from esc_arch.options.constructors import names, registered
 from esc_arch.options.data_files import inspect_data
-from esc_arch.options.esc_model import check_esc_model, check_esc_model_keys, pads_to_windows
-from esc_arch.options.machine import Run, inspect_machine
+from esc_arch.options.datasets import training_data
 from esc_arch.options.problems import Problems, describe, suggestion
 from esc_arch.options.real_esrgan import (
     GAN,
@@ -22,23 +22,22 @@ from esc_arch.options.real_esrgan import (
     RealESRNetOptions,
     check_real_esrgan,
 )
+from esc_arch.options.run import Run, inspect_machine
 from esc_arch.options.sections import (
     APART,
     ESC_MODEL,
     PLAIN_MODELS,
     ESCOptions,
+    ESCTrain,
+    ESCVal,
     Logger,
     OpenOptions,
     Options,
     Path,
+    Train,
+    Val,
 )
-from esc_arch.options.types import (
-    Section,
-    Size,
-    check_section,
-    require,
-    subsection,
-)
+from esc_arch.options.types import Section, Size, accepts, check_section, require, subsection
 from esc_arch.options.weight_files import inspect_checkpoints, inspect_loss_files
 
 # Models that pad the image to a multiple of network_g.window_size.
@@ -54,11 +53,10 @@ def check(opt: Mapping[str, Any], source: str, run: Run) -> None:
         UserError: listing every problem.  Files are looked at where the sections that
             name them have none.
     """
-    problems = Problems(source)
-    _inspect_structure(problems, opt, run.is_train)
-    inspect_machine(problems, opt, run)
-    _inspect_files(problems, opt, run)
-    problems.raise_if_any()
+    with Problems(source) as problems:
+        _inspect_structure(problems, opt, run.is_train)
+        inspect_machine(problems, opt, run)
+        _inspect_files(problems, opt, run)
 
 
 def check_structure(opt: Mapping[str, Any], source: str, is_train: bool) -> None:
@@ -72,16 +70,14 @@ def check_structure(opt: Mapping[str, Any], source: str, is_train: bool) -> None
     Raises:
         UserError: listing every problem.
     """
-    problems = Problems(source)
-    _inspect_structure(problems, opt, is_train)
-    problems.raise_if_any()
+    with Problems(source) as problems:
+        _inspect_structure(problems, opt, is_train)
 
 
 def check_machine(opt: Mapping[str, Any], source: str, run: Run) -> None:
     """Check GPUs, launcher and packages; see :func:`check_structure`."""
-    problems = Problems(source)
-    inspect_machine(problems, opt, run)
-    problems.raise_if_any()
+    with Problems(source) as problems:
+        inspect_machine(problems, opt, run)
 
 
 def check_files(opt: Mapping[str, Any], source: str, run: Run) -> None:
@@ -90,9 +86,8 @@ def check_files(opt: Mapping[str, Any], source: str, run: Run) -> None:
     Raises:
         UserError: listing every problem.
     """
-    problems = Problems(source)
-    _inspect_files(problems, opt, run)
-    problems.raise_if_any()
+    with Problems(source) as problems:
+        _inspect_files(problems, opt, run)
 
 
 def _inspect_files(problems: Problems, opt: Mapping[str, Any], run: Run) -> None:
@@ -271,3 +266,69 @@ def _check_keep_best(problems: Problems, opt: Mapping[str, Any], metric: object)
         advice = "Add one, such as `val`, or remove the key."
         expected = "at least one validation dataset"
         problems.add("logger.keep_best", expected, "none under datasets", advice)
+
+
+# The keys of ESCModel alone.
+OWN_KEYS = {
+    "train": tuple(ESCTrain.model_fields.keys() - Train.model_fields.keys()),
+    "val": tuple(ESCVal.model_fields.keys() - Val.model_fields.keys()),
+}
+
+
+def pads_to_windows(opt: Mapping[str, Any]) -> bool:
+    """Whether ESCModel extends the images of validation to whole windows."""
+    val = opt.get("val")
+    return (
+        opt.get("model_type") == ESC_MODEL
+        and isinstance(val, dict)
+        and bool(val.get("whole_windows"))
+    )
+
+
+def check_esc_model_keys(
+    problems: Problems, place: str, section: Mapping[str, Any], opt: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Note keys of ESCModel in the file of a model that does not read them.
+
+    Args:
+        place: ``train`` or ``val``.
+        section: its content.
+
+    Returns:
+        The section's other keys.
+    """
+    model = opt.get("model_type")
+    own = OWN_KEYS[place] if model != ESC_MODEL and model in PLAIN_MODELS else ()
+    for name in section:
+        if name in own:
+            key, advice = f"{place}.{name}", f"Write `model_type: {ESC_MODEL}`, or remove the key."
+            problems.add(key, f"a key that {model} reads", f"one of {ESC_MODEL}", advice)
+    return {name: value for name, value in section.items() if name not in own}
+
+
+def check_esc_model(problems: Problems, opt: Mapping[str, Any]) -> None:
+    """Check the rules across the keys of a training file of the model."""
+    train = opt.get("train")
+    if opt.get("model_type") != ESC_MODEL or not isinstance(train, dict):
+        return
+    _check_accumulate(problems, opt, train)
+    if train.get("checkpoint_activations") is True and not problems.under("network_g"):
+        network = registered(ARCH_REGISTRY, opt["network_g"]["type"])
+        if not (isinstance(network, type) and issubclass(network, ESCFamily)):
+            key, found = "train.checkpoint_activations", describe(opt["network_g"]["type"])
+            problems.add(key, "a network of ESC blocks", found, "Remove the key.")
+
+
+def _check_accumulate(problems: Problems, opt: Mapping[str, Any], train: Mapping[str, Any]) -> None:
+    parts = train.get("accumulate", 1)
+    if not accepts(Size, parts) or parts == 1:
+        return
+    batch = (training_data(opt) or {}).get("batch_size_per_gpu")
+    if accepts(Size, batch) and batch % parts:
+        expected = f"a divisor of datasets.train.batch_size_per_gpu, {batch}"
+        problems.wrong("train", train, "accumulate", expected, "Change one of the two.")
+    perceptual = train.get("perceptual_opt")
+    if isinstance(perceptual, dict) and perceptual.get("criterion") == "fro":
+        expected = "1 with the criterion 'fro', which is no mean over the images of a batch"
+        advice = "Write `criterion: l1` under perceptual_opt, or remove `accumulate`."
+        problems.wrong("train", train, "accumulate", expected, advice)

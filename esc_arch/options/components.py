@@ -37,15 +37,7 @@ from esc_arch.options.sections import (
     PerceptualLossSection,
     Scheduler,
 )
-from esc_arch.options.types import (
-    Count,
-    Mapped,
-    accepts,
-    check_section,
-    is_number,
-    require,
-    words,
-)
+from esc_arch.options.types import Count, Mapped, accepts, check_section, is_number, require, words
 from esc_arch.plugin.workarounds import OPTIMIZERS
 
 # BasicSR's setup_schedulers uses its own class for both multi-step names.
@@ -243,21 +235,15 @@ def _check_metric(
     check_section(problems, place, Metric, own)
     if section["type"] in ("calculate_psnr_pt", "calculate_ssim_pt"):
         # BasicSR's validation passes arrays, and these call tensor methods.
-        problems.add(
-            f"{place}.type",
-            "a metric of images",
-            f"{describe(section['type'])}, a metric of tensors",
-            f"Write `type: {section['type'].removesuffix('_pt')}`.",
-        )
+        found = f"{describe(section['type'])}, a metric of tensors"
+        advice = f"Write `type: {section['type'].removesuffix('_pt')}`."
+        problems.add(f"{place}.type", "a metric of images", found, advice)
     elif inspect.signature(metric).parameters.get("img2") is not None:
         for dataset_place, dataset in evaluated(opt):
             if dataset.get("type") == SINGLE:
-                problems.add(
-                    place,
-                    "datasets with ground truth",
-                    f"{dataset_place} of type {SINGLE}",
-                    "Remove the metric, or give the dataset's HR images as PairedImageDataset.",
-                )
+                found = f"{dataset_place} of type {SINGLE}"
+                advice = "Remove the metric, or give the dataset's HR images as PairedImageDataset."
+                problems.add(place, "datasets with ground truth", found, advice)
 
 
 def _arguments(section: Mapping[str, Any]) -> dict[str, Any]:

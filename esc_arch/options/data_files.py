@@ -23,10 +23,10 @@ from esc_arch.data.check import (
 )
 from esc_arch.data.downsample_image_dataset import one_per_root, roots_of
 from esc_arch.options.datasets import DOWNSAMPLE, PAIRED, REAL, SINGLE
-from esc_arch.options.machine import Run
 from esc_arch.options.problems import Problems
 from esc_arch.options.real_esrgan import LEAST_SHARPENED, check_queue, synthesizes
 from esc_arch.options.real_esrgan import MODELS as REAL_MODELS
+from esc_arch.options.run import Run
 
 # A dataset's section, whose keys and kinds of values were checked before.
 Section = Mapping[str, Any]
@@ -229,12 +229,10 @@ def _inspect_batch(
     ratio = section.get("dataset_enlarge_ratio", 1)
     batch = section["batch_size_per_gpu"] * replicas
     if number * ratio < batch:
-        problems.add(
-            f"{key}.batch_size_per_gpu",
-            f"no more than the {number} images times dataset_enlarge_ratio {ratio} in a batch",
-            f"a batch of {batch}",
-            f"Write `dataset_enlarge_ratio: {math.ceil(batch / number)}`, or a smaller batch.",
-        )
+        most = f"the {number} images times dataset_enlarge_ratio {ratio}"
+        advice = f"Write `dataset_enlarge_ratio: {math.ceil(batch / number)}`, or a smaller batch."
+        key = f"{key}.batch_size_per_gpu"
+        problems.add(key, f"no more than {most} in a batch", f"a batch of {batch}", advice)
 
 
 def _replicas(num_gpu: object, run: Run) -> int:

@@ -9,7 +9,7 @@ import torch
 from basicsr.utils import options as basicsr_options
 
 from esc_arch.options.check import check
-from esc_arch.options.machine import Run
+from esc_arch.options.run import Run
 from esc_arch.options.yaml import force, read
 
 

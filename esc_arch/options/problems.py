@@ -25,7 +25,7 @@ MISSING = "no such key"
 
 
 class Problems:
-    """The problems of one option file.
+    """The problems of one option file; a ``with`` block raises them at its end.
 
     Args:
         source: the file's name, for the message.
@@ -34,6 +34,13 @@ class Problems:
     def __init__(self, source: str) -> None:
         self.source = source
         self._found: list[Problem] = []
+
+    def __enter__(self) -> "Problems":
+        return self
+
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
+        if error is None:
+            self.raise_if_any()
 
     def add(self, key: str, expected: str, found: str, advice: str) -> None:
         """Note one problem; ``key`` is the dotted path of the option."""

@@ -259,12 +259,8 @@ def _report(
     names = dict.fromkeys(str(found[0]) for found in places if found)
     unknown = [name for name in names if name not in fields]
     for name in unknown:
-        problems.add(
-            dotted(place, name),
-            "a key that BasicSR reads",
-            "an unknown key",
-            suggestion(name, fields),
-        )
+        advice = suggestion(name, fields)
+        problems.add(dotted(place, name), "a key that BasicSR reads", "an unknown key", advice)
     for name, field in fields.items():
         if problems.has(dotted(place, name)):
             continue

@@ -21,8 +21,8 @@ from esc_arch.errors import UserError
 from esc_arch.losses.vgg_features import fit_weights, standard_places, standard_weights
 from esc_arch.options.components import VGG_LOSSES
 from esc_arch.options.constructors import build
-from esc_arch.options.machine import Run
 from esc_arch.options.problems import Problems
+from esc_arch.options.run import Run
 from esc_arch.training.checkpoints import find_newest, networks_of
 
 
@@ -63,25 +63,16 @@ def _reported(problems: Problems, key: str) -> Iterator[None]:
 
 
 def _inspect_saved(
-    problems: Problems,
-    key: str,
-    opt: Mapping[str, object],
-    network: str,
-    run: Run,
-    iteration: int,
+    problems: Problems, key: str, opt: Mapping[str, object], network: str, run: Run, iteration: int
 ) -> None:
     """The network that BasicSR loads beside a training state."""
     name = f"net_{network.removeprefix('network_')}_{iteration}.pth"
     file = os.path.join(run.folder(opt), "models", name)
     if not os.path.isfile(file):
-        problems.add(
-            key,
-            f"the network saved with the training state, {file}",
-            "no such file",
-            RESUME_ANOTHER
-            if run.auto_resume
-            else "Resume under the `name` of the experiment that saved the state.",
-        )
+        by_name = "Resume under the `name` of the experiment that saved the state."
+        expected = f"the network saved with the training state, {file}"
+        advice = RESUME_ANOTHER if run.auto_resume else by_name
+        problems.add(key, expected, "no such file", advice)
         return
     _inspect_network(problems, opt, network, key, file, "params", run)
 
@@ -166,9 +157,6 @@ def _inspect_weights(
     except UserError as error:
         problems.add(key, f"the weights of {vgg_type}", f"{error}", "Or name another file.")
     except ValueError as error:
-        problems.add(
-            key,
-            f"the weights of {vgg_type} as torchvision names them",
-            f"{file} with {error}",
-            "Use the file that belongs to vgg_type, or change vgg_type.",
-        )
+        expected = f"the weights of {vgg_type} as torchvision names them"
+        advice = "Use the file that belongs to vgg_type, or change vgg_type."
+        problems.add(key, expected, f"{file} with {error}", advice)

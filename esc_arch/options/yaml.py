@@ -1,7 +1,7 @@
 """Reads an option file: YAML that cannot run code, and ``--force_yml`` on top of it."""
 
 import re
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -58,17 +58,14 @@ class OptionLoader(yaml.SafeLoader):
         # The first of several sections has the last word.
         for section in reversed(value_node.value) if is_list else [value_node]:
             if not isinstance(section, yaml.MappingNode):
-                raise yaml.constructor.ConstructorError(
-                    problem="expected sections for the merge key '<<'; found something else",
-                    problem_mark=section.start_mark,
-                )
+                _refuse(section, "expected sections for the merge key '<<'; found something else")
             self.flatten_mapping(section)
             self._merged += len(section.value)
             if self._merged > MAX_VALUES:
-                raise yaml.constructor.ConstructorError(
-                    problem=f"expected merge keys ('<<') that give at most {MAX_VALUES} values; "
+                _refuse(
+                    key_node,
+                    f"expected merge keys ('<<') that give at most {MAX_VALUES} values; "
                     "found more, remove those that multiply them",
-                    problem_mark=key_node.start_mark,
                 )
             pairs += section.value
         return pairs
@@ -80,28 +77,24 @@ class OptionLoader(yaml.SafeLoader):
                 continue
             key, line = self.construct_object(key_node, deep=True), key_node.start_mark.line + 1
             if isinstance(key, Hashable) and lines.setdefault(key, line) != line:
-                raise yaml.constructor.ConstructorError(
-                    problem=f"key '{key}' is given twice in one section, first in line "
-                    f"{lines[key]}; keep one of them",
-                    problem_mark=key_node.start_mark,
-                )
+                first = f"key '{key}' is given twice in one section, first in line {lines[key]}"
+                _refuse(key_node, f"{first}; keep one of them")
 
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
         value = super().construct_yaml_int(node)
         if value.bit_length() > _MOST_BITS:
-            raise yaml.constructor.ConstructorError(
-                problem=f"expected a whole number of at most {_MOST_BITS} bits; found a larger "
-                "one, write a smaller one or, for text, quotes",
-                problem_mark=node.start_mark,
-            )
+            limit = f"expected a whole number of at most {_MOST_BITS} bits; found a larger one"
+            _refuse(node, f"{limit}, write a smaller one or, for text, quotes")
         return value
 
     def construct_undefined(self, node: yaml.Node) -> NoReturn:
-        raise yaml.constructor.ConstructorError(
-            problem=f"tag '{_short_tag(node.tag)}' is refused, as it could run code; expected "
-            "plain values, write the value without a tag",
-            problem_mark=node.start_mark,
-        )
+        tag = node.tag.replace("tag:yaml.org,2002:", "!!")
+        advice = "expected plain values, write the value without a tag"
+        _refuse(node, f"tag '{tag}' is refused, as it could run code; {advice}")
+
+
+def _refuse(node: yaml.Node, problem: str) -> NoReturn:
+    raise yaml.constructor.ConstructorError(problem=problem, problem_mark=node.start_mark)
 
 
 # YAML 1.1 asks for a dot in a number with an exponent; people write 5e-4.
@@ -218,10 +211,6 @@ def _hint(text: str, mark: yaml.Mark | None) -> str:
     return " Look at this line and the one before: indentation, quotes, a space after each colon."
 
 
-def _short_tag(tag: str) -> str:
-    return tag.replace("tag:yaml.org,2002:", "!!")
-
-
 def _unshared(value: object, source: str) -> object:
     """A copy without shared parts: BasicSR pops keys from sections while it reads them."""
     left = MAX_VALUES
@@ -312,7 +301,8 @@ def parse_value(text: str, place: str) -> object:
     if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
         return parse_yaml(text, place)
     # A colon would make 1:30 a base-60 number.
-    tag = OptionLoader("").resolve(yaml.ScalarNode, text, (True, False))
+    resolve: Callable[..., str] = OptionLoader("").resolve
+    tag = resolve(yaml.ScalarNode, text, (True, False))
     if text and ":" not in text and tag in _SCALAR_TAGS:
         return parse_yaml(text, place)
     return text

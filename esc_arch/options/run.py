@@ -99,12 +99,10 @@ def _check_launcher(problems: Problems, launcher: str) -> None:
             problems.add(f"--launcher {launcher}", f"a number in {name}", repr(value), advice)
     processes = os.environ.get("WORLD_SIZE", "1")
     if launcher == "none" and "TORCHELASTIC_RUN_ID" in os.environ and processes != "1":
-        problems.add(
-            "--launcher",
-            f"pytorch, as torchrun has started {processes} processes",
-            "none, with which each of them would write the same experiment on its own",
-            "Add `--launcher pytorch`, or start without torchrun.",
-        )
+        expected = f"pytorch, as torchrun has started {processes} processes"
+        found = "none, with which each of them would write the same experiment on its own"
+        advice = "Add `--launcher pytorch`, or start without torchrun."
+        problems.add("--launcher", expected, found, advice)
 
 
 def _check_gpus(problems: Problems, opt: Mapping[str, Any], run: Run) -> None:
