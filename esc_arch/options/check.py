@@ -13,21 +13,12 @@ from esc_arch.options.constructors import names, registered
 from esc_arch.options.data_files import inspect_data
 from esc_arch.options.datasets import training_data
 from esc_arch.options.problems import Problems, describe, suggestion
-from esc_arch.options.real_esrgan import (
-    GAN,
-    NET,
-    RealESRGAN,
-    RealESRGANOfLmdb,
-    RealESRGANOptions,
-    RealESRNetOptions,
-    check_real_esrgan,
-)
+from esc_arch.options.real_esrgan import FILES, GAN, RealESRGAN, RealESRGANOfLmdb, check_real_esrgan
 from esc_arch.options.run import Run, inspect_machine
 from esc_arch.options.sections import (
     APART,
     ESC_MODEL,
     PLAIN_MODELS,
-    ESCOptions,
     ESCTrain,
     ESCVal,
     Logger,
@@ -99,13 +90,7 @@ def _inspect_files(problems: Problems, opt: Mapping[str, Any], run: Run) -> None
 
 def options_model(model_type: object) -> type[Options]:
     """The model of the files that have this ``model_type``."""
-    known: dict[str, type[Options]] = {
-        NET: RealESRNetOptions,
-        GAN: RealESRGANOptions,
-        ESC_MODEL: ESCOptions,
-    }
-    plain = Options if model_type in PLAIN_MODELS else OpenOptions
-    return known.get(model_type, plain) if isinstance(model_type, str) else plain
+    return FILES.get(model_type, OpenOptions) if isinstance(model_type, str) else OpenOptions
 
 
 def dataset_model(section: Mapping[str, Any], is_training_data: bool) -> type[data.Dataset]:

@@ -13,7 +13,7 @@ import torch
 from esc_arch.options.constructors import complaint, try_network
 from esc_arch.options.datasets import LOADER_KEYS, PAIRED, REAL, SINGLE, Dataset, training_data
 from esc_arch.options.problems import Problems, describe
-from esc_arch.options.sections import Options, Train
+from esc_arch.options.sections import ESC_MODEL, PLAIN_MODELS, ESCOptions, Options, Train
 from esc_arch.options.types import (
     Chance,
     Count,
@@ -158,6 +158,15 @@ class RealESRGANOptions(Degradation):
         # It reads them with given LR images too.
         own = ("l1_gt_usm", "percep_gt_usm", "gan_gt_usm", "network_d") if is_train else ()
         return (*DEGRADATION_KEYS, *own) if is_train and synthesizes(section) else own
+
+
+# The models of option files, by their model_type; OpenOptions for any other.
+FILES: Mapping[str, type[Options]] = {
+    **dict.fromkeys(PLAIN_MODELS, Options),
+    ESC_MODEL: ESCOptions,
+    NET: RealESRNetOptions,
+    GAN: RealESRGANOptions,
+}
 
 
 class RealESRGAN(Dataset):
