@@ -2,9 +2,8 @@
 
 from esc_arch.options.invocation import Run
 from esc_arch.options.option_file import check, check_files, check_machine, check_structure
-from esc_arch.options.overrides import force
 from esc_arch.options.parse import parse, resolve
-from esc_arch.options.yaml import read
+from esc_arch.options.yaml import force, read
 
 __all__ = [
     "Run",

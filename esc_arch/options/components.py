@@ -16,19 +16,19 @@ from basicsr.models.lr_scheduler import CosineAnnealingRestartLR, MultiStepResta
 from basicsr.utils.file_client import FileClient
 from basicsr.utils.registry import ARCH_REGISTRY, LOSS_REGISTRY, METRIC_REGISTRY
 
-from esc_arch.errors import UserError
 from esc_arch.losses.vgg_perceptual_loss import CRITERIA
 from esc_arch.options.constructors import (
+    TooLarge,
     check_arguments,
     complaint,
     default_of,
     has_parameter,
     registered,
     resolve_type,
+    try_network,
 )
 from esc_arch.options.datasets import SINGLE, evaluated
-from esc_arch.options.networks import TooLarge, build
-from esc_arch.options.problems import MISSING, Problems, describe, suggestion
+from esc_arch.options.problems import Problems, describe, suggestion
 from esc_arch.options.sections import (
     GANLossSection,
     Loss,
@@ -37,8 +37,7 @@ from esc_arch.options.sections import (
     PerceptualLossSection,
     Scheduler,
 )
-from esc_arch.options.types import Count, Mapped, accepts, is_number, words
-from esc_arch.options.validate import add_missing, add_wrong, check_section
+from esc_arch.options.types import Count, Mapped, accepts, check_section, is_number, require, words
 from esc_arch.plugin.workarounds import OPTIMIZERS
 
 # BasicSR's setup_schedulers uses its own class for both multi-step names.
@@ -66,31 +65,14 @@ def check_networks(problems: Problems, opt: Mapping[str, Any]) -> None:
         if network is None:
             continue
         check_arguments(problems, place, network, section)
-        if not problems.under(place):
-            _check_network(problems, place, section)
+        error = None if problems.under(place) else try_network(section)
+        if isinstance(error, TooLarge):
+            expected = "a network that this machine can build"
+            problems.add(place, expected, str(error), "Lower its sizes.")
+        elif error is not None:
+            _add_complaint(problems, place, section, error)
     if isinstance(opt.get("network_g"), dict) and not problems.under("network_g"):
         _check_scale(problems, opt)
-
-
-def _check_network(problems: Problems, place: str, section: Mapping[str, Any]) -> None:
-    """Build the network without memory; in memory when that fails, to be sure why."""
-    try:
-        with torch.device("meta"):
-            build(section)
-        return
-    except UserError:
-        # Its package is missing, whatever the arguments.
-        raise
-    except TooLarge as error:
-        problems.add(place, "a network that this machine can build", str(error), "Lower its sizes.")
-        return
-    except Exception:
-        # Constructors that read a value back from a tensor fail here though they are right.
-        pass
-    try:
-        build(section)
-    except Exception as error:
-        _add_complaint(problems, place, section, error)
 
 
 def _check_scale(problems: Problems, opt: Mapping[str, Any]) -> None:
@@ -103,13 +85,9 @@ def _check_scale(problems: Problems, opt: Mapping[str, Any]) -> None:
         return
     own = section.get(argument, default_of(network, argument))
     if is_number(own) and own != opt["scale"]:
-        found = describe(own) if argument in section else f"its default, {describe(own)}"
-        problems.add(
-            f"network_g.{argument}",
-            f"{opt['scale']}, the `scale` at the top of the file",
-            found,
-            "Make the two equal.",
-        )
+        expected = f"{opt['scale']}, the `scale` at the top of the file"
+        absent, advice = f"its default, {describe(own)}", "Make the two equal."
+        problems.wrong("network_g", section, argument, expected, advice, absent)
 
 
 def check_io_backend(problems: Problems, place: str, section: object) -> None:
@@ -120,15 +98,10 @@ def check_io_backend(problems: Problems, place: str, section: object) -> None:
         return
     backends = FileClient._backends
     kinds: Any = Literal[tuple(backends)]
-    if "type" not in section:
-        add_missing(problems, f"{place}.type", kinds, "disk")
-        return
-    if not accepts(kinds, section["type"]):
-        add_wrong(problems, f"{place}.type", section["type"], kinds, "disk")
-        return
-    # The dataset adds where the LMDBs are.
-    supplied = ("db_paths", "client_keys")
-    check_arguments(problems, place, backends[section["type"]], section, supplied)
+    kind = require(problems, f"{place}.type", section, kinds, "disk")
+    if kind is not None:
+        # The dataset adds where the LMDBs are.
+        check_arguments(problems, place, backends[kind], section, ("db_paths", "client_keys"))
 
 
 def check_losses(problems: Problems, train: Mapping[str, Any]) -> None:
@@ -164,12 +137,8 @@ def _check_purpose(
         return
     # Those of other packages may do the same under another base.
     if loss.__module__.startswith("basicsr."):
-        problems.add(
-            f"{place}.type",
-            f"{wanted.__name__} or one like it",
-            describe(section["type"]),
-            f"Write `type: {wanted.__name__}`.",
-        )
+        name = wanted.__name__
+        problems.wrong(place, section, "type", f"{name} or one like it", f"Write `type: {name}`.")
 
 
 def _check_perceptual_loss(problems: Problems, place: str, section: Mapping[str, Any]) -> None:
@@ -177,30 +146,21 @@ def _check_perceptual_loss(problems: Problems, place: str, section: Mapping[str,
     criteria = VGG_LOSSES[section["type"]]
     criterion = section.get("criterion", "l1")
     if criterion not in criteria:
-        problems.add(
-            f"{place}.criterion",
-            " or ".join(f"'{name}'" for name in criteria),
-            describe(criterion),
-            suggestion(criterion, criteria),
-        )
+        expected = " or ".join(f"'{name}'" for name in criteria)
+        problems.wrong(place, section, "criterion", expected, suggestion(criterion, criteria))
     if problems.under(place):
         return
-    vgg = section.get("vgg_type", "vgg19")
-    layers_place = f"{place}.layer_weights"
-    if not section["layer_weights"]:
-        problems.add(layers_place, "at least one layer", "none", "Write, say, `{conv5_4: 1}`.")
-    for layer, weight in section["layer_weights"].items():
-        if layer not in VGG_LAYERS[vgg]:
-            problems.add(
-                f"{layers_place}.{layer}",
-                f"a layer of {vgg}",
-                "an unknown layer",
-                suggestion(layer, VGG_LAYERS[vgg]),
-            )
+    vgg, weights = section.get("vgg_type", "vgg19"), section["layer_weights"]
+    place, known = f"{place}.layer_weights", VGG_LAYERS[vgg]
+    if not weights:
+        problems.add(place, "at least one layer", "none", "Write, say, `{conv5_4: 1}`.")
+    for layer, weight in weights.items():
+        key = f"{place}.{layer}"
+        if layer not in known:
+            advice = suggestion(layer, known)
+            problems.add(key, f"a layer of {vgg}", "an unknown layer", advice)
         elif not is_number(weight):
-            problems.add(
-                f"{layers_place}.{layer}", "a number", describe(weight), "Write its weight."
-            )
+            problems.add(key, "a number", describe(weight), "Write its weight.")
 
 
 def check_optimizers(
@@ -216,7 +176,7 @@ def check_optimizers(
 
 
 def _check_optimizer(problems: Problems, place: str, section: Mapping[str, Any]) -> None:
-    optimizer = _named(problems, place, section, OPTIMIZERS, "AdamW")
+    optimizer = resolve_type(problems, place, section, OPTIMIZERS, "AdamW")
     if optimizer is None:
         return
     check_arguments(problems, place, optimizer, section, supplied=("params",))
@@ -231,7 +191,7 @@ def _check_optimizer(problems: Problems, place: str, section: Mapping[str, Any])
 def check_scheduler(problems: Problems, train: Mapping[str, Any]) -> None:
     """Check ``train.scheduler``, where it is a section."""
     place, section, total_iter = "train.scheduler", train["scheduler"], train.get("total_iter")
-    scheduler = _named(problems, place, section, SCHEDULERS, "MultiStepLR")
+    scheduler = resolve_type(problems, place, section, SCHEDULERS, "MultiStepLR")
     if scheduler is None:
         return
     check_arguments(problems, place, scheduler, section, supplied=("optimizer", "last_epoch"))
@@ -247,12 +207,9 @@ def check_scheduler(problems: Problems, train: Mapping[str, Any]) -> None:
     # The scheduler has no learning rate to give after its last period.
     steps = sum(section.get("periods", ()))
     if "periods" in section and accepts(Count, total_iter) and steps < train["total_iter"] - 1:
-        problems.add(
-            f"{place}.periods",
-            f"periods that add up to train.total_iter, {total_iter}, or more",
-            f"a sum of {steps}",
-            "Lengthen the last period.",
-        )
+        expected = f"periods that add up to train.total_iter, {total_iter}, or more"
+        found, advice = f"a sum of {steps}", "Lengthen the last period."
+        problems.add(f"{place}.periods", expected, found, advice)
 
 
 def check_metrics(problems: Problems, opt: Mapping[str, Any], metrics: Mapping[str, Any]) -> None:
@@ -278,41 +235,15 @@ def _check_metric(
     check_section(problems, place, Metric, own)
     if section["type"] in ("calculate_psnr_pt", "calculate_ssim_pt"):
         # BasicSR's validation passes arrays, and these call tensor methods.
-        problems.add(
-            f"{place}.type",
-            "a metric of images",
-            f"{describe(section['type'])}, a metric of tensors",
-            f"Write `type: {section['type'].removesuffix('_pt')}`.",
-        )
+        found = f"{describe(section['type'])}, a metric of tensors"
+        advice = f"Write `type: {section['type'].removesuffix('_pt')}`."
+        problems.add(f"{place}.type", "a metric of images", found, advice)
     elif inspect.signature(metric).parameters.get("img2") is not None:
         for dataset_place, dataset in evaluated(opt):
             if dataset.get("type") == SINGLE:
-                problems.add(
-                    place,
-                    "datasets with ground truth",
-                    f"{dataset_place} of type {SINGLE}",
-                    "Remove the metric, or give the dataset's HR images as PairedImageDataset.",
-                )
-
-
-def _named(
-    problems: Problems,
-    place: str,
-    section: Mapping[str, Any],
-    known: Mapping[str, Callable[..., Any]],
-    example: str,
-) -> Callable[..., Any] | None:
-    name = section.get("type", MISSING)
-    if isinstance(name, str) and name in known:
-        return known[name]
-    absent = "type" not in section
-    problems.add(
-        f"{place}.type",
-        "one of " + ", ".join(known),
-        MISSING if absent else describe(name),
-        f"Add `type: {example}`." if absent else suggestion(name, known),
-    )
-    return None
+                found = f"{dataset_place} of type {SINGLE}"
+                advice = "Remove the metric, or give the dataset's HR images as PairedImageDataset."
+                problems.add(place, "datasets with ground truth", found, advice)
 
 
 def _arguments(section: Mapping[str, Any]) -> dict[str, Any]:
@@ -322,9 +253,5 @@ def _arguments(section: Mapping[str, Any]) -> dict[str, Any]:
 def _add_complaint(
     problems: Problems, place: str, section: Mapping[str, Any], error: Exception
 ) -> None:
-    problems.add(
-        place,
-        f"arguments that {section['type']} accepts",
-        complaint(error),
-        "Change the arguments that it names.",
-    )
+    expected = f"arguments that {section['type']} accepts"
+    problems.add(place, expected, complaint(error), "Change the arguments that it names.")

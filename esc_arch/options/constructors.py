@@ -1,16 +1,24 @@
-"""Checks a section against the constructor that BasicSR calls with its keys."""
+"""Constructors that option files name: their arguments checked, and networks built."""
 
 import functools
 import inspect
+import os
 import typing
-from collections.abc import Callable, Collection, Mapping
+import warnings
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
-from basicsr.utils.registry import Registry
+import torch
+from basicsr.utils.registry import ARCH_REGISTRY, Registry
+from torch.nn.modules.module import (
+    register_module_module_registration_hook,
+    register_module_parameter_registration_hook,
+)
 
-from esc_arch.options.problems import MISSING, Problems, describe, nearest, suggestion
-from esc_arch.options.types import accepts, type_of_parameter, words
-from esc_arch.options.validate import add_wrong
+from esc_arch.errors import UserError
+from esc_arch.options.problems import MISSING, Problems, nearest, suggestion
+from esc_arch.options.types import accepts, add_wrong, type_of_parameter, words
 
 # Registry.get looks for a name with this ending too, after printing a line about it.
 _SUFFIX = "_basicsr"
@@ -31,21 +39,24 @@ def names(registry: Registry) -> list[str]:
 
 
 def resolve_type(
-    problems: Problems, place: str, section: Mapping[str, Any], registry: Registry, example: str
+    problems: Problems,
+    place: str,
+    section: Mapping[str, Any],
+    known: Registry | Mapping[str, Callable[..., Any]],
+    example: str,
 ) -> Callable[..., Any] | None:
     """The class or function that ``section["type"]`` names, or None after noting why not."""
-    type_place = f"{place}.type"
-    if "type" not in section:
-        problems.add(type_place, "a name", MISSING, f"Add `type: {example}`.")
-        return None
-    found = registered(registry, section["type"])
+    name = section.get("type")
+    if isinstance(known, Registry):
+        found, choices = registered(known, name), names(known)
+        expected = f"the name of a registered {_NOUNS.get(known._name, known._name)}"
+    else:
+        found, choices = known.get(name) if isinstance(name, str) else None, list(known)
+        expected = "one of " + ", ".join(known)
     if found is None:
-        problems.add(
-            type_place,
-            f"the name of a registered {_NOUNS.get(registry._name, registry._name)}",
-            describe(section["type"]),
-            suggestion(section["type"], names(registry)),
-        )
+        is_given = "type" in section
+        advice = suggestion(name, choices) if is_given else f"Add `type: {example}`."
+        problems.wrong(place, section, "type", expected, advice)
     return found
 
 
@@ -139,3 +150,89 @@ def _example(default: object) -> str:
     if isinstance(default, bool):
         return str(default).lower()
     return str(list(default)) if isinstance(default, tuple) else str(default)
+
+
+# The largest published networks have some two thousand.
+_MOST_MODULES = 10_000
+_FLOAT_BYTES = 4
+
+
+class TooLarge(ValueError):
+    """A network that could not be trained here, and whose building might not end."""
+
+
+def build(section: Mapping[str, Any]) -> torch.nn.Module:
+    """The network of a checked ``network_*`` section, as BasicSR's build_network makes it.
+
+    Raises:
+        TooLarge: before much time or memory is spent.
+        KeyError: when no network has the name.
+    """
+    network = registered(ARCH_REGISTRY, section["type"])
+    if network is None:
+        raise KeyError(section["type"])
+    arguments = {name: value for name, value in section.items() if name != "type"}
+    with warnings.catch_warnings(), _bounded():
+        warnings.simplefilter("ignore")
+        module: torch.nn.Module = network(**arguments)
+    return module
+
+
+def try_network(
+    section: Mapping[str, Any], use: Callable[[torch.nn.Module], object] = lambda _: None
+) -> Exception | None:
+    """The error of building and using a network: without memory first, and in memory when that
+    fails, as constructors that read a value back from a tensor fail without it.
+
+    Raises:
+        UserError: when the network's package is missing, whatever the arguments.
+    """
+    error: Exception | None = None
+    for device in ("meta", "cpu"):
+        try:
+            with torch.device(device), torch.no_grad():
+                use(build(section))
+            return None
+        except UserError:
+            raise
+        except Exception as caught:
+            error = caught
+            if isinstance(error, TooLarge):
+                break
+    return error
+
+
+@contextmanager
+def _bounded() -> Iterator[None]:
+    """Stop any constructor in the block that makes too much."""
+    modules, numbers = 0, 0
+    most_numbers = _memory_bytes() // _FLOAT_BYTES
+
+    def count_module(*_: object) -> None:
+        nonlocal modules
+        modules += 1
+        if modules > _MOST_MODULES:
+            raise TooLarge(f"more than {_MOST_MODULES} layers")
+
+    def count_parameter(module: object, name: str, parameter: torch.Tensor | None) -> None:
+        nonlocal numbers
+        numbers += 0 if parameter is None else parameter.numel()
+        if numbers > most_numbers:
+            raise TooLarge(f"more parameters than the {most_numbers:,} that the memory holds")
+
+    hooks = (
+        register_module_module_registration_hook(count_module),
+        register_module_parameter_registration_hook(count_parameter),
+    )
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _memory_bytes() -> int:
+    """Memory of this machine; where the system does not say, that of a large one."""
+    if not hasattr(os, "sysconf"):
+        return 2**38
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

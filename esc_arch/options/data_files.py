@@ -1,4 +1,4 @@
-"""Checks of the data that an option file names: the findings of the data checker, by key."""
+"""The data that an option file names: what the data checker finds, with the key that names it."""
 
 import functools
 import math
@@ -81,7 +81,7 @@ def _list(
     list_name: str = "",
     list_file: str | None = None,
 ) -> Listing:
-    """The images of ``root``; errors in them are noted.
+    """The images of ``root``; what is wrong with them is noted.
 
     Args:
         root_name, list_name: keys of the root and of the list of its images.
@@ -214,7 +214,7 @@ def _inspect_downsample(
 
 
 def _inspect_roots(problems: Problems, key: str, section: Section) -> None:
-    """Check of other datasets only that the folders they name exist."""
+    """Of other datasets, only that the folders they name exist can be told."""
     for name, value in section.items():
         if not (name.startswith("dataroot") and isinstance(value, str)):
             continue
@@ -229,12 +229,10 @@ def _inspect_batch(
     ratio = section.get("dataset_enlarge_ratio", 1)
     batch = section["batch_size_per_gpu"] * replicas
     if number * ratio < batch:
-        problems.add(
-            f"{key}.batch_size_per_gpu",
-            f"no more than the {number} images times dataset_enlarge_ratio {ratio} in a batch",
-            f"a batch of {batch}",
-            f"Write `dataset_enlarge_ratio: {math.ceil(batch / number)}`, or a smaller batch.",
-        )
+        most = f"the {number} images times dataset_enlarge_ratio {ratio}"
+        advice = f"Write `dataset_enlarge_ratio: {math.ceil(batch / number)}`, or a smaller batch."
+        key = f"{key}.batch_size_per_gpu"
+        problems.add(key, f"no more than {most} in a batch", f"a batch of {batch}", advice)
 
 
 def _replicas(num_gpu: object, run: Run) -> int:

@@ -1,6 +1,7 @@
 """Models of the dataset sections, and rules across their keys."""
 
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from basicsr.utils.registry import DATASET_REGISTRY
@@ -14,13 +15,16 @@ from esc_arch.options.types import (
     Kind,
     Mapped,
     Natural,
+    OpenSection,
     Positive,
+    Section,
     Size,
     Text,
     accepts,
+    add_missing,
+    key,
     words,
 )
-from esc_arch.options.validate import OpenSection, Section, add_missing, key
 
 PAIRED, SINGLE = "PairedImageDataset", "SingleImageDataset"
 DOWNSAMPLE, REAL = "DownsampleImageDataset", "RealESRGANDataset"
@@ -178,12 +182,9 @@ def check_datasets(
             if phase != "train" and isinstance(name, str):
                 first = names.setdefault(name, place)
                 if first != place:
-                    problems.add(
-                        f"{place}.name",
-                        "a name of its own",
-                        f"{describe(name)}, the name of {first} too",
-                        "Results are kept by name: rename one of them.",
-                    )
+                    found = f"{describe(name)}, the name of {first} too"
+                    advice = "Results are kept by name: rename one of them."
+                    problems.add(f"{place}.name", "a name of its own", found, advice)
     return right
 
 
@@ -197,21 +198,12 @@ def _check_dataset(
 ) -> None:
     resolve_type(problems, place, section, DATASET_REGISTRY, PAIRED)
     _check_loader(problems, place, section, train)
-    kind = section.get("type")
+    kind, wrong = section.get("type"), partial(problems.wrong, place, section)
     if train and plain and kind == SINGLE:
-        problems.add(
-            f"{place}.type",
-            "a dataset with ground truth",
-            describe(kind),
-            f"Train with `type: {PAIRED}`.",
-        )
+        wrong("type", "a dataset with ground truth", f"Train with `type: {PAIRED}`.")
     if kind == REAL and not train:
-        problems.add(
-            f"{place}.type",
-            "a dataset with LR images, as these are made in training only",
-            describe(REAL),
-            f"Write `type: {PAIRED}`, or {SINGLE} without metrics.",
-        )
+        expected = "a dataset with LR images, as these are made in training only"
+        wrong("type", expected, f"Write `type: {PAIRED}`, or {SINGLE} without metrics.")
     if kind in (PAIRED, SINGLE) and (section.get("mean") is None) != (section.get("std") is None):
         absent = "mean" if section.get("mean") is None else "std"
         problems.add(
@@ -226,44 +218,25 @@ def _check_dataset(
 
 
 def _check_loader(problems: Problems, place: str, section: Mapping[str, Any], train: bool) -> None:
+    wrong, persists = partial(problems.wrong, place, section), section.get("persistent_workers")
     if not train:
+        only_train = "this key under datasets.train only: a result counts every image"
         for name in ERROR_KEYS:
             if name in section:
-                problems.add(
-                    f"{place}.{name}",
-                    "this key under datasets.train only: a result counts every image",
-                    describe(section[name]),
-                    "Remove it.",
-                )
-    elif "max_bad_samples" in section and section.get("on_error") != "skip":
-        problems.add(
-            f"{place}.max_bad_samples",
-            "`on_error: skip` beside it",
-            describe(section["on_error"]) if "on_error" in section else MISSING,
-            "Write `on_error: skip`, or remove max_bad_samples.",
-        )
-    if section.get("persistent_workers") is True:
-        if not train:
-            problems.add(
-                f"{place}.persistent_workers",
-                "false: BasicSR reads this data without workers",
-                "true",
-                "Remove the key.",
-            )
-        elif section.get("num_worker_per_gpu") == 0:
-            problems.add(
-                f"{place}.persistent_workers",
-                "false while num_worker_per_gpu is 0",
-                "true",
-                "Remove the key, or set `num_worker_per_gpu: 6`.",
-            )
-    if train and section.get("prefetch_mode") == "cuda" and section.get("pin_memory") is not True:
-        problems.add(
-            f"{place}.pin_memory",
-            "true, as prefetch_mode is cuda",
-            describe(section["pin_memory"]) if "pin_memory" in section else MISSING,
-            "Write `pin_memory: true`.",
-        )
+                wrong(name, only_train, "Remove it.")
+        if persists is True:
+            expected = "false: BasicSR reads this data without workers"
+            wrong("persistent_workers", expected, "Remove the key.")
+        return
+    if "max_bad_samples" in section and section.get("on_error") != "skip":
+        found = describe(section["on_error"]) if "on_error" in section else MISSING
+        advice = "Write `on_error: skip`, or remove max_bad_samples."
+        problems.add(f"{place}.max_bad_samples", "`on_error: skip` beside it", found, advice)
+    if persists is True and section.get("num_worker_per_gpu") == 0:
+        advice = "Remove the key, or set `num_worker_per_gpu: 6`."
+        wrong("persistent_workers", "false while num_worker_per_gpu is 0", advice)
+    if section.get("prefetch_mode") == "cuda" and section.get("pin_memory") is not True:
+        wrong("pin_memory", "true, as prefetch_mode is cuda", "Write `pin_memory: true`.")
 
 
 def _check_metas(problems: Problems, place: str, section: Mapping[str, Any]) -> None:
@@ -273,12 +246,8 @@ def _check_metas(problems: Problems, place: str, section: Mapping[str, Any]) -> 
     count = len(roots_of(section["dataroot_gt"]))
     given = len(one_per_root(metas, count))
     if given != count:
-        problems.add(
-            f"{place}.meta_info_file",
-            f"one for each of the {count} roots of dataroot_gt, ~ for all images of a root",
-            f"{given}",
-            "Write a list of as many.",
-        )
+        expected = f"one for each of the {count} roots of dataroot_gt, ~ for all images of a root"
+        problems.add(f"{place}.meta_info_file", expected, f"{given}", "Write a list of as many.")
 
 
 def _check_template(problems: Problems, place: str, section: Mapping[str, Any]) -> None:
@@ -290,24 +259,17 @@ def _check_template(problems: Problems, place: str, section: Mapping[str, Any]) 
     except (AttributeError, IndexError, KeyError, ValueError):
         usable = False
     if not usable:
-        problems.add(
-            f"{place}.filename_tmpl",
-            "the LR file's name with {} for the HR file's, without extension",
-            describe(template),
-            "Write, for example, `filename_tmpl: '{}x2'`.",
-        )
+        expected = "the LR file's name with {} for the HR file's, without extension"
+        advice = "Write, for example, `filename_tmpl: '{}x2'`."
+        problems.wrong(place, section, "filename_tmpl", expected, advice)
 
 
 def _check_scale(
     problems: Problems, place: str, section: Mapping[str, Any], scale: Any, train: bool
 ) -> None:
+    wrong = partial(problems.wrong, place, section)
     if "scale" in section and scale is not None and section["scale"] != scale:
-        problems.add(
-            f"{place}.scale",
-            "the scale at the top of the file, which replaces it",
-            describe(section["scale"]),
-            "Remove the key.",
-        )
+        wrong("scale", "the scale at the top of the file, which replaces it", "Remove the key.")
     if scale is None and "scale" not in section:
         add_missing(problems, "scale", Size, "2")
         return
@@ -315,11 +277,7 @@ def _check_scale(
     size = section.get("gt_size")
     if not accepts(Size, scale):
         if "scale" in section:
-            problems.add(f"{place}.scale", words(Size), describe(scale), "Write `scale: 2`.")
+            wrong("scale", words(Size), "Write `scale: 2`.")
     elif train and accepts(Size, size) and size % scale:
-        problems.add(
-            f"{place}.gt_size",
-            f"a multiple of the scale {scale}",
-            describe(size),
-            f"Write, for example, `gt_size: {64 * scale}`, for LR patches of 64.",
-        )
+        advice = f"Write, for example, `gt_size: {64 * scale}`, for LR patches of 64."
+        wrong("gt_size", f"a multiple of the scale {scale}", advice)

@@ -3,40 +3,33 @@
 from collections.abc import Mapping
 from typing import Any
 
-from basicsr.utils.registry import MODEL_REGISTRY
+from basicsr.utils.registry import ARCH_REGISTRY, MODEL_REGISTRY
 from pydantic.fields import FieldInfo
 
+from esc_arch.archs.esc_arch import ESCFamily
 from esc_arch.options import components
 from esc_arch.options import datasets as data
 from esc_arch.options.constructors import names, registered
 from esc_arch.options.data_files import inspect_data
-from esc_arch.options.environment import inspect_machine
-from esc_arch.options.esc_model_rules import check_esc_model, check_esc_model_keys, pads_to_windows
-from esc_arch.options.invocation import Run
-from esc_arch.options.loss_files import inspect_loss_files
-from esc_arch.options.path_section import inspect_checkpoints
-from esc_arch.options.problems import MISSING, Problems, describe, suggestion
-from esc_arch.options.real_esrgan import (
-    GAN,
-    NET,
-    RealESRGAN,
-    RealESRGANOfLmdb,
-    RealESRGANOptions,
-    RealESRNetOptions,
-    check_real_esrgan,
-)
+from esc_arch.options.datasets import training_data
+from esc_arch.options.invocation import Run, inspect_machine
+from esc_arch.options.problems import Problems, describe, suggestion
+from esc_arch.options.real_esrgan import FILES, GAN, RealESRGAN, RealESRGANOfLmdb, check_real_esrgan
 from esc_arch.options.sections import (
     APART,
     ESC_MODEL,
     PLAIN_MODELS,
-    ESCOptions,
+    ESCTrain,
+    ESCVal,
     Logger,
     OpenOptions,
     Options,
     Path,
+    Train,
+    Val,
 )
-from esc_arch.options.types import Size, accepts
-from esc_arch.options.validate import Section, add_missing, add_wrong, check_section, subsection
+from esc_arch.options.types import Section, Size, accepts, check_section, require, subsection
+from esc_arch.options.weight_files import inspect_checkpoints, inspect_loss_files
 
 # Models that pad the image to a multiple of network_g.window_size.
 PADDING_MODELS = ("SwinIRModel", "ESRModel")
@@ -51,15 +44,14 @@ def check(opt: Mapping[str, Any], source: str, run: Run) -> None:
         UserError: listing every problem.  Files are looked at where the sections that
             name them have none.
     """
-    problems = Problems(source)
-    _inspect_structure(problems, opt, run.is_train)
-    inspect_machine(problems, opt, run)
-    _inspect_files(problems, opt, run)
-    problems.raise_if_any()
+    with Problems(source) as problems:
+        _inspect_structure(problems, opt, run.is_train)
+        inspect_machine(problems, opt, run)
+        _inspect_files(problems, opt, run)
 
 
 def check_structure(opt: Mapping[str, Any], source: str, is_train: bool) -> None:
-    """Check the keys and values that need neither data nor a particular machine.
+    """Check what needs neither data nor a particular machine.
 
     Args:
         opt: the option file's content, as :func:`esc_arch.options.read` returns it.
@@ -69,16 +61,14 @@ def check_structure(opt: Mapping[str, Any], source: str, is_train: bool) -> None
     Raises:
         UserError: listing every problem.
     """
-    problems = Problems(source)
-    _inspect_structure(problems, opt, is_train)
-    problems.raise_if_any()
+    with Problems(source) as problems:
+        _inspect_structure(problems, opt, is_train)
 
 
 def check_machine(opt: Mapping[str, Any], source: str, run: Run) -> None:
     """Check GPUs, launcher and packages; see :func:`check_structure`."""
-    problems = Problems(source)
-    inspect_machine(problems, opt, run)
-    problems.raise_if_any()
+    with Problems(source) as problems:
+        inspect_machine(problems, opt, run)
 
 
 def check_files(opt: Mapping[str, Any], source: str, run: Run) -> None:
@@ -87,9 +77,8 @@ def check_files(opt: Mapping[str, Any], source: str, run: Run) -> None:
     Raises:
         UserError: listing every problem.
     """
-    problems = Problems(source)
-    _inspect_files(problems, opt, run)
-    problems.raise_if_any()
+    with Problems(source) as problems:
+        _inspect_files(problems, opt, run)
 
 
 def _inspect_files(problems: Problems, opt: Mapping[str, Any], run: Run) -> None:
@@ -101,13 +90,7 @@ def _inspect_files(problems: Problems, opt: Mapping[str, Any], run: Run) -> None
 
 def options_model(model_type: object) -> type[Options]:
     """The model of the files that have this ``model_type``."""
-    known: dict[str, type[Options]] = {
-        NET: RealESRNetOptions,
-        GAN: RealESRGANOptions,
-        ESC_MODEL: ESCOptions,
-    }
-    plain = Options if model_type in PLAIN_MODELS else OpenOptions
-    return known.get(model_type, plain) if isinstance(model_type, str) else plain
+    return FILES.get(model_type, OpenOptions) if isinstance(model_type, str) else OpenOptions
 
 
 def dataset_model(section: Mapping[str, Any], is_training_data: bool) -> type[data.Dataset]:
@@ -166,22 +149,15 @@ def _model_class(problems: Problems, opt: Mapping[str, Any]) -> Any:
     name = opt.get("model_type")
     found = registered(MODEL_REGISTRY, name)
     if found is None and isinstance(name, str):
-        problems.add(
-            "model_type",
-            "the name of a registered model",
-            describe(name),
-            suggestion(name, names(MODEL_REGISTRY)),
-        )
+        advice = suggestion(name, names(MODEL_REGISTRY))
+        problems.wrong("", opt, "model_type", "the name of a registered model", advice)
     return found
 
 
 def _check_window(problems: Problems, network: object) -> None:
     if not isinstance(network, dict) or problems.has("network_g.window_size"):
         return
-    if "window_size" not in network:
-        add_missing(problems, "network_g.window_size", Size, "8")
-    elif not accepts(Size, network["window_size"]):
-        add_wrong(problems, "network_g.window_size", network["window_size"], Size, "8")
+    require(problems, "network_g.window_size", network, Size, "8")
 
 
 def _check_datasets(
@@ -211,12 +187,9 @@ def _check_val(
 ) -> None:
     if is_train and opt.get("val") is None:
         if data.evaluated(opt):
-            problems.add(
-                "val",
-                "a section, as there are validation datasets",
-                MISSING if "val" not in opt else describe(None),
-                "Add `val: {val_freq: 5000, save_img: false}`.",
-            )
+            expected = "a section, as there are validation datasets"
+            advice = "Add `val: {val_freq: 5000, save_img: false}`."
+            problems.wrong("", opt, "val", expected, advice)
         return
     val = subsection(problems, "val", opt, "{save_img: false}")
     if val is None:
@@ -241,12 +214,8 @@ def _check_train(
     check_section(problems, "train", _inner_model(model, "train"), known)
     has_loss = any(train.get(name) for name in ("pixel_opt", "perceptual_opt"))
     if model is not OpenOptions and opt.get("model_type") != GAN and not has_loss:
-        problems.add(
-            "train.pixel_opt",
-            "a pixel or a perceptual loss",
-            "neither pixel_opt nor perceptual_opt",
-            _NO_LOSS,
-        )
+        found = "neither pixel_opt nor perceptual_opt"
+        problems.add("train.pixel_opt", "a pixel or a perceptual loss", found, _NO_LOSS)
     components.check_losses(problems, train)
     components.check_optimizers(problems, train, model_class)
     if isinstance(train.get("scheduler"), dict):
@@ -264,12 +233,9 @@ def _check_logger(problems: Problems, opt: Mapping[str, Any]) -> None:
     if not isinstance(wandb, dict):
         return
     if wandb.get("project") is not None and logger.get("use_tb_logger") is False:
-        problems.add(
-            "logger.use_tb_logger",
-            "true, as wandb copies what TensorBoard logs",
-            "false",
-            "Write `use_tb_logger: true`, or `project: ~` under wandb.",
-        )
+        expected = "true, as wandb copies what TensorBoard logs"
+        advice = "Write `use_tb_logger: true`, or `project: ~` under wandb."
+        problems.add("logger.use_tb_logger", expected, "false", advice)
 
 
 def _check_keep_best(problems: Problems, opt: Mapping[str, Any], metric: object) -> None:
@@ -277,18 +243,77 @@ def _check_keep_best(problems: Problems, opt: Mapping[str, Any], metric: object)
         return
     metrics = (opt.get("val") or {}).get("metrics") or {}
     if metric not in metrics:
-        problems.add(
-            "logger.keep_best",
-            "the name of a metric under val.metrics",
-            describe(metric),
-            suggestion(metric, metrics)
-            if metrics
-            else "Add `metrics: {psnr: {type: calculate_psnr, crop_border: 2}}` under val.",
-        )
+        example = "Add `metrics: {psnr: {type: calculate_psnr, crop_border: 2}}` under val."
+        advice = suggestion(metric, metrics) if metrics else example
+        expected = "the name of a metric under val.metrics"
+        problems.add("logger.keep_best", expected, describe(metric), advice)
     elif not data.evaluated(opt):
-        problems.add(
-            "logger.keep_best",
-            "at least one validation dataset",
-            "none under datasets",
-            "Add one, such as `val`, or remove the key.",
-        )
+        advice = "Add one, such as `val`, or remove the key."
+        expected = "at least one validation dataset"
+        problems.add("logger.keep_best", expected, "none under datasets", advice)
+
+
+# The keys of ESCModel alone.
+OWN_KEYS = {
+    "train": tuple(ESCTrain.model_fields.keys() - Train.model_fields.keys()),
+    "val": tuple(ESCVal.model_fields.keys() - Val.model_fields.keys()),
+}
+
+
+def pads_to_windows(opt: Mapping[str, Any]) -> bool:
+    """Whether ESCModel extends the images of validation to whole windows."""
+    val = opt.get("val")
+    return (
+        opt.get("model_type") == ESC_MODEL
+        and isinstance(val, dict)
+        and bool(val.get("whole_windows"))
+    )
+
+
+def check_esc_model_keys(
+    problems: Problems, place: str, section: Mapping[str, Any], opt: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Note keys of ESCModel in the file of a model that does not read them.
+
+    Args:
+        place: ``train`` or ``val``.
+        section: its content.
+
+    Returns:
+        The section's other keys.
+    """
+    model = opt.get("model_type")
+    own = OWN_KEYS[place] if model != ESC_MODEL and model in PLAIN_MODELS else ()
+    for name in section:
+        if name in own:
+            key, advice = f"{place}.{name}", f"Write `model_type: {ESC_MODEL}`, or remove the key."
+            problems.add(key, f"a key that {model} reads", f"one of {ESC_MODEL}", advice)
+    return {name: value for name, value in section.items() if name not in own}
+
+
+def check_esc_model(problems: Problems, opt: Mapping[str, Any]) -> None:
+    """Check the rules across the keys of a training file of the model."""
+    train = opt.get("train")
+    if opt.get("model_type") != ESC_MODEL or not isinstance(train, dict):
+        return
+    _check_accumulate(problems, opt, train)
+    if train.get("checkpoint_activations") is True and not problems.under("network_g"):
+        network = registered(ARCH_REGISTRY, opt["network_g"]["type"])
+        if not (isinstance(network, type) and issubclass(network, ESCFamily)):
+            key, found = "train.checkpoint_activations", describe(opt["network_g"]["type"])
+            problems.add(key, "a network of ESC blocks", found, "Remove the key.")
+
+
+def _check_accumulate(problems: Problems, opt: Mapping[str, Any], train: Mapping[str, Any]) -> None:
+    parts = train.get("accumulate", 1)
+    if not accepts(Size, parts) or parts == 1:
+        return
+    batch = (training_data(opt) or {}).get("batch_size_per_gpu")
+    if accepts(Size, batch) and batch % parts:
+        expected = f"a divisor of datasets.train.batch_size_per_gpu, {batch}"
+        problems.wrong("train", train, "accumulate", expected, "Change one of the two.")
+    perceptual = train.get("perceptual_opt")
+    if isinstance(perceptual, dict) and perceptual.get("criterion") == "fro":
+        expected = "1 with the criterion 'fro', which is no mean over the images of a batch"
+        advice = "Write `criterion: l1` under perceptual_opt, or remove `accumulate`."
+        problems.wrong("train", train, "accumulate", expected, advice)

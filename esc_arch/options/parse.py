@@ -10,8 +10,7 @@ from basicsr.utils import options as basicsr_options
 
 from esc_arch.options.invocation import Run
 from esc_arch.options.option_file import check
-from esc_arch.options.overrides import force
-from esc_arch.options.yaml import read
+from esc_arch.options.yaml import force, read
 
 
 def parse(args: argparse.Namespace, root_path: str, is_train: bool) -> dict[str, Any]:

@@ -4,7 +4,7 @@ A problem names the key, the expected value, the found value and the remedy.
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from esc_arch.errors import UserError, listed
@@ -21,8 +21,11 @@ class Problem:
         return f"{self.key}: expected {self.expected}; found {self.found}. {self.advice}"
 
 
+MISSING = "no such key"
+
+
 class Problems:
-    """The problems of one option file.
+    """The problems of one option file; a ``with`` block raises them at its end.
 
     Args:
         source: the file's name, for the message.
@@ -32,11 +35,36 @@ class Problems:
         self.source = source
         self._found: list[Problem] = []
 
+    def __enter__(self) -> "Problems":
+        return self
+
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
+        if error is None:
+            self.raise_if_any()
+
     def add(self, key: str, expected: str, found: str, advice: str) -> None:
         """Note one problem; ``key`` is the dotted path of the option."""
         problem = Problem(key, expected, found, advice)
         if problem not in self._found:
             self._found.append(problem)
+
+    def wrong(
+        self,
+        place: str,
+        section: Mapping[str, object],
+        name: str,
+        expected: str,
+        advice: str,
+        absent: str = MISSING,
+    ) -> None:
+        """Note the value of a key of a section, or its absence.
+
+        Args:
+            place: dotted path of the section; "" for the file's top level.
+            absent: found where the section has no such key.
+        """
+        found = describe(section[name]) if name in section else absent
+        self.add(dotted(place, name), expected, found, advice)
 
     def under(self, key: str) -> bool:
         """Whether a problem is known at ``key``, below it or above it."""
@@ -61,7 +89,9 @@ class Problems:
         raise UserError("\n".join([f"{self.source}: {len(self._found)} problems", *lines]))
 
 
-MISSING = "no such key"
+def dotted(place: str, name: object) -> str:
+    """The dotted path of a key."""
+    return f"{place}.{name}" if place else str(name)
 
 
 def describe(value: object) -> str:

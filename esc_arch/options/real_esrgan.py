@@ -5,15 +5,15 @@ and read how from the top of the option file.  The keys of the second round end 
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import torch
 
-from esc_arch.options.constructors import complaint
+from esc_arch.options.constructors import complaint, try_network
 from esc_arch.options.datasets import LOADER_KEYS, PAIRED, REAL, SINGLE, Dataset, training_data
-from esc_arch.options.networks import build
-from esc_arch.options.problems import MISSING, Problems, describe
-from esc_arch.options.sections import Options, Train
+from esc_arch.options.problems import Problems, describe
+from esc_arch.options.sections import ESC_MODEL, PLAIN_MODELS, ESCOptions, Options, Train
 from esc_arch.options.types import (
     Chance,
     Count,
@@ -24,8 +24,8 @@ from esc_arch.options.types import (
     Text,
     accepts,
     is_number,
+    key,
 )
-from esc_arch.options.validate import key
 
 NET, GAN = "RealESRNetModel", "RealESRGANModel"
 MODELS = (NET, GAN)
@@ -160,6 +160,15 @@ class RealESRGANOptions(Degradation):
         return (*DEGRADATION_KEYS, *own) if is_train and synthesizes(section) else own
 
 
+# The models of option files, by their model_type; OpenOptions for any other.
+FILES: Mapping[str, type[Options]] = {
+    **dict.fromkeys(PLAIN_MODELS, Options),
+    ESC_MODEL: ESCOptions,
+    NET: RealESRNetOptions,
+    GAN: RealESRGANOptions,
+}
+
+
 class RealESRGAN(Dataset):
     """HR images, and the blur kernels that a Real-ESRGAN model degrades them with."""
 
@@ -207,12 +216,12 @@ def check_real_esrgan(problems: Problems, opt: Mapping[str, Any]) -> None:
     if data is None:
         return
     kind, is_real = data.get("type"), opt.get("model_type") in MODELS
+    wrong = partial(problems.wrong, "datasets.train", data)
     if kind == REAL and not synthesizes(opt):
         asks = "high_order_degradation" if is_real else "model_type"
-        problems.add(
-            "datasets.train.type",
+        wrong(
+            "type",
             f"a dataset with LR images, which this {asks} asks for",
-            describe(kind),
             f"Write `model_type: {NET}` or {GAN} without high_order_degradation, or train on "
             f"{PAIRED}.",
         )
@@ -222,12 +231,8 @@ def check_real_esrgan(problems: Problems, opt: Mapping[str, Any]) -> None:
         return
     if synthesizes(opt):
         if kind in (PAIRED, SINGLE, "RealESRGANPairedDataset"):
-            problems.add(
-                "datasets.train.type",
-                f"{REAL}, from whose images the model makes LR images",
-                describe(kind),
-                f"Write `type: {REAL}`, or `high_order_degradation: false` to train on pairs.",
-            )
+            advice = f"Write `type: {REAL}`, or `high_order_degradation: false` to train on pairs."
+            wrong("type", f"{REAL}, from whose images the model makes LR images", advice)
         _check_sizes(problems, opt, data)
     if opt["model_type"] == GAN:
         _check_gan(problems, opt)
@@ -238,42 +243,29 @@ def _check_kernels(problems: Problems, data: Mapping[str, Any]) -> None:
         names, chances = data.get(f"kernel_list{ending}"), data.get(f"kernel_prob{ending}")
         if not accepts(Kernels, names) or not accepts(KernelChances, chances):
             continue
-        if len(data[f"kernel_list{ending}"]) != len(data[f"kernel_prob{ending}"]):
-            problems.add(
-                f"datasets.train.kernel_prob{ending}",
-                f"{len(data[f'kernel_list{ending}'])} numbers, one for each of kernel_list{ending}",
-                str(len(data[f"kernel_prob{ending}"])),
-                "Make the two lists equally long.",
-            )
+        assert isinstance(names, list) and isinstance(chances, list)
+        if len(names) != len(chances):
+            key = f"datasets.train.kernel_prob{ending}"
+            expected = f"{len(names)} numbers, one for each of kernel_list{ending}"
+            problems.add(key, expected, str(len(chances)), "Make the two lists equally long.")
 
 
 def _check_sizes(problems: Problems, opt: Mapping[str, Any], data: Mapping[str, Any]) -> None:
-    scale, size = opt.get("scale"), opt.get("gt_size")
+    scale, size, own = opt.get("scale"), opt.get("gt_size"), data.get("gt_size")
+    wrong = partial(problems.wrong, "", opt)
     if accepts(Size, scale):
         if IMAGE_SIZE % opt["scale"] and data.get("type") == REAL:
-            problems.add(
-                "scale",
-                f"a divisor of {IMAGE_SIZE}, the side of the images that {REAL} gives",
-                describe(scale),
-                "Train for x2 or x4.",
-            )
+            expected = f"a divisor of {IMAGE_SIZE}, the side of the images that {REAL} gives"
+            wrong("scale", expected, "Train for x2 or x4.")
         elif accepts(Size, size):
             least = LEAST_SHARPENED if opt["model_type"] == GAN else opt["scale"]
             if opt["gt_size"] % opt["scale"] or not least <= opt["gt_size"] <= IMAGE_SIZE:
-                problems.add(
-                    "gt_size",
-                    f"a multiple of the scale {scale} from {least} to {IMAGE_SIZE}",
-                    describe(size),
-                    f"Write `gt_size: {min(64 * opt['scale'], IMAGE_SIZE)}`.",
-                )
-    own = data.get("gt_size")
+                advice = f"Write `gt_size: {min(64 * opt['scale'], IMAGE_SIZE)}`."
+                expected = f"a multiple of the scale {scale} from {least} to {IMAGE_SIZE}"
+                wrong("gt_size", expected, advice)
     if own is not None and accepts(Size, size) and own != size:
-        problems.add(
-            "datasets.train.gt_size",
-            f"{size}, the gt_size at the top of the file, which counts",
-            describe(own),
-            "Remove the key.",
-        )
+        expected = f"{size}, the gt_size at the top of the file, which counts"
+        problems.wrong("datasets.train", data, "gt_size", expected, "Remove the key.")
     check_queue(problems, opt, data.get("batch_size_per_gpu"))
 
 
@@ -286,12 +278,9 @@ def check_queue(problems: Problems, opt: Mapping[str, Any], batch: Any) -> None:
     queue = opt.get("queue_size", 180)
     if not accepts(Size, batch) or not accepts(Size, queue) or queue % batch == 0:
         return
-    problems.add(
-        "queue_size",
-        f"a multiple of the batch size {batch}",
-        describe(queue) if "queue_size" in opt else f"its default, {describe(queue)}",
-        f"Write `queue_size: {max(1, round(queue / batch)) * batch}`.",
-    )
+    advice = f"Write `queue_size: {max(1, round(queue / batch)) * batch}`."
+    expected, absent = f"a multiple of the batch size {batch}", f"its default, {describe(queue)}"
+    problems.wrong("", opt, "queue_size", expected, advice, absent)
 
 
 def _check_gan(problems: Problems, opt: Mapping[str, Any]) -> None:
@@ -299,34 +288,17 @@ def _check_gan(problems: Problems, opt: Mapping[str, Any]) -> None:
     if isinstance(train, dict) and train.get("ldl_opt"):
         decay = train.get("ema_decay", 0)
         if not is_number(decay) or decay <= 0:
-            problems.add(
-                "train.ema_decay",
-                "a number above 0, as ldl_opt compares with the averaged network",
-                describe(decay) if "ema_decay" in train else MISSING,
-                "Write `ema_decay: 0.999`, or remove ldl_opt.",
-            )
+            expected = "a number above 0, as ldl_opt compares with the averaged network"
+            advice = "Write `ema_decay: 0.999`, or remove ldl_opt."
+            problems.wrong("train", train, "ema_decay", expected, advice)
     section, size = opt.get("network_d"), opt.get("gt_size")
     if problems.under("network_d") or problems.under("gt_size") or not accepts(Size, size):
         return
-    if isinstance(section, dict):
-        _check_discriminator(problems, section, opt["gt_size"])
-
-
-def _check_discriminator(problems: Problems, section: Mapping[str, Any], size: int) -> None:
-    """Run it once, without memory if it can; in memory when that fails, to be sure why."""
-    try:
-        with torch.device("meta"):
-            build(section)(torch.zeros(2, 3, size, size))
+    if not isinstance(section, dict):
         return
-    except Exception:
-        pass
-    try:
-        with torch.no_grad():
-            build(section)(torch.zeros(2, 3, size, size))
-    except Exception as error:
-        problems.add(
-            "network_d",
-            f"a network that judges RGB images of gt_size, {size}x{size}",
-            f"{section['type']}, which does not: {complaint(error)}",
-            "Change its arguments or gt_size.",
-        )
+    side = opt["gt_size"]
+    error = try_network(section, lambda network: network(torch.zeros(2, 3, side, side)))
+    if error is not None:
+        expected = f"a network that judges RGB images of gt_size, {side}x{side}"
+        found = f"{section['type']}, which does not: {complaint(error)}"
+        problems.add("network_d", expected, found, "Change its arguments or gt_size.")

@@ -10,9 +10,8 @@ from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 from esc_arch.archs.presets import PRESETS
 from esc_arch.options import datasets, real_esrgan, sections
 from esc_arch.options.constructors import parameters_of
-from esc_arch.options.real_esrgan import RealESRGAN, RealESRGANOptions, RealESRNetOptions
-from esc_arch.options.types import json_schema, words
-from esc_arch.options.validate import Section, example_of, type_of
+from esc_arch.options.real_esrgan import FILES, RealESRGAN, RealESRGANOptions, RealESRNetOptions
+from esc_arch.options.types import Section, example_of, json_schema, type_of, words
 
 _Json = dict[str, Any]
 
@@ -43,12 +42,6 @@ SECTIONS: Mapping[str, type[Section]] = {
     "logger": sections.Logger,
     "logger.wandb": sections.Wandb,
 }
-_TOPS: Mapping[str, type[Section]] = {
-    **dict.fromkeys(("SRModel", "SwinIRModel", "ESRModel"), sections.Options),
-    "ESCModel": sections.ESCOptions,
-    "RealESRNetModel": RealESRNetOptions,
-    "RealESRGANModel": RealESRGANOptions,
-}
 # Keys whose value is a section of another model, by the key or its ending.
 _INNER = {
     "optim_g": "Optimizer",
@@ -67,7 +60,7 @@ _INNER = {
 def schema() -> _Json:
     """The JSON schema (draft 2020-12) of an option file, to train or to test with."""
     models: dict[type[Section], None] = dict.fromkeys(
-        [*SECTIONS.values(), *_TOPS.values(), sections.OpenOptions, datasets.OpenDataset]
+        [*SECTIONS.values(), *FILES.values(), sections.OpenOptions, datasets.OpenDataset]
     )
     _, document = models_json_schema([(model, "validation") for model in models])
     definitions: _Json = document["$defs"]
@@ -79,7 +72,7 @@ def schema() -> _Json:
     definitions["AnyDataset"] = _switch(
         "type", by_type | {datasets.REAL: RealESRGAN.__name__}, datasets.OpenDataset.__name__
     )
-    by_model = {name: model.__name__ for name, model in _TOPS.items()}
+    by_model = {name: model.__name__ for name, model in FILES.items()}
     return {
         "$schema": GenerateJsonSchema.schema_dialect,
         "title": "Option file of BasicSR with esc_arch",

@@ -17,12 +17,14 @@ from esc_arch.options.types import (
     Kind,
     Mapped,
     Natural,
+    OpenSection,
     Positive,
+    Section,
     Seed,
     Size,
     Text,
+    key,
 )
-from esc_arch.options.validate import OpenSection, Section, key
 
 ESC_MODEL = "ESCModel"
 # Models of which all keys are known; others may read more, at the top and under train, val.

@@ -1,13 +1,14 @@
-"""Reads an option file: YAML that cannot run code, with errors by file and line."""
+"""Reads an option file: YAML that cannot run code, and ``--force_yml`` on top of it."""
 
 import re
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
 
 from esc_arch.errors import UserError
+from esc_arch.options.problems import describe, suggestion
 
 # Far above any option file; a few lines of aliases can otherwise stand for gigabytes.
 MAX_VALUES = 100_000
@@ -57,17 +58,14 @@ class OptionLoader(yaml.SafeLoader):
         # The first of several sections has the last word.
         for section in reversed(value_node.value) if is_list else [value_node]:
             if not isinstance(section, yaml.MappingNode):
-                raise yaml.constructor.ConstructorError(
-                    problem="expected sections for the merge key '<<'; found something else",
-                    problem_mark=section.start_mark,
-                )
+                _refuse(section, "expected sections for the merge key '<<'; found something else")
             self.flatten_mapping(section)
             self._merged += len(section.value)
             if self._merged > MAX_VALUES:
-                raise yaml.constructor.ConstructorError(
-                    problem=f"expected merge keys ('<<') that give at most {MAX_VALUES} values; "
+                _refuse(
+                    key_node,
+                    f"expected merge keys ('<<') that give at most {MAX_VALUES} values; "
                     "found more, remove those that multiply them",
-                    problem_mark=key_node.start_mark,
                 )
             pairs += section.value
         return pairs
@@ -79,28 +77,24 @@ class OptionLoader(yaml.SafeLoader):
                 continue
             key, line = self.construct_object(key_node, deep=True), key_node.start_mark.line + 1
             if isinstance(key, Hashable) and lines.setdefault(key, line) != line:
-                raise yaml.constructor.ConstructorError(
-                    problem=f"key '{key}' is given twice in one section, first in line "
-                    f"{lines[key]}; keep one of them",
-                    problem_mark=key_node.start_mark,
-                )
+                first = f"key '{key}' is given twice in one section, first in line {lines[key]}"
+                _refuse(key_node, f"{first}; keep one of them")
 
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
         value = super().construct_yaml_int(node)
         if value.bit_length() > _MOST_BITS:
-            raise yaml.constructor.ConstructorError(
-                problem=f"expected a whole number of at most {_MOST_BITS} bits; found a larger "
-                "one, write a smaller one or, for text, quotes",
-                problem_mark=node.start_mark,
-            )
+            limit = f"expected a whole number of at most {_MOST_BITS} bits; found a larger one"
+            _refuse(node, f"{limit}, write a smaller one or, for text, quotes")
         return value
 
     def construct_undefined(self, node: yaml.Node) -> NoReturn:
-        raise yaml.constructor.ConstructorError(
-            problem=f"tag '{_short_tag(node.tag)}' is refused, as it could run code; expected "
-            "plain values, write the value without a tag",
-            problem_mark=node.start_mark,
-        )
+        tag = node.tag.replace("tag:yaml.org,2002:", "!!")
+        advice = "expected plain values, write the value without a tag"
+        _refuse(node, f"tag '{tag}' is refused, as it could run code; {advice}")
+
+
+def _refuse(node: yaml.Node, problem: str) -> NoReturn:
+    raise yaml.constructor.ConstructorError(problem=problem, problem_mark=node.start_mark)
 
 
 # YAML 1.1 asks for a dot in a number with an exponent; people write 5e-4.
@@ -217,10 +211,6 @@ def _hint(text: str, mark: yaml.Mark | None) -> str:
     return " Look at this line and the one before: indentation, quotes, a space after each colon."
 
 
-def _short_tag(tag: str) -> str:
-    return tag.replace("tag:yaml.org,2002:", "!!")
-
-
 def _unshared(value: object, source: str) -> object:
     """A copy without shared parts: BasicSR pops keys from sections while it reads them."""
     left = MAX_VALUES
@@ -240,3 +230,86 @@ def _unshared(value: object, source: str) -> object:
         return part
 
     return copy(value)
+
+
+_SCALAR_TAGS = {f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float")}
+
+
+def force(opt: dict[str, Any], entries: Sequence[str] | None, source: str) -> None:
+    """Replace values in place.
+
+    Args:
+        opt: the option file's content.
+        entries: texts of the form ``train:ema_decay=0.99``; None for none.
+        source: the option file's name, for the message.
+
+    Raises:
+        UserError: for an entry without ``=``, a key that the file does not have, or a
+            list that is not YAML.
+    """
+    for entry in entries or ():
+        keys, equals, value = entry.partition("=")
+        place = f"--force_yml {entry}"
+        if not equals or not keys.strip():
+            raise UserError(
+                f"{place}: expected KEY:KEY=VALUE; found no "
+                f"{'key before ' if equals else ''}'='. Write, for example, "
+                "--force_yml train:ema_decay=0.99."
+            )
+        section, path = opt, [key.strip() for key in keys.split(":")]
+        for depth, key in enumerate(path):
+            if not isinstance(section, dict):
+                raise UserError(
+                    f"{place}: {source}: expected {'.'.join(path[:depth])} to be a section; "
+                    f"found {describe(section)}. Shorten the key."
+                )
+            if key not in section:
+                raise UserError(
+                    f"{place}: {source}: expected a key of the option file; found no "
+                    f"{'.'.join(path[: depth + 1])}. {suggestion(key, map(str, section))} "
+                    "New keys go into the file."
+                )
+            if depth == len(path) - 1:
+                section[key] = parse_value(value.strip(), place)
+            section = section[key]
+
+
+def parse_value(text: str, place: str) -> object:
+    """The value that BasicSR would give to ``text``, without ``eval``.
+
+    Beyond BasicSR: signs, ``1e-4`` and quoted text are read as in the option file.
+
+    Args:
+        place: named in the message.
+
+    Raises:
+        UserError: for a list or quoted text that is not YAML.
+    """
+    if text.lower() == "none":
+        return None
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    if text.isascii() and text.isdigit():
+        # As YAML, except that zeros before a number do not make it octal.
+        return parse_yaml(text.lstrip("0") or "0", place)
+    if text.startswith("!!float"):
+        # BasicSR accepts `!!float1e-4` too.
+        text = f"!!float {text.removeprefix('!!float').strip()}"
+        return parse_yaml(text, place)
+    if text.startswith("["):
+        return _without_none_words(parse_yaml(text, place))
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
+        return parse_yaml(text, place)
+    # A colon would make 1:30 a base-60 number.
+    resolve: Callable[..., str] = OptionLoader("").resolve
+    tag = resolve(yaml.ScalarNode, text, (True, False))
+    if text and ":" not in text and tag in _SCALAR_TAGS:
+        return parse_yaml(text, place)
+    return text
+
+
+def _without_none_words(value: object) -> object:
+    """BasicSR evaluates lists as Python, where None is written so."""
+    if isinstance(value, list):
+        return [_without_none_words(item) for item in value]
+    return None if value == "None" else value

@@ -16,7 +16,7 @@ from esc_arch import options
 from esc_arch.compare import results, training
 from esc_arch.compare.plan import Request, Speed, affordable, read_plan, scaled, with_network
 from esc_arch.errors import UserError
-from esc_arch.options.networks import build
+from esc_arch.options.constructors import build
 from tests.compare.template import write_template
 
 ROOT = Path(__file__).parents[2]

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from esc_arch import options
 from esc_arch.errors import UserError
-from esc_arch.options.networks import build
+from esc_arch.options.constructors import build
 
 RUN = options.Run(is_train=True)
 

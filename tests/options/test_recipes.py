@@ -90,8 +90,7 @@ def test_every_recipe_of_training_has_one_of_testing():
 def test_commands_without_options_do_not_import_pydantic():
     code = (
         "import sys; from esc_arch.cli.main import main; import esc_arch.upscale;"
-        "import esc_arch.checkpoints;"
-        "import esc_arch.cli.upscale, esc_arch.cli.nets, esc_arch.cli.runs;"
+        "import esc_arch.checkpoints, esc_arch.cli.upscale, esc_arch.cli.nets, esc_arch.cli.runs;"
         "assert 'pydantic' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=300)

@@ -1,9 +1,13 @@
-"""Checks of the checkpoints and training states that the section ``path`` names."""
+"""Checks of the files of weights: checkpoints, training states, and VGG for perceptual losses."""
 
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from basicsr.archs.vgg_arch import NAMES as VGG_LAYERS
+from basicsr.archs.vgg_arch import VGG_PRETRAIN_PATH
 
 from esc_arch.checkpoints.pretrained import (
     RESUME_ANOTHER,
@@ -12,9 +16,12 @@ from esc_arch.checkpoints.pretrained import (
     read_pretrained,
     require_fit,
 )
-from esc_arch.checkpoints.state_dicts import CheckpointError
+from esc_arch.checkpoints.state_dicts import CheckpointError, read_state_dict
+from esc_arch.errors import UserError
+from esc_arch.losses.vgg_features import fit_weights, standard_places, standard_weights
+from esc_arch.options.components import VGG_LOSSES
+from esc_arch.options.constructors import build
 from esc_arch.options.invocation import Run
-from esc_arch.options.networks import build
 from esc_arch.options.problems import Problems
 from esc_arch.training.checkpoints import find_newest, networks_of
 
@@ -56,25 +63,16 @@ def _reported(problems: Problems, key: str) -> Iterator[None]:
 
 
 def _inspect_saved(
-    problems: Problems,
-    key: str,
-    opt: Mapping[str, object],
-    network: str,
-    run: Run,
-    iteration: int,
+    problems: Problems, key: str, opt: Mapping[str, object], network: str, run: Run, iteration: int
 ) -> None:
     """The network that BasicSR loads beside a training state."""
     name = f"net_{network.removeprefix('network_')}_{iteration}.pth"
     file = os.path.join(run.folder(opt), "models", name)
     if not os.path.isfile(file):
-        problems.add(
-            key,
-            f"the network saved with the training state, {file}",
-            "no such file",
-            RESUME_ANOTHER
-            if run.auto_resume
-            else "Resume under the `name` of the experiment that saved the state.",
-        )
+        by_name = "Resume under the `name` of the experiment that saved the state."
+        expected = f"the network saved with the training state, {file}"
+        advice = RESUME_ANOTHER if run.auto_resume else by_name
+        problems.add(key, expected, "no such file", advice)
         return
     _inspect_network(problems, opt, network, key, file, "params", run)
 
@@ -104,3 +102,61 @@ def _inspect_network(
                 parameters = pretrained_parameters(content, file, name)
             if parameters is not None and not problems.under(key):
                 require_fit(build(section), parameters, file, strict)
+
+
+def inspect_loss_files(problems: Problems, opt: Mapping[str, Any]) -> None:
+    """Look at the files of every loss whose section has no problem yet."""
+    train = opt.get("train")
+    for name, section in train.items() if isinstance(train, dict) else ():
+        key = f"train.{name}"
+        if (
+            name.endswith("_opt")
+            and isinstance(section, dict)
+            and section.get("type") in tuple(VGG_LOSSES)
+            and not problems.under(key)
+        ):
+            _inspect_vgg(problems, key, section)
+
+
+def _inspect_vgg(problems: Problems, key: str, section: Mapping[str, Any]) -> None:
+    vgg_type = section.get("vgg_type", "vgg19")
+    given = section.get("weights")
+    if given is not None:
+        _inspect_weights(problems, f"{key}.weights", os.path.expanduser(given), section, vgg_type)
+        return
+    ours = section["type"] != "PerceptualLoss"
+    here, cache = standard_places(vgg_type)
+    # BasicSR reads this one file, whatever the type, and all of it.
+    places = [here if ours else VGG_PRETRAIN_PATH, cache]
+    found = next((place for place in places if os.path.isfile(place)), None)
+    if found is not None:
+        _inspect_weights(problems, key, found, section, vgg_type)
+        return
+    url = standard_weights(vgg_type)
+    folders = " nor in ".join(os.path.dirname(place) for place in (here, cache))
+    point = "`weights: PATH`" if ours else "`type: VGGPerceptualLoss` with `weights: PATH`"
+    problems.add(
+        f"{key}.weights" if ours else key,
+        f"torchvision's weights of {vgg_type}, {os.path.basename(url)}",
+        f"it neither in {folders}",
+        f"Download it from {url} into one of these folders, or name the file where it is by "
+        f"{point}. Nothing is downloaded by itself.",
+    )
+
+
+def _inspect_weights(
+    problems: Problems, key: str, file: str, section: Mapping[str, Any], vgg_type: str
+) -> None:
+    whole = section["type"] == "PerceptualLoss"
+    layers = VGG_LAYERS[vgg_type] if whole else section["layer_weights"]
+    try:
+        weights = read_state_dict(file)
+        fit_weights(layers, vgg_type, weights)
+        if whole and "classifier.6.bias" not in weights:
+            raise ValueError("no classifier, which BasicSR loads too")
+    except UserError as error:
+        problems.add(key, f"the weights of {vgg_type}", f"{error}", "Or name another file.")
+    except ValueError as error:
+        expected = f"the weights of {vgg_type} as torchvision names them"
+        advice = "Use the file that belongs to vgg_type, or change vgg_type."
+        problems.add(key, expected, f"{file} with {error}", advice)
