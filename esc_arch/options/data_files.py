@@ -214,7 +214,7 @@ def _inspect_downsample(
 
 
 def _inspect_roots(problems: Problems, key: str, section: Section) -> None:
-    """Of other datasets, only that the folders they name exist can be told."""
+    """Of other datasets only the existence of the folders that they name can be checked."""
     for name, value in section.items():
         if not (name.startswith("dataroot") and isinstance(value, str)):
             continue

@@ -279,7 +279,8 @@ def _report(
 
 def type_of(field: FieldInfo) -> Any:
     """The type of a key, with the metadata that pydantic took apart."""
-    return Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
+    parts = (field.annotation, *field.metadata)
+    return Annotated[parts] if field.metadata else field.annotation
 
 
 def example_of(field: FieldInfo) -> str:
