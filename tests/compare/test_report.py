@@ -262,7 +262,8 @@ def boxes_of(figure) -> list:
     figure.draw_without_rendering()
     texts = [text for axes in figure.axes for text in axes.texts] + figure.texts
     for axes in figure.axes:
-        texts += axes.get_legend().get_texts() if axes.get_legend() else []
+        texts += [axes.xaxis.label, *(axes.get_legend().get_texts() if axes.get_legend() else [])]
+    texts += [text for part in figure.subfigs for text in part.texts]
     return [text.get_window_extent() for text in texts if text.get_text()]
 
 
@@ -384,7 +385,9 @@ def test_every_curve_has_a_label_apart_from_the_others():
     with figures.fixed_style():
         figure = figures.draw_curves(shown, [Series(r["network"], r["weights"]) for r in trainings])
         boxes = boxes_of(figure)
-        assert len(boxes) == len(trainings) + 1 and apart(boxes) and within(figure, boxes)
+        assert (
+            len(boxes) == len(trainings) + 1 + len(shown) and apart(boxes) and within(figure, boxes)
+        )
     drawn = figure.axes[1].lines[: len(trainings)]
     for line, curve in zip(shown[1].lines, drawn, strict=True):
         np.testing.assert_array_equal(curve.get_xydata(), np.stack([line.minutes, line.psnr], 1))
