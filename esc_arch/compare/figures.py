@@ -387,7 +387,7 @@ def _draw_sizes(axes: "Axes", largest: float) -> None:
 
 def _add_legend(axes: "Axes", **options: Any) -> None:
     """A legend at the right of the axes."""
-    place = {"loc": "upper left", "bbox_to_anchor": (1, 1), "frameon": False}
+    place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1, 1), "frameon": False}
     axes.legend(fontsize=8, title_fontsize=8, **place, **options)
 
 
