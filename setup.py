@@ -64,6 +64,7 @@ setup(
     packages=find_packages(include=["esc_arch", "esc_arch.*"]),
     package_data={
         "esc_arch": ["py.typed"],  # type checkers read the package's own types
+        "esc_arch.data": ["public_sets.yml"],
         "esc_arch.options": ["templates/*.yml"],  # texts of the recipes
     },
     cmdclass={"build_py": BuildWithWeights},

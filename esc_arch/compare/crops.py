@@ -18,8 +18,7 @@ from esc_arch.errors import UserError
 from esc_arch.imaging.codecs import read_image
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure, SubFigure
 
 __all__ = ["CROP", "CropPanel", "Tile", "crop_panels", "draw_crops", "most_different_crop"]
 
@@ -28,8 +27,8 @@ _T = TypeVar("_T")
 CROP = 64  # side of a crop, in HR pixels
 
 _COLUMNS = 4
-_TILE_IN, _GAP_IN, _LINE_IN = 1.06, 0.08, 0.125
-_WHOLE_IN, _TITLE_IN, _MARGIN_IN = 1.95, 0.45, 0.08
+# Sides of a tile and of the whole image's column, and what a line of text and a title take.
+_TILE_IN, _WHOLE_IN, _LINE_IN, _TITLE_IN = 1.15, 1.95, 0.125, 0.45
 
 
 class Tile(NamedTuple):
@@ -179,59 +178,39 @@ def draw_crops(shown: list[CropPanel]) -> "Figure":
     """
     heights = [_height_in(panel) for panel in shown]
     figure = figures.new_figure(sum(heights))
-    for index, panel in enumerate(shown):
-        _draw_panel(figure, panel, sum(heights[:index]))
+    parts = figure.subfigures(len(shown), squeeze=False, height_ratios=heights)[:, 0]
+    for part, panel in zip(parts, shown, strict=True):
+        _draw_panel(part, panel)
     return figure
 
 
-def _text_in(panel: CropPanel) -> float:
-    return _LINE_IN * max(len(tile.lines) for tile in panel.tiles) + 0.08
-
-
-def _whole_in(panel: CropPanel) -> float:
-    """The whole image is as wide as its column, but not taller than it is wide by half."""
-    height, width = panel.whole.shape[:2]
-    return _WHOLE_IN * min(height / width, 1.5)
+def _rows(panel: CropPanel) -> int:
+    return -(-len(panel.tiles) // _COLUMNS)
 
 
 def _height_in(panel: CropPanel) -> float:
-    rows = -(-len(panel.tiles) // _COLUMNS)
-    return _TITLE_IN + max(rows * (_TILE_IN + _text_in(panel)), _whole_in(panel)) + _MARGIN_IN
+    height, width = panel.whole.shape[:2]
+    tile_in = _TILE_IN + _LINE_IN * max(len(tile.lines) for tile in panel.tiles)
+    return _TITLE_IN + max(_rows(panel) * tile_in, _WHOLE_IN * min(height / width, 1.5))
 
 
-def _draw_panel(figure: "Figure", panel: CropPanel, top: float) -> None:
-    """Draw from ``top`` inches below the figure's upper edge."""
+def _draw_panel(part: "SubFigure", panel: CropPanel) -> None:
     from matplotlib.patches import Rectangle
 
-    width_in, height_in = figures.WIDTH_IN, figure.get_figheight()
-
-    def at(x: float, y: float) -> tuple[float, float]:
-        """Inches from the left and from the panel's upper edge, as parts of the figure."""
-        return x / width_in, 1 - (top + y) / height_in
-
-    def show(pixels: np.ndarray, x: float, y: float, width: float, height: float) -> "Axes":
-        axes = figure.add_axes((*at(x, y + height), width / width_in, height / height_in))
-        axes.set_axis_off()
-        axes.imshow(pixels, interpolation="antialiased" if pixels is panel.whole else "nearest")
-        return axes
-
-    figure.text(*at(_MARGIN_IN, 0.28), panel.title, fontsize=10)
-    axes = show(panel.whole, _MARGIN_IN, _TITLE_IN, _WHOLE_IN, _whole_in(panel))
-    axes.set_anchor("NW")
+    part.suptitle(panel.title, fontsize=10, x=0.01, ha="left")
+    widths = (_WHOLE_IN, *[_TILE_IN] * _COLUMNS)
+    grid = part.add_gridspec(_rows(panel), len(widths), width_ratios=widths)
+    whole = part.add_subplot(grid[:, 0], anchor="N")
+    whole.imshow(panel.whole, interpolation="antialiased")
     left, upper, width, height = panel.box
     for colour, line in (("black", 3.0), ("#F0E442", 1.5)):
         corner = left - 0.5, upper - 0.5
-        axes.add_patch(Rectangle(corner, width, height, fill=False, edgecolor=colour, lw=line))
+        whole.add_patch(Rectangle(corner, width, height, fill=False, edgecolor=colour, lw=line))
     for index, tile in enumerate(panel.tiles):
         row, column = divmod(index, _COLUMNS)
-        x = 2 * _MARGIN_IN + _WHOLE_IN + column * (_TILE_IN + _GAP_IN)
-        y = _TITLE_IN + row * (_TILE_IN + _text_in(panel))
-        show(tile.pixels, x, y, _TILE_IN, _TILE_IN)
-        figure.text(
-            *at(x + _TILE_IN / 2, y + _TILE_IN + 0.03),
-            "\n".join(tile.lines),
-            fontsize=7.5,
-            va="top",
-            ha="center",
-            linespacing=1.1,
-        )
+        axes = part.add_subplot(grid[row, column + 1], anchor="N")
+        axes.imshow(tile.pixels, interpolation="nearest")
+        axes.set_xlabel("\n".join(tile.lines), fontsize=7.5, linespacing=1.1)
+    for axes in part.axes:
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set_visible(False)

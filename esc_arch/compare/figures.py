@@ -119,26 +119,10 @@ def fixed_style() -> Iterator[None]:
 
 
 def new_figure(height_in: float) -> "Figure":
-    """An empty figure with a canvas that knows the extents of text."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    """An empty figure that gives its axes places without overlaps."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(WIDTH_IN, height_in), dpi=_DPI)
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _stacked(
-    count: int, plot_in: float, above_in: float, right_in: float
-) -> tuple["Figure", list["Axes"]]:
-    """A figure of panels one below the other, and their axes from the top; sizes in inches."""
-    left_in, below_in = 0.7, 0.55
-    height_in = above_in + plot_in + below_in
-    figure = new_figure(height_in * count)
-    width = (WIDTH_IN - left_in - right_in) / WIDTH_IN
-    bottoms = [(i * height_in + below_in) / (height_in * count) for i in reversed(range(count))]
-    height = plot_in / (height_in * count)
-    return figure, [figure.add_axes((left_in / WIDTH_IN, y, width, height)) for y in bottoms]
+    return Figure(figsize=(WIDTH_IN, height_in), dpi=_DPI, layout="constrained")
 
 
 def png(figure: "Figure") -> bytes:
@@ -275,25 +259,23 @@ def draw_tradeoff(shown: list[TradeoffPanel], everything: Iterable[Series]) -> "
         shown: at least one panel, each with at least one point.
         everything: all series of the comparison, which decide colours and markers.
     """
-    figure, places = _stacked(len(shown), plot_in=3.2, above_in=0.72, right_in=1.05)
+    figure = new_figure(4.4 * len(shown))
     looks = _looks(everything)
-    for axes, panel in zip(places, shown, strict=True):
-        _draw_tradeoff_panel(axes, panel, looks)
+    places = figure.subplots(len(shown), squeeze=False)[:, 0]
+    areas = [_draw_bubbles(axes, one, looks) for axes, one in zip(places, shown, strict=True)]
+    # Labels find their places when the axes have theirs, and move them no more.
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for axes, panel, of_panel in zip(places, shown, areas, strict=True):
+        _label_bubbles(axes, panel, of_panel)
     return figure
 
 
-def _draw_tradeoff_panel(axes: "Axes", panel: TradeoffPanel, looks: Mapping[Series, _Look]) -> None:
-    axes.set_title(panel.title[0], fontsize=10, loc="left", pad=5 + 10 * len(panel.title[1:]))
-    for index, line in enumerate(reversed(panel.title[1:])):
-        axes.annotate(
-            line,
-            (0, 1),
-            (0, 4 + 10 * index),
-            xycoords="axes fraction",
-            textcoords="offset points",
-            fontsize=7.5,
-        )
-    _set_limits(axes, panel.points)
+def _draw_bubbles(axes: "Axes", panel: TradeoffPanel, looks: Mapping[Series, _Look]) -> list[float]:
+    """Draw a panel without its labels; the areas of the bubbles in square points."""
+    from matplotlib.colors import to_rgba
+
+    axes.set_title("\n".join(panel.title), fontsize=8, loc="left")
     source = "published PSNR" if panel.is_published else "PSNR"
     _name_axes(axes, "latency in ms, median; logarithmic", f"{source} of {panel.set} in dB")
     largest = max((p.peak_mb for p in panel.points if p.peak_mb), default=1.0)
@@ -304,14 +286,15 @@ def _draw_tradeoff_panel(axes: "Axes", panel: TradeoffPanel, looks: Mapping[Seri
         look = looks[point.series]
         at = [point.latency_ms], [point.psnr]
         if area:
-            axes.scatter(*at, area, facecolor=look.colour, alpha=0.3, lw=0, zorder=3 + level)
-            axes.scatter(*at, area, facecolor="none", edgecolor=look.colour, zorder=3 + level)
+            fill = to_rgba(look.colour, 0.3)
+            axes.scatter(*at, area, facecolor=fill, edgecolor=look.colour, zorder=3 + level)
         axes.scatter(
             *at, _MARKER_PT2, look.colour, marker=look.marker, edgecolor="white", lw=0.5, zorder=50
         )
-    _label_bubbles(axes, panel, areas)
+    _set_limits(axes)
     if any(areas):
         _draw_sizes(axes, largest)
+    return areas
 
 
 def _name_axes(axes: "Axes", x: str, y: str) -> None:
@@ -322,24 +305,16 @@ def _name_axes(axes: "Axes", x: str, y: str) -> None:
     axes.set_axisbelow(True)
 
 
-def _set_limits(axes: "Axes", points: list[Point]) -> None:
+def _set_limits(axes: "Axes") -> None:
     """Room for bubbles and labels on every side, and ticks in plain numbers."""
-    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-    def limits(values: list[float], least: float) -> tuple[float, float]:
-        middle, span = (min(values) + max(values)) / 2, max(max(values) - min(values), least)
-        return middle - 0.68 * span, middle + 0.68 * span
-
-    axes.set_ylim(*limits([point.psnr for point in points], 0.2))
-    low, high = limits([math.log10(point.latency_ms) for point in points], 0.3)
     axes.set_xscale("log")
-    axes.set_xlim(10**low, 10**high)
-    span = high - low
+    axes.margins(0.18)
+    low, high = axes.get_xlim()
+    span = math.log10(high / low)
     steps = (1,) if span > 4 else (1, 2, 5) if span > 1.2 else (1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9)
-    decades = range(math.floor(low), math.ceil(high) + 1)
-    ticks = [step * 10.0**decade for decade in decades for step in steps]
-    ticks = [tick for tick in ticks if 10**low <= tick <= 10**high]
-    axes.xaxis.set_major_locator(FixedLocator(ticks))
+    axes.xaxis.set_major_locator(LogLocator(subs=steps, numticks=100))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
 
@@ -362,8 +337,7 @@ def _label_bubbles(axes: "Axes", panel: TradeoffPanel, areas: Sequence[float]) -
 
     series = [point.series for point in panel.points]
     names = {s: s.network for s in series} if panel.is_published else labels(series)
-    renderer = _renderer(axes)
-    frame = axes.get_window_extent(renderer).padded(-4)
+    frame = axes.get_window_extent().padded(-4)
     centres = [axes.transData.transform((p.latency_ms, p.psnr)) for p in panel.points]
     radii = [math.sqrt(max(area, 4 * _MARKER_PT2 / math.pi)) / 2 * _PX_PER_PT for area in areas]
     bubbles = [
@@ -373,7 +347,7 @@ def _label_bubbles(axes: "Axes", panel: TradeoffPanel, areas: Sequence[float]) -
     placed: list[Bbox] = []
     for index, ((x, y), radius) in enumerate(zip(centres, radii, strict=True)):
         text = axes.text(0, 0, names[series[index]], fontsize=8.5, transform=None, zorder=60)
-        extent = text.get_window_extent(renderer)
+        extent = text.get_window_extent()
         others = [*bubbles[:index], *bubbles[index + 1 :], *placed]
         box = None
         for step in range(60):
@@ -399,26 +373,32 @@ def _label_bubbles(axes: "Axes", panel: TradeoffPanel, areas: Sequence[float]) -
 
 
 def _draw_sizes(axes: "Axes", largest: float) -> None:
-    """A legend of bubble sizes beside the panel, for the memory."""
-    from matplotlib.transforms import IdentityTransform
+    """A legend of bubbles of round sizes, to read the memory by."""
+    from matplotlib.lines import Line2D
 
     sizes = []
     for part in (1.0, 0.3, 0.1):
         decade = 10.0 ** math.floor(math.log10(largest * part))
         sizes.append(max(step * decade for step in (1, 2, 5) if step * decade <= largest * part))
-    frame = axes.get_window_extent()
-    x, y = frame.x1 + 24 * _PX_PER_PT, frame.y1
-    style: dict[str, Any] = {"fontsize": 7.5, "transform": None}
-    axes.text(frame.x1 + 6 * _PX_PER_PT, y, "area: peak\nmemory, MB", va="top", **style)
-    y -= 26 * _PX_PER_PT
-    for size in dict.fromkeys(sizes):
-        area = _LARGEST_PT2 * size / largest
-        radius = math.sqrt(area) / 2 * _PX_PER_PT
-        y -= radius
-        bubble = axes.scatter([x], [y], area, facecolor="0.88", edgecolor="0.3", clip_on=False)
-        bubble.set_offset_transform(IdentityTransform())
-        axes.text(x + 24 * _PX_PER_PT, y, f"{size:g}", va="center", **style)
-        y -= radius + 6 * _PX_PER_PT
+    bubbles = [
+        Line2D(
+            *([], []),
+            linestyle="",
+            marker="o",
+            markersize=math.sqrt(_LARGEST_PT2 * size / largest),
+            markerfacecolor="0.88",
+            markeredgecolor="0.3",
+            label=f"{size:g}",
+        )
+        for size in dict.fromkeys(sizes)
+    ]
+    _add_legend(axes, handles=bubbles, title="area: peak\nmemory, MB", labelspacing=2.2)
+
+
+def _add_legend(axes: "Axes", **options: Any) -> None:
+    """A legend at the right of the axes."""
+    place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1, 1), "frameon": False}
+    axes.legend(fontsize=8, title_fontsize=8, **place, **options)
 
 
 class Line(NamedTuple):
@@ -464,12 +444,13 @@ def draw_curves(shown: list[CurvePanel], everything: Iterable[Series]) -> "Figur
         shown: at least one panel.
         everything: all series of the comparison, which decide colours, markers and lines.
     """
-    # Names of the lines stand at the right.
-    figure, places = _stacked(len(shown), plot_in=3.0, above_in=0.4, right_in=1.6)
+    figure = new_figure(3.9 * len(shown))
     looks = _looks(everything)
+    places = figure.subplots(len(shown), squeeze=False)[:, 0]
     for axes, panel in zip(places, shown, strict=True):
         axes.set_title(f"x{panel.scale}: validation PSNR while training", fontsize=10, loc="left")
         _name_axes(axes, "minutes since the start of each training", "validation PSNR in dB")
+        names = labels(line.series for line in panel.lines)
         for line in panel.lines:
             look = looks[line.series]
             axes.plot(
@@ -484,46 +465,9 @@ def draw_curves(shown: list[CurvePanel], everything: Iterable[Series]) -> "Figur
                 markeredgewidth=0.4,
                 # Markers of long curves would run into each other.
                 markevery=max(1, len(line.minutes) // 8),
+                label=names[line.series].replace(", ", "\n"),
             )
-        _label_lines(axes, panel.lines, looks)
+        # In the order in which the curves end.
+        best_first = sorted(axes.lines, key=lambda curve: -curve.get_ydata()[-1])
+        _add_legend(axes, handles=best_first, handlelength=4)
     return figure
-
-
-def _label_lines(axes: "Axes", lines: list[Line], looks: Mapping[Series, _Look]) -> None:
-    """Names at the right edge, at the height of each line's end or as near as there is room."""
-    names = labels(line.series for line in lines)
-    # Matplotlib fits the limits when it draws; places are needed now.
-    axes.set(xlim=axes.get_xlim(), ylim=axes.get_ylim())
-    renderer = _renderer(axes)
-    frame = axes.get_window_extent(renderer)
-    style: dict[str, Any] = {"fontsize": 8, "transform": None, "va": "bottom", "linespacing": 1.0}
-    texts = [axes.text(0, 0, names[line.series].replace(", ", "\n"), **style) for line in lines]
-    heights = [text.get_window_extent(renderer).height + 4 for text in texts]
-    ends = [axes.transData.transform((line.minutes[-1], line.psnr[-1])) for line in lines]
-    bottoms = _apart([y for _, y in ends], heights, frame.y0, frame.y1)
-    key = frame.x1 + 24
-    for line, text, height, bottom, end in zip(lines, texts, heights, bottoms, ends, strict=True):
-        text.set_position((key + 14, bottom + 2))
-        look = looks[line.series]
-        joint = axes.transData.inverted().transform([tuple(end), (key, bottom + height / 2)])
-        axes.plot(*joint.T, color=look.colour, linewidth=0.5, alpha=0.7, clip_on=False)
-        axes.plot(*joint[1], color=look.colour, marker=look.marker, markersize=4.5, clip_on=False)
-
-
-def _apart(wanted: list[float], heights: list[float], low: float, high: float) -> list[float]:
-    """Bottoms of labels in the order of their wanted middles, apart and within bounds if they fit.
-
-    Args:
-        wanted: the middle that each label should have.
-        heights: of the labels, in the same pixels.
-        low, high: the bounds.
-    """
-    order = sorted(range(len(wanted)), key=lambda i: (wanted[i], -i))
-    bottoms = [0.0] * len(wanted)
-    floor, ceiling = low, high
-    for index in order:
-        bottoms[index] = max(floor, wanted[index] - heights[index] / 2)
-        floor = bottoms[index] + heights[index]
-    for index in reversed(order):
-        bottoms[index] = ceiling = min(bottoms[index], ceiling - heights[index])
-    return bottoms

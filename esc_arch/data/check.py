@@ -17,8 +17,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-import lmdb
-
 from esc_arch.data.image_sets import (
     FoundPair,
     FoundSet,
@@ -29,7 +27,7 @@ from esc_arch.data.image_sets import (
     pair_up,
     read_meta_info,
 )
-from esc_arch.data.lmdb_reader import DamagedLmdb, MetaLine, open_lmdb
+from esc_arch.data.lmdb_reader import DamagedLmdb, MetaLine
 from esc_arch.data.processes import Processes, ProcessKilled
 from esc_arch.errors import UserError, listed
 from esc_arch.imaging.codecs import (
@@ -296,18 +294,12 @@ def _check_lmdb_names(lines: Iterable[MetaLine], meta: str) -> Iterator[Finding]
 def _check_lmdb_keys(listing: Listing) -> None:
     again = "Make the LMDB again; it was cut off or changed."
     try:
-        # Buffers look a key up without copying its image.
-        with open_lmdb(listing.path) as database, database.begin(buffers=True) as transaction:
-            cursor = transaction.cursor()
-            missing = [name for name in listing.names if not cursor.set_key(name.encode())]
+        with closing(ImageSet(listing.path)) as images:
+            keys = set(images.names)
     except DamagedLmdb as error:
         listing.add("damaged", error.expected, error.found, again)
         return
-    except lmdb.Error as error:
-        listing.add(
-            "damaged", "an LMDB", f"{listing.path}/data.mdb, which is damaged: {error}", again
-        )
-        return
+    missing = [name for name in listing.names if name not in keys]
     if missing:
         expected = "every image of meta_info.txt in data.mdb"
         found = f"{len(missing)} missing in {listing.root}"

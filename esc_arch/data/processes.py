@@ -7,8 +7,9 @@ import os
 import signal
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from itertools import islice
@@ -82,36 +83,22 @@ class Processes:
             ProcessKilled: when a process was killed.
             Exception: any of ``function``.
         """
-        return (result for _, result in self._run(function, items, in_order=True))
-
-    def as_ready(
-        self, function: Callable[[_Item], _Result], items: Iterable[_Item]
-    ) -> Iterator[tuple[_Item, _Result]]:
-        """Items with their results, in the order of completion; else as :meth:`map`."""
-        return self._run(function, items, in_order=False)
-
-    def _run(
-        self, function: Callable[[_Item], _Result], items: Iterable[_Item], in_order: bool
-    ) -> Iterator[tuple[_Item, _Result]]:
         pool = self._start()
         waiting = iter(items)
-        running: dict[Future[_Result], _Item] = {}
+        running: deque[tuple[Future[_Result], _Item]] = deque()
         try:
             while True:
                 for item in islice(waiting, self._jobs * _AHEAD - len(running)):
-                    running[pool.submit(function, item)] = item
+                    running.append((pool.submit(function, item), item))
                 if not running:
                     return
-                ready = {next(iter(running))}
-                if not in_order:
-                    ready = wait(running, return_when=FIRST_COMPLETED).done
-                for future in [future for future in running if future in ready]:
-                    result = future.result()
-                    yield running.pop(future), result
+                yield running[0][0].result()
+                running.popleft()
         except BrokenProcessPool:
             self._end()
+            lost = (i for f, i in running if isinstance(f.exception(), BrokenProcessPool))
             # They start in the order of submission.
-            raise ProcessKilled(list(islice(running.values(), self._jobs))) from None
+            raise ProcessKilled(list(islice(lost, self._jobs))) from None
         except BaseException:
             self._end()
             raise

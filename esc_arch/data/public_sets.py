@@ -1,11 +1,11 @@
-"""Table of the public image sets of super-resolution: addresses, checksums, folders, terms.
-
-Only addresses that many public projects use are here, with the sizes and checksums that
-public projects record; the comments say which.
-"""
+"""The public image sets of super-resolution, as ``public_sets.yml`` lists them."""
 
 from dataclasses import dataclass
+from importlib.resources import files
 from urllib.parse import urlsplit
+
+import yaml
+from pydantic import TypeAdapter
 
 from esc_arch.errors import UserError
 
@@ -71,139 +71,12 @@ class PublicSet:
     folder: str = ""
 
 
-_DIV2K_URL = "https://data.vision.ee.ethz.ch/cvl/DIV2K/"
-_DIV2K_TERMS = f"academic research only: {_DIV2K_URL}"
-_EDSR_URL = "https://cv.snu.ac.kr/research/EDSR/"
+def _read() -> tuple[PublicSet, ...]:
+    table = yaml.safe_load(files(__package__).joinpath("public_sets.yml").read_bytes())
+    return TypeAdapter(tuple[PublicSet, ...]).validate_python(table["sets"])
 
 
-def _div2k(
-    folder: str, images: int, md5: str, size: int | None = None, sha256: str | None = None
-) -> PublicSet:
-    """One archive of DIV2K; ``DIV2K_train_LR_bicubic/X2`` lies in ..._bicubic_X2.zip."""
-    name = folder.replace("/", "_")
-    kind = "HR" if folder.endswith("HR") else f"bicubic LR x{folder[-1]}"
-    place = Folder(folder, f"DIV2K/{folder}", "", images)
-    archive = Archive(f"{_DIV2K_URL}{name}.zip", (place,), md5, sha256, size)
-    return PublicSet(name, f"{images} {kind}", _DIV2K_TERMS, (archive,))
-
-
-# md5 of all: torchSR (torchsr/datasets/div2k.py) and leverxgroup/esrgan
-# (esrgan/dataset/div2k.py) record the same.
-# Sizes and sha256: tensorflow/datasets, tensorflow_datasets/url_checksums/div2k.txt.
-_DIV2K = (
-    _div2k(
-        "DIV2K_train_HR",
-        800,
-        "bdc2d9338d4e574fe81bf7d158758658",
-        3_530_603_713,
-        "9d0b9c463f6e35b6c62cc6a930ee2224f670b34c1df841a57670f9acf0f6c335",
-    ),
-    _div2k(
-        "DIV2K_train_LR_bicubic/X2",
-        800,
-        "9a637d2ef4db0d0a81182be37fb00692",
-        925_390_592,
-        "a53a424317575838dadce4bcd97cf7b744d6855f43740ed5f0245af3cf4bd850",
-    ),
-    _div2k("DIV2K_train_LR_bicubic/X3", 800, "ad80b9fe40c049a07a8a6c51bfab3b6d"),
-    _div2k("DIV2K_train_LR_bicubic/X4", 800, "76c43ec4155851901ebbe8339846d93d"),
-    _div2k(
-        "DIV2K_valid_HR",
-        100,
-        "9fcdda83005c5e5997799b69f955ff88",
-        448_993_893,
-        "20dd31fd84d777bc1cf5d6b7654a3f569c0aec74458ae094122ad1d0489900fc",
-    ),
-    _div2k(
-        "DIV2K_valid_LR_bicubic/X2",
-        100,
-        "1512c9a3f7bde2a1a21a73044e46b9cb",
-        117_763_600,
-        "60eed9875c697df51204aa579e2a699e1d5215095788a097ff54dd17e2664d57",
-    ),
-    _div2k("DIV2K_valid_LR_bicubic/X3", 100, "18b1d310f9f88c13618c287927b29898"),
-    _div2k("DIV2K_valid_LR_bicubic/X4", 100, "21962de700c8d368c6ff83314480eff0"),
-)
-
-# md5 and folders: torchSR (torchsr/datasets/benchmarks.py).  Size: the README of EDSR-PyTorch.
-_BENCHMARK = Archive(
-    f"{_EDSR_URL}benchmark.tar",
-    tuple(
-        Folder(f"benchmark/{name}", name, "HR", images)
-        for name, images in {"Set5": 5, "Set14": 14, "B100": 100, "Urban100": 100}.items()
-    ),
-    "4ace41d33c2384b97e6b320cd0afd6ba",
-    about=250_000_000,
-)
-
-# md5 and folders: torchSR (torchsr/datasets/flickr2k.py).
-_FLICKR2K = Archive(
-    f"{_EDSR_URL}Flickr2K.tar",
-    (Folder("Flickr2K", "Flickr2K", "Flickr2K_HR", 2650),),
-    "5d3f39443d5e9489bff8963f8f26cb03",
-)
-
-PUBLIC_SETS = (
-    PublicSet(
-        "DIV2K",
-        "all eight below",
-        _DIV2K_TERMS,
-        tuple(archive for part in _DIV2K for archive in part.archives),
-    ),
-    *_DIV2K,
-    PublicSet(
-        "benchmark",
-        "Set5, Set14, B100, Urban100: 219 HR, bicubic LR",
-        "those of each set's authors; see https://github.com/sanghyun-son/EDSR-PyTorch",
-        (_BENCHMARK,),
-    ),
-    PublicSet(
-        "Flickr2K",
-        "2650 HR, bicubic LR",
-        "none stated; from https://github.com/limbee/NTIRE2017",
-        (_FLICKR2K,),
-    ),
-    PublicSet(
-        "Manga109",
-        "109 HR",
-        "see http://www.manga109.org/en/",
-        by_hand="Register and ask for it at http://www.manga109.org/en/. The benchmark has "
-        "109 of its pages; the LR images are made from them with MATLAB's bicubic downscaling.",
-        folder="Manga109/HR",
-    ),
-    PublicSet(
-        "LSDIR",
-        "84991 HR",
-        "see https://ofsoundof.github.io/lsdir-data/",
-        by_hand="Download it as https://ofsoundof.github.io/lsdir-data/ says, in parts, and "
-        "extract them.",
-        folder="LSDIR/HR",
-    ),
-    PublicSet(
-        "DiverSeg_IP",
-        "about 527000 HR",
-        "non-commercial research and education, as ImageNet",
-        by_hand="It is a choice from ImageNet (https://image-net.org) and PASS "
-        "(https://www.robots.ox.ac.uk/~vgg/data/pass/), made by the script of "
-        "https://github.com/gohtanii/DiverSeg-dataset.",
-        folder="DiverSeg_IP/HR",
-    ),
-    PublicSet(
-        "OST",
-        "10324 HR",
-        "none stated: https://github.com/xinntao/SFTGAN",
-        by_hand="Follow https://github.com/xinntao/SFTGAN#ost-dataset (OutdoorSceneTraining).",
-        folder="DF2K/OST",
-    ),
-    PublicSet(
-        "DF2K",
-        "3450 HR and smaller copies",
-        "those of DIV2K and Flickr2K",
-        by_hand="Download DIV2K_train_HR and Flickr2K, then make smaller copies, pieces and the "
-        "meta_info list as the head of options/train_ESC_Real_x4_mse.yml says.",
-        folder="DF2K",
-    ),
-)
+PUBLIC_SETS = _read()
 
 
 def find(name: str) -> PublicSet:

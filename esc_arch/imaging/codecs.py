@@ -7,7 +7,7 @@ OpenCV and BasicSR; uint8 or uint16.
 import io
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -34,6 +34,7 @@ __all__ = [
     "read_header",
     "read_image",
     "shape_of",
+    "walk_images",
 ]
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
@@ -123,20 +124,38 @@ def find_images(folder: str | os.PathLike[str]) -> list[Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"{folder}: expected a folder of images; found no folder.")
-    found = []
-    for root, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if name[0] != ".")
-        found += [
-            Path(root, name)
-            for name in files
-            if name[0] != "." and os.path.splitext(name)[1].lower() in SUFFIXES
-        ]
+    found = sorted(walk_images(folder))
     if not found:
         raise UserError(
             f"{folder}: expected images ({', '.join(sorted(SUFFIXES))}); found none. "
             "Put the images there, or name another folder."
         )
-    return sorted(found)
+    return found
+
+
+def walk_images(
+    folder: Path,
+    without: Path | None = None,
+    onerror: Callable[[OSError], object] | None = None,
+) -> Iterator[Path]:
+    """Image files below a folder, by their extension, folder by folder; no hidden ones.
+
+    Args:
+        without: a folder below it whose images are left out.
+        onerror: called for each folder that cannot be searched.
+    """
+    seen = set() if without is None else {without.resolve()} - {folder.resolve()}
+    for root, folders, files in os.walk(folder, onerror=onerror, followlinks=True):
+        resolved = Path(root).resolve()
+        # Links may lead upwards, and then round and round.
+        if resolved in seen:
+            folders.clear()
+            continue
+        seen.add(resolved)
+        folders[:] = sorted(name for name in folders if name[0] != ".")
+        for name in sorted(files):
+            if name[0] != "." and os.path.splitext(name)[1].lower() in SUFFIXES:
+                yield Path(root, name)
 
 
 def read_image(path: str | os.PathLike[str]) -> np.ndarray:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from esc_arch.errors import UserError, listed
-from esc_arch.imaging.codecs import SUFFIXES
+from esc_arch.imaging.codecs import SUFFIXES, walk_images
 from esc_arch.imaging.picture import FORMATS, format_of
 
 __all__ = ["Existing", "Job", "Plan", "plan"]
@@ -146,20 +146,8 @@ def _below(folder: Path, output: Path, unreadable: list[str]) -> Iterator[_Found
     def note(error: OSError) -> None:
         unreadable.append(f"{error.filename}: could not be searched: {error.strerror}.")
 
-    inside = output.resolve()
-    seen = set()
-    for root, folders, files in os.walk(folder, onerror=note, followlinks=True):
-        resolved = Path(root).resolve()
-        # Links may lead upwards, and then round and round.
-        if resolved in seen or (resolved == inside and Path(root) != folder):
-            folders.clear()
-            continue
-        seen.add(resolved)
-        folders[:] = sorted(name for name in folders if name[0] != ".")
-        for name in sorted(files):
-            if name[0] != "." and os.path.splitext(name)[1].lower() in SUFFIXES:
-                path = Path(root, name)
-                yield _Found(path, path.relative_to(folder))
+    for path in walk_images(folder, without=output, onerror=note):
+        yield _Found(path, path.relative_to(folder))
 
 
 def _refuse_file_name(output: str, count: int) -> None:

@@ -259,9 +259,12 @@ def test_the_set_is_the_first_that_all_have():
 
 
 def boxes_of(figure) -> list:
-    renderer = figure.canvas.get_renderer()
+    figure.draw_without_rendering()
     texts = [text for axes in figure.axes for text in axes.texts] + figure.texts
-    return [text.get_window_extent(renderer) for text in texts if text.get_text()]
+    for axes in figure.axes:
+        texts += [axes.xaxis.label, *(axes.get_legend().get_texts() if axes.get_legend() else [])]
+    texts += [text for part in figure.subfigs for text in part.texts]
+    return [text.get_window_extent() for text in texts if text.get_text()]
 
 
 def apart(boxes) -> bool:
@@ -370,7 +373,7 @@ def test_names_are_as_short_as_distinguishes_series():
     ]
 
 
-def test_curves_end_at_labels_that_stay_apart():
+def test_every_curve_has_a_label_apart_from_the_others():
     trainings = [
         training(n, 0.5 + i / 1000) for i, n in enumerate(sorted({n for n, _ in PUBLISHED}))
     ]
@@ -382,7 +385,9 @@ def test_curves_end_at_labels_that_stay_apart():
     with figures.fixed_style():
         figure = figures.draw_curves(shown, [Series(r["network"], r["weights"]) for r in trainings])
         boxes = boxes_of(figure)
-        assert len(boxes) == len(trainings) + 1 and apart(boxes) and within(figure, boxes)
+        assert (
+            len(boxes) == len(trainings) + 1 + len(shown) and apart(boxes) and within(figure, boxes)
+        )
     drawn = figure.axes[1].lines[: len(trainings)]
     for line, curve in zip(shown[1].lines, drawn, strict=True):
         np.testing.assert_array_equal(curve.get_xydata(), np.stack([line.minutes, line.psnr], 1))

@@ -168,7 +168,7 @@ def _make(
         ):
             committed = time.monotonic()
             made = partial(_make_files, dest=dest, settings=settings)
-            for task, result in processes.as_ready(made, tasks):
+            for task, result in zip(tasks, processes.map(made, tasks), strict=True):
                 if isinstance(result, _Skipped):
                     if strict:
                         raise UserError(result.reason)
