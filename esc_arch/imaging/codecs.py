@@ -140,22 +140,29 @@ def walk_images(
 ) -> Iterator[Path]:
     """Image files below a folder, by their extension, folder by folder; no hidden ones.
 
+    Links to folders are followed, but for those that lead back up into a circle.
+
     Args:
         without: a folder below it whose images are left out.
         onerror: called for each folder that cannot be searched.
     """
-    seen = set() if without is None else {without.resolve()} - {folder.resolve()}
+    left_out = None if without is None else without.resolve()
     for root, folders, files in os.walk(folder, onerror=onerror, followlinks=True):
-        resolved = Path(root).resolve()
-        # Links may lead upwards, and then round and round.
-        if resolved in seen:
+        place = Path(root)
+        is_left_out = place != folder and place.resolve() == left_out
+        if is_left_out or (os.path.islink(root) and _is_circle(place, folder)):
             folders.clear()
             continue
-        seen.add(resolved)
         folders[:] = sorted(name for name in folders if name[0] != ".")
         for name in sorted(files):
             if name[0] != "." and os.path.splitext(name)[1].lower() in SUFFIXES:
                 yield Path(root, name)
+
+
+def _is_circle(place: Path, top: Path) -> bool:
+    """Whether a folder below ``top`` is one of those that lead to it."""
+    above = (parent for parent in place.parents if parent == top or top in parent.parents)
+    return place.resolve() in {parent.resolve() for parent in above}
 
 
 def read_image(path: str | os.PathLike[str]) -> np.ndarray:

@@ -369,3 +369,19 @@ def test_headers_of_files(tmp_path):
         read_header(tmp_path / "b.png")
     with pytest.raises(UserError, match="No such file"):
         read_header(tmp_path / "c.png")
+
+
+def test_links_to_folders_are_followed_but_not_in_a_circle(tmp_path):
+    folder = tmp_path / "top"
+    for name in ("a", "b/c"):
+        (folder / name).mkdir(parents=True)
+    for name in ("1.png", "a/2.png", "b/c/3.png"):
+        (folder / name).write_bytes(b"")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "4.png").write_bytes(b"")
+    (folder / "a" / "up").symlink_to(folder)
+    (folder / "b" / "c" / "up").symlink_to(folder / "b")
+    for name in ("x", "y"):  # the same folder by two names
+        (folder / name).symlink_to(tmp_path / "elsewhere")
+    found = [path.relative_to(folder).as_posix() for path in find_images(folder)]
+    assert found == ["1.png", "a/2.png", "b/c/3.png", "x/4.png", "y/4.png"]
