@@ -103,7 +103,7 @@ def recipe(name: str, scale: int, test: bool = False) -> tuple[str, str]:
     if name not in known:
         task = "testing" if test else "training"
         raise UserError(
-            f"options new: expected a recipe of {task}: {', '.join(known)}; found {name!r}. "
+            f"options new: expected the name of a recipe of {task}; found {name!r}. "
             f"{suggestion(name, known)}"
         )
     chosen = RECIPES.get(name, _REAL)
