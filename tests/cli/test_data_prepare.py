@@ -130,6 +130,7 @@ def tree(root: Path) -> dict[str, bytes | None]:
     }
 
 
+@pytest.mark.slow
 def test_killed_runs_end_with_the_same_bytes(runs):
     work, report, output, _ = runs
     assert report["codes"] == [0, 0, 0], output
@@ -146,6 +147,7 @@ def test_killed_runs_end_with_the_same_bytes(runs):
     assert tree(work / "killed") == expected
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_with_130_and_goes_on_later(runs):
     work, report, output, _ = runs
     assert report["interrupted"] == 130
@@ -154,10 +156,12 @@ def test_ctrl_c_ends_with_130_and_goes_on_later(runs):
     assert tree(work / "stopped") == tree(work / "whole")
 
 
+@pytest.mark.slow
 def test_killed_runs_leave_no_processes(runs):
     assert runs[1]["left"] == []
 
 
+@pytest.mark.slow
 def test_bad_images_make_the_exit_code_1(runs):
     work, _, _, (code, out, err) = runs
     assert code == 1
@@ -167,6 +171,7 @@ def test_bad_images_make_the_exit_code_1(runs):
     assert len(list((work / "out" / "HR").iterdir())) == 3
 
 
+@pytest.mark.slow
 def test_the_printed_lines_name_what_is_there(runs):
     work, _, _, (_, out, _) = runs
     blocks = out.split("For an option file:\n")[1].split("\n\n")

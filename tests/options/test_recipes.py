@@ -96,6 +96,7 @@ def test_commands_without_options_do_not_import_pydantic():
     subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
 
 
+@pytest.mark.slow
 def test_an_installed_package_has_the_recipes(tmp_path):
     """The package as a wheel holds it, away from the repository."""
     built = tmp_path / "built"
