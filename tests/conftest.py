@@ -5,9 +5,16 @@ import esc_arch  # noqa: F401, I001
 import basicsr  # noqa: F401
 
 import logging
+import signal
 
 import pytest
 import torch
+
+
+# A shell that starts a job in the background has it ignore Ctrl-C, and its children too; the tests
+# of Ctrl-C would wait for nothing then.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
