@@ -64,6 +64,7 @@ _LINES = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (4, 1.2, 1, 1.2)))
 
 # Sets on which networks differ the most come first.
 _SETS = ("Urban100", "Set14", "Set5", "B100")
+_LEGEND_PT = 8  # size of its text
 _LARGEST_PT2 = 1500.0  # area of the largest bubble, in square points
 _MARKER_PT2 = 22.0
 _GAP_PX = 5.0
@@ -390,15 +391,16 @@ def _draw_sizes(axes: "Axes", largest: float) -> None:
             markeredgecolor="0.3",
             label=f"{size:g}",
         )
-        for size in dict.fromkeys(sizes)
+        for size in sorted(set(sizes))  # a large one at the top would lie on the title
     ]
-    _add_legend(axes, handles=bubbles, title="area: peak\nmemory, MB", labelspacing=2.2)
+    room = {"handlelength": bubbles[-1].get_markersize() / _LEGEND_PT, "labelspacing": 3.2}
+    _add_legend(axes, handles=bubbles, title="area: peak\nmemory, MB", **room)
 
 
 def _add_legend(axes: "Axes", **options: Any) -> None:
     """A legend at the right of the axes."""
     place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1, 1), "frameon": False}
-    axes.legend(fontsize=8, title_fontsize=8, **place, **options)
+    axes.legend(fontsize=_LEGEND_PT, title_fontsize=_LEGEND_PT, **place, **options)
 
 
 class Line(NamedTuple):
