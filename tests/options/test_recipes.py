@@ -66,8 +66,12 @@ def test_the_command_prints_the_file(capsys):
 @pytest.mark.parametrize(
     ("arguments", "fragments"),
     [
-        (["new", "esc_lite"], ("expected a recipe of training: esc, esc_light", "'esc_light'?")),
-        (["new", "esc_xl"], ("expected a recipe of training", "found 'esc_xl'")),
+        (["new", "esc_lite"], ("a recipe of training", "found 'esc_lite'", "'esc_light'?")),
+        (["new", "esc_xl"], ("a recipe of training", "found 'esc_xl'")),
+        (
+            ["new", "nonsense"],
+            ("a recipe of training", "found 'nonsense'", "esc_light, esc_real_gan"),
+        ),
         (["new", "esc", "--scale", "5"], ("--scale: expected 2 or 3 or 4", "found 5")),
         (["new", "esc_real_mse"], ("--scale: expected 4", "found 2")),
         (["new"], ("expected a recipe: esc, esc_light",)),
