@@ -11,6 +11,12 @@ class UserError(Exception):
     """
 
 
+def last_line(error: BaseException) -> str:
+    """As :func:`first_line`, the last line: the reason where the others say what was tried."""
+    lines = str(error).strip().splitlines()
+    return lines[-1].strip().rstrip(". ") if lines else type(error).__name__
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error's text without its full stop; its type where it has no text.
 

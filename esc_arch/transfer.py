@@ -18,7 +18,7 @@ import requests
 import urllib3
 from rich.filesize import decimal
 
-from esc_arch.errors import UserError
+from esc_arch.errors import UserError, first_line
 from esc_arch.files import free_bytes, locked, put_in_place, whole_file
 from esc_arch.progress import progress
 from esc_arch.version import __version__
@@ -368,6 +368,5 @@ def _reason(error: Exception) -> str:
         if isinstance(cause, Exception)
     ]:
         error = inner[0]
-    text = str(error).splitlines()[0] if str(error) else ""
     # urllib3 puts the object that failed first: "<...>: Failed to ...".
-    return re.sub(r"^(<[^>]*>|\S*\(host=[^)]*\)): ", "", text) or type(error).__name__
+    return re.sub(r"^(<[^>]*>|\S*\(host=[^)]*\)): ", "", first_line(error))

@@ -20,6 +20,21 @@ SIZES = {
     "num_heads": 2,
 }
 
+# Keys of Real-ESRGAN's degradations, for its models.
+DEGRADATION = {
+    f"{name}{ending}": value
+    for ending in ("", "2")
+    for name, value in {
+        "resize_prob": [1, 1, 1],
+        "resize_range": [0.5, 1.5],
+        "gaussian_noise_prob": 0.5,
+        "noise_range": [1, 30],
+        "poisson_scale_range": [0.05, 3],
+        "gray_noise_prob": 0.5,
+        "jpeg_range": [30, 95],
+    }.items()
+} | {"second_blur_prob": 0.8}
+
 
 def network(**changes: object) -> dict:
     """The section network_g."""

@@ -23,7 +23,7 @@ from esc_arch.checkpoints.spandrel_networks import (
     name_by_spandrel,
 )
 from esc_arch.checkpoints.state_dicts import parameters_of, read_checkpoint, require_finite
-from esc_arch.errors import UserError, listed
+from esc_arch.errors import UserError, last_line, listed
 
 if TYPE_CHECKING:
     from spandrel import ImageModelDescriptor
@@ -185,7 +185,7 @@ def _built(detected: Detected, state: Mapping[str, Tensor], path: Path) -> nn.Mo
     except RuntimeError as error:
         raise UserError(
             f"{path}: expected the parameters of {detected}; found that they do not load: "
-            f"{_last_line(error)}. Download it again."
+            f"{last_line(error)}. Download it again."
         ) from error
     return WholeWindows(network) if isinstance(network, SwinIR) else network
 
@@ -250,7 +250,7 @@ def load(network: nn.Module, path: str | Path) -> None:
             network.load_state_dict(state)
             return
         except RuntimeError as error:
-            difference = _last_line(error)
+            difference = last_line(error)
     found = detect(state) or name_by_spandrel(content)
     raise UserError(
         f"{path}: expected the parameters of {detect(own) or type(network).__name__}; found those "
@@ -278,7 +278,3 @@ def mismatch(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
         ("of other size", unequal),
     )
     return "; ".join(f"{len(names)} {kind} ({listed(names, 3)})" for kind, names in kinds if names)
-
-
-def _last_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[-1].strip().rstrip(".")

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from esc_arch.errors import UserError
+from esc_arch.errors import UserError, first_line
 
 __all__ = ["OnnxNetwork"]
 
@@ -53,7 +53,7 @@ class OnnxNetwork:
         except Exception as error:  # of onnxruntime, which has one class for each reason
             raise UserError(
                 f"{path}: expected an ONNX file that onnxruntime {runtime.__version__} reads; "
-                f"found: {_first_line(error)}. Export it again, or check that it is the file that "
+                f"found: {first_line(error)}. Export it again, or check that it is the file that "
                 "you mean."
             ) from error
         self.metadata = dict(self._session.get_modelmeta().custom_metadata_map)
@@ -131,7 +131,7 @@ class OnnxNetwork:
         except Exception as error:  # of onnxruntime, which has one class for each reason
             raise UserError(
                 f"{self.path}: expected to run on an image {tuple(x.shape)}; found: "
-                f"{_first_line(error)}. Try another size (--tile), or the checkpoint itself."
+                f"{first_line(error)}. Try another size (--tile), or the checkpoint itself."
             ) from error
         return torch.from_numpy(result).to(x.device, x.dtype)
 
@@ -146,8 +146,3 @@ def _runtime(path: Path) -> ModuleType:
         ) from error
     module: ModuleType = onnxruntime
     return module
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__

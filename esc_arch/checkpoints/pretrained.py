@@ -13,7 +13,7 @@ from esc_arch.checkpoints.state_dicts import (
     read_checkpoint,
     tensors_of,
 )
-from esc_arch.errors import listed
+from esc_arch.errors import last_line, listed
 
 __all__ = [
     "RESUME_ANOTHER",
@@ -91,11 +91,10 @@ def require_fit(network: nn.Module, state: Mapping[str, Tensor], path: str, stri
         # A network may adapt parameters, such as the upsampler's of another scale.
         network.load_state_dict(dict(state), strict=True)
     except Exception as error:
-        reason = str(error).strip().splitlines()
         raise CheckpointError(
             path,
             f"the {len(own)} parameters of {name} with the arguments of this file",
-            mismatch(own, state) or (reason[-1].strip() if reason else type(error).__name__),
+            mismatch(own, state) or last_line(error),
             "Name a checkpoint of this network, or change the network's arguments to the "
             "checkpoint's.",
         ) from error

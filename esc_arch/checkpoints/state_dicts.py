@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from esc_arch.errors import UserError, listed
+from esc_arch.errors import UserError, first_line, listed
 from esc_arch.files import whole_file
 
 __all__ = [
@@ -128,8 +128,7 @@ def read_checkpoint(
             path, f"{kind} of tensors and plain values", found, if_broken
         ) from error
     except Exception as error:  # the unpickler of a garbled file may raise anything
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        found = f"a file that does not load ({reason})"
+        found = f"a file that does not load ({first_line(error)})"
         raise CheckpointError(path, kind, found, if_broken) from error
 
 

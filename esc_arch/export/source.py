@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from esc_arch.checkpoints.detection import Detected, detect
 from esc_arch.checkpoints.loading import LoadedModel
 from esc_arch.checkpoints.provenance import describe
-from esc_arch.errors import UserError
+from esc_arch.errors import UserError, first_line
 from esc_arch.files import sha256_of
 from esc_arch.progress import progress
 
@@ -84,8 +84,7 @@ class Source:
                 warnings.simplefilter("ignore")
                 yield
         except Exception as error:  # the exporter's, of many kinds
-            lines = str(error).splitlines()
-            raise _refused(self.model, lines[0] if lines else type(error).__name__) from error
+            raise _refused(self.model, first_line(error)) from error
 
 
 def _refused(model: LoadedModel, reason: str) -> UserError:

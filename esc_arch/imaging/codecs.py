@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from esc_arch.errors import UserError
+from esc_arch.errors import UserError, first_line
 
 __all__ = [
     "BASICSR_SUFFIXES",
@@ -254,13 +254,13 @@ def _naming(name: str | os.PathLike[str]) -> Iterator[None]:
         most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
         raised = TooManyPixels(
             f"{name}: expected at most {most:,} pixels; found: {error} Cut the image into pieces.",
-            _reason(error),
+            first_line(error),
         )
     except Exception as error:  # of any kind
         if isinstance(error, OSError) and error.strerror:
             raised = _error(name, error.strerror)
         else:
-            raised = _error(name, f"a damaged one ({_reason(error)})")
+            raised = _error(name, f"a damaged one ({first_line(error)})")
     else:
         return
     raise raised
@@ -268,11 +268,6 @@ def _naming(name: str | os.PathLike[str]) -> Iterator[None]:
 
 def _error(name: str | os.PathLike[str], found: str, advice: str = _AGAIN) -> ImageError:
     return ImageError(f"{name}: expected {_EXPECTED}; found {found}. {advice}", found)
-
-
-def _reason(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__
 
 
 def _open(content: bytes | memoryview, name: str | os.PathLike[str]) -> Image.Image:

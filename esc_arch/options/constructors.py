@@ -16,7 +16,7 @@ from torch.nn.modules.module import (
     register_module_parameter_registration_hook,
 )
 
-from esc_arch.errors import UserError
+from esc_arch.errors import UserError, first_line
 from esc_arch.options.problems import MISSING, Problems, nearest, suggestion
 from esc_arch.options.types import accepts, add_wrong, type_of_parameter, words
 
@@ -140,8 +140,8 @@ def parameters_of(function: Callable[..., Any]) -> tuple[dict[str, tuple[Any, ob
 
 def complaint(error: Exception) -> str:
     """One line for an exception of a constructor."""
-    first = str(error).strip().partition("\n")[0].rstrip(".")
-    return f"{type(error).__name__}: {first}" if first else type(error).__name__
+    name, first = type(error).__name__, first_line(error)
+    return name if first == name else f"{name}: {first}"
 
 
 def _example(default: object) -> str:

@@ -13,7 +13,7 @@ import torch
 from torch import distributed
 from torch.distributed.rendezvous import rendezvous
 
-from esc_arch.errors import UserError
+from esc_arch.errors import UserError, first_line
 
 __all__ = ["first_host", "start_pytorch", "start_slurm"]
 
@@ -50,12 +50,12 @@ def start_pytorch(backend: str, timeout: datetime.timedelta = _COLLECTIVE) -> No
             backend, store=store, rank=rank, world_size=size, timeout=timeout
         )
     except (RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
         raise UserError(
             f"--launcher: expected the {size} processes of the job to find each other at "
             f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']} (MASTER_ADDR, MASTER_PORT); "
-            f"found, in process {rank}: {reason}. Set another MASTER_PORT when it is in use, start "
-            "all processes with the same WORLD_SIZE, and check that the machines reach each other."
+            f"found, in process {rank}: {first_line(error)}. Set another MASTER_PORT when it is in "
+            "use, start all processes with the same WORLD_SIZE, and check that the machines reach "
+            "each other."
         ) from error
 
 

@@ -3,7 +3,6 @@
 ``python -m tests.options.option_cases`` prints the message of each mistake.
 """
 
-import copy
 from typing import NamedTuple
 
 from tests import tiny
@@ -251,15 +250,7 @@ TEST_CASES = [
 
 def mutated(opt: dict, key: str, value: object) -> dict:
     """A copy of ``opt`` with ``value`` at the dotted ``key``, or without that key."""
-    opt = copy.deepcopy(opt)
-    section, parts = opt, key.split(".")
-    for part in parts[:-1]:
-        section = section[part]
-    if value is DELETE:
-        del section[parts[-1]]
-    else:
-        section[parts[-1]] = copy.deepcopy(value)
-    return opt
+    return tiny.changed(opt, **{key.replace(".", "__"): value})
 
 
 def main() -> None:

@@ -28,6 +28,7 @@ from torchvision import models
 from torchvision.transforms import functional
 
 from esc_arch.plugin import workarounds
+from tests import tiny
 from tests.run_python import output_of, start_python
 
 FUNCTIONAL_TENSOR = "torchvision.transforms.functional_tensor"
@@ -285,21 +286,6 @@ def test_one_cpu_process_needs_no_wrapper():
 # Real-ESRGAN
 
 
-DEGRADATION = {
-    f"{name}{ending}": value
-    for ending in ("", "2")
-    for name, value in {
-        "resize_prob": [1, 1, 1],
-        "resize_range": [0.5, 1.5],
-        "gaussian_noise_prob": 0.5,
-        "noise_range": [1, 30],
-        "poisson_scale_range": [0.05, 3],
-        "gray_noise_prob": 0.5,
-        "jpeg_range": [30, 95],
-    }.items()
-} | {"second_blur_prob": 0.8}
-
-
 @pytest.fixture
 def real_model():
     """A RealESRNetModel on a CPU, though the network's part is left out."""
@@ -311,7 +297,7 @@ def real_model():
         "pixel_opt": {"type": "L1Loss"},
     }
     opt |= {"network_g": network, "path": {}, "train": train_opt, "queue_size": 4, "gt_usm": True}
-    return RealESRNetModel(opt | DEGRADATION)
+    return RealESRNetModel(opt | tiny.DEGRADATION)
 
 
 def real_batch(size=64):

@@ -10,20 +10,8 @@ from basicsr.data.realesrgan_dataset import RealESRGANDataset
 from tiny_run import NETWORK, assert_equal, iterations, models, options, train, validated
 
 from esc_arch.training import checkpoints
+from tests import tiny
 
-DEGRADATION = {
-    f"{name}{ending}": value
-    for ending in ("", "2")
-    for name, value in {
-        "resize_prob": [1, 1, 1],
-        "resize_range": [0.5, 1.5],
-        "gaussian_noise_prob": 0.5,
-        "noise_range": [1, 30],
-        "poisson_scale_range": [0.05, 3],
-        "gray_noise_prob": 0.5,
-        "jpeg_range": [30, 95],
-    }.items()
-} | {"second_blur_prob": 0.8}
 KERNELS = {
     f"{name}{ending}": value
     for ending in ("", "2")
@@ -55,7 +43,7 @@ def gan_options() -> dict:
 
 def real_options() -> dict:
     """The model degrades the images itself, and mixes them in a pool."""
-    opt = options(model_type="RealESRNetModel", **DEGRADATION)
+    opt = options(model_type="RealESRNetModel", **tiny.DEGRADATION)
     opt |= {"gt_size": 16, "queue_size": 4, "gt_usm": True, "high_order_degradation": True}
     data = opt["datasets"]["train"]
     for name in ("dataroot_lq", "gt_size"):
