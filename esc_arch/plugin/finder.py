@@ -69,7 +69,8 @@ class _Finder(importlib.abc.MetaPathFinder):
         execute = loader.exec_module
 
         def execute_and_register(module: ModuleType) -> None:
-            del loader.exec_module
+            # Another esc_arch, imported before and no longer, may have put its own over this one.
+            vars(loader).pop("exec_module", None)
             try:
                 execute(module)
             except BaseException:

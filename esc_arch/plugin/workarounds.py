@@ -61,6 +61,9 @@ SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 _logger = logging.getLogger("basicsr.esc_arch")
 
+# This module, of those of its name that were imported in one process.
+_MAKER = object()
+
 
 def before_basicsr() -> None:
     """Apply the work-arounds without which ``import basicsr`` fails."""
@@ -69,9 +72,9 @@ def before_basicsr() -> None:
 
 
 def after_basicsr() -> None:
-    """Apply the work-arounds inside an imported basicsr.
+    """Apply the work-arounds inside an imported basicsr, which may happen again.
 
-    What another plug-in has replaced stays as it is.
+    What another plug-in has replaced stays as it is; its ``FileClient.get`` is wrapped.
     """
     from basicsr import train
     from basicsr.archs import vgg_arch
@@ -83,7 +86,7 @@ def after_basicsr() -> None:
     from basicsr.version import __version__
 
     _replace(BaseModel, "get_optimizer", lambda original: _get_optimizer)
-    _replace(FileClient, "get", _recording)
+    _replace(FileClient, "get", _recording, of_others=True)
     if __version__ != "1.4.2":
         return
     _replace(train, "load_resume_state", lambda original: load_resume_state)
@@ -95,23 +98,33 @@ def after_basicsr() -> None:
         _replace(model, "_dequeue_and_enqueue", _pool_on_device)
     _replace(img_process_util, "filter2D", _filter_any_memory_format)
     _replace(img_util, "imwrite", lambda original: _imwrite)
-    names = [f"{name}{ending}" for name in vgg_arch.NAMES for ending in ("", "_bn")]
-    vgg_arch.vgg = SimpleNamespace(**{name: functools.partial(_vgg, name) for name in names})
+    if isinstance(vgg_arch.vgg, ModuleType | SimpleNamespace):  # torchvision's, or ours of before
+        names = [f"{name}{ending}" for name in vgg_arch.NAMES for ending in ("", "_bn")]
+        vgg_arch.vgg = SimpleNamespace(**{name: functools.partial(_vgg, name) for name in names})
 
 
-def _replace(owner: Any, name: str, replacement: Callable[[Any], Any]) -> None:
+def _replace(
+    owner: Any, name: str, replacement: Callable[[Any], Any], of_others: bool = False
+) -> None:
     """Replace a function of BasicSR in a class, or in its module and those that import it by name.
 
     Args:
         replacement: of the original.
+        of_others: whether a function by which another plug-in has replaced it is replaced, too.
     """
-    original = getattr(owner, name)
-    if original.__module__.split(".")[0] != "basicsr":
+    # By replacement, the original and the module that made it.  Kept in basicsr, as a module of
+    # this name may have been imported before, forgotten, and imported again.
+    replaced: dict[Any, tuple[Any, object]]
+    replaced = vars(sys.modules["basicsr"]).setdefault("_esc_arch_replaced", {})
+    present = getattr(owner, name)
+    original, maker = replaced.get(present, (present, None))
+    if maker is _MAKER or (original.__module__.split(".")[0] != "basicsr" and not of_others):
         return
     new = replacement(original)
+    replaced[new] = original, _MAKER
     setattr(owner, name, new)
     for place, module in list(sys.modules.items()):
-        if place.split(".")[0] == "basicsr" and vars(module).get(name) is original:
+        if place.split(".")[0] == "basicsr" and vars(module).get(name) is present:
             setattr(module, name, new)
 
 
@@ -332,7 +345,8 @@ def _recording(get: Callable[[Any, str, str], bytes | None]) -> Callable[..., by
                 raise
             raise UnreadableError(f"{name}: {error.strerror or error}") from None
         except Exception as error:
-            if type(error).__module__ == "lmdb":
+            lmdb = sys.modules.get("lmdb")
+            if lmdb is not None and isinstance(error, lmdb.Error):
                 raise UnreadableError(f"{name}: {error}") from None
             raise
         if not content:

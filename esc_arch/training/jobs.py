@@ -1,10 +1,12 @@
-"""A job of several processes ends as one, with the name of the process that failed, and why.
+"""Jobs of several processes end as one, with the name of the process that failed and the reason.
 
-torchrun ends the processes of a job when one of them fails, and a collective operation ends
-after its timeout.  Neither gives the others the reason, and SLURM does not end them.  So
-each process has a thread that waits in the job's store for the word of a failure, and answers.
+A process in a collective operation does not notice that another one was killed, hangs, or ended
+with an error; with NCCL it waits for many minutes, and neither torchrun nor SLURM sees a process
+that hangs.  So each process has a thread that counts every second in the job's store.  The first
+process watches the counts of the others, the others watch that of the first.
 """
 
+import json
 import os
 import socket
 import sys
@@ -18,21 +20,26 @@ from pathlib import Path
 
 import torch
 from torch import distributed
-from torch.distributed import DistStoreError, PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
+from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
 from esc_arch.errors import UserError
 from esc_arch.files import write_durably
 
 __all__ = ["Job", "joined"]
 
-# How long the threads of the others, which have nothing else to do, may take to answer.
-ANSWER_S = 5.0
-# Of one wait for a key, after which the next one begins.
-_WAIT = timedelta(hours=1)
-# Keys in the store: the first one wakes the threads, the second one has the exit code and reason.
-_END, _REASON = "end", "reason"
-# In the experiment's folder: the torchrun of the job that writes there.
-_TORCHRUN = ".torchrun"
+BEAT_S = 1.0
+# A process may be busy for a while without letting its other threads run.
+SILENCE_S = 40.0
+# After an error in a collective operation of any process, which has seldom another reason.
+SUSPICIOUS_SILENCE_S = 5.0
+# For a process that failed in a collective operation, to hear which process is at fault.
+_BLAME_S = SUSPICIOUS_SILENCE_S + 5 * BEAT_S
+# For the others to read the reason; with SLURM the store ends with the first process.
+_READ_S = 3 * BEAT_S
+_STORE = timedelta(seconds=SILENCE_S)
+_FAILED, _SUSPICION = "failed", "suspicion"
+# In the experiment's folder: the torchruns of the job that writes there.
+_TORCHRUNS = ".torchruns.json"
 
 
 class Job:
@@ -52,126 +59,118 @@ class Job:
 
 
 class _Processes(Job):
-    """A job whose processes notify each other of failures."""
+    """A job whose processes watch each other."""
 
     def __init__(self) -> None:
         self._rank, self._size = distributed.get_rank(), distributed.get_world_size()
+        # A connection of its own: another thread's, which waits for a key, would be in the way.
+        self._raw = TCPStore(
+            os.environ["MASTER_ADDR"],
+            int(os.environ["MASTER_PORT"]),
+            is_master=False,
+            timeout=_STORE,
+        )
         # The store may have seen other attempts of this job.
         prefix = [uuid.uuid4().hex]
         distributed.broadcast_object_list(prefix)
-        # Two connections: one is busy while the thread waits.
-        self._store, self._waiting = (_connection(prefix[0]) for _ in range(2))
-        self._names = [""] * self._size
+        self._store = PrefixStore(f"esc_arch/{prefix[0]}", self._raw)
         own = f"rank {self._rank} (host {socket.gethostname()}, pid {os.getpid()})"
-        distributed.all_gather_object(self._names, own)
-        self._torchrun = _torchrun()
-        self._is_ending = threading.Event()
-        self._thread = threading.Thread(target=self._listen, daemon=True)
+        entries: list[tuple[str, str | None]] = [(own, None)] * self._size
+        distributed.all_gather_object(entries, (own, _torchrun()))
+        self._names = [name for name, _ in entries]
+        self._torchruns = sorted({torchrun for _, torchrun in entries if torchrun})
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
 
     def is_restarted(self, experiment: Path) -> bool:
         choice = [False]
-        if self._rank == 0 and self._torchrun is not None:
-            with suppress(OSError):
-                choice = [(experiment / _TORCHRUN).read_text() == self._torchrun]
+        if self._rank == 0:
+            with suppress(OSError, ValueError):
+                before = json.loads((experiment / _TORCHRUNS).read_bytes())
+                # Some of many may have gone or come since.
+                choice = [not set(self._torchruns).isdisjoint(before)]
         distributed.broadcast_object_list(choice)
         return choice[0]
 
     def note_opened(self, experiment: Path) -> None:
-        if self._rank == 0 and self._torchrun is not None:
-            content = self._torchrun.encode()
-            write_durably(experiment / _TORCHRUN, lambda file: file.write(content))
+        if self._rank == 0 and self._torchruns:
+            content = json.dumps(self._torchruns).encode()
+            write_durably(experiment / _TORCHRUNS, lambda file: file.write(content))
 
     def stop(self) -> None:
-        """Wait for the others and listen no longer."""
+        """Wait for the others and watch no longer."""
         distributed.barrier()
-        self._is_ending.set()
-        self._store.compare_set(_END, "", "done")
+        self._stopped.set()
         self._thread.join()
         distributed.barrier()
         distributed.destroy_process_group()
 
-    def fail(self, reason: str, code: int, is_of_others: bool) -> None:
-        """Notify the other processes that this one ends; the first reason is the job's.
+    def blame(self) -> None:
+        """After an error that the death of another process may have caused: wait for its name,
+        with which the thread ends this process."""
+        # Where the store is gone, the thread sees it, too.
+        with suppress(RuntimeError):
+            self._store.set(_SUSPICION, "1")
+        self._thread.join(_BLAME_S)
 
-        Args:
-            is_of_others: whether the death of another process may be the cause.  Then those are
-                named that do not answer, and this process ends with that or an earlier reason.
-        """
-        self._is_ending.set()
-        own = f"{code} {self._names[self._rank]}: {reason}"
+    def fail(self, reason: str, code: int) -> None:
+        """Notify the other processes that this one ends; the first reason is the job's."""
+        self._stopped.set()
+        self._thread.join()
         try:
-            if not is_of_others:
-                self._tell(own)
-            self._store.set(_END, "failed")
-            # The others answer or end; the store may end with this process.
-            time.sleep(ANSWER_S)
-            if not is_of_others:
-                return
-            silent = [
-                name
-                for rank, name in enumerate(self._names)
-                if not self._store.check([f"answer/{rank}"])
-            ]
-            self._tell(f"1 {' and '.join(silent)} was killed or hangs" if silent else own)
-            first = self._store.get(_REASON).decode()
+            self._store.compare_set(_FAILED, "", f"{code} {self._names[self._rank]}: {reason}")
         except RuntimeError:
-            first = self._no_store()
-        if first == own:
-            time.sleep(ANSWER_S)
-        elif is_of_others:
-            self._end(first)
+            return
+        time.sleep(_READ_S)
 
-    def _tell(self, text: str) -> None:
-        self._store.compare_set(_REASON, "", text)
-
-    def _no_store(self) -> str:
-        return f"1 the store of the job, with {self._names[0]} or its torchrun, is gone"
-
-    def _listen(self) -> None:
-        """Wait for the end, answer, and end this process with the reason of a failure."""
+    def _watch(self) -> None:
+        """The thread: count, and end this process when another failed, died or hangs."""
+        watched = range(1, self._size) if self._rank == 0 else (0,)
+        keys = [f"beat/{rank}" for rank in watched]
+        seen = {rank: (b"", time.monotonic()) for rank in watched}
+        last = time.monotonic()
         try:
-            _wait(self._waiting, _END, _WAIT)
-            if self._waiting.get(_END) == b"done":
-                return
-            self._waiting.set(f"answer/{self._rank}", "1")
-            if self._is_ending.is_set():
-                return
-            _wait(self._waiting, _REASON, _WAIT)
-            text = self._waiting.get(_REASON).decode()
+            for rank in range(self._size):
+                self._store.add(f"beat/{rank}", 0)
+            while not self._stopped.wait(BEAT_S):
+                self._store.add(f"beat/{self._rank}", 1)
+                if self._store.check([_FAILED]):
+                    code, reason = self._store.get(_FAILED).decode().split(" ", 1)
+                    self._end(reason, int(code))
+                    return
+                is_suspicious = self._store.check([_SUSPICION])
+                patience = SUSPICIOUS_SILENCE_S if is_suspicious else SILENCE_S
+                now = time.monotonic()
+                if now - last > SUSPICIOUS_SILENCE_S:
+                    # This process itself was held, and maybe the others with it.
+                    seen = {rank: (beat, now) for rank, (beat, _) in seen.items()}
+                last = now
+                for rank, beat in zip(watched, self._store.multi_get(keys), strict=True):
+                    if beat != seen[rank][0]:
+                        seen[rank] = (beat, now)
+                    elif now - seen[rank][1] > patience:
+                        self._end_all(f"{self._names[rank]} was killed or hangs")
+                        return
         except RuntimeError:
-            # The first process, which may hold the store, ends after all have said that they
-            # are done, and maybe before this one has read it.
-            if self._is_ending.wait(ANSWER_S):
-                return
-            text = self._no_store()
-        self._end(text)
+            # The first process, which may hold the store, ends after the others have said
+            # that they are done, and maybe before their threads have stopped.
+            if not self._stopped.wait(_READ_S):
+                self._end(f"the store of the job, with {self._names[0]} or its torchrun, is gone")
 
-    def _end(self, text: str) -> None:
-        code, _, reason = text.partition(" ")
+    def _end_all(self, reason: str) -> None:
+        self._store.compare_set(_FAILED, "", f"1 {reason}")
+        self._end(reason)
+
+    def _end(self, reason: str, code: int = 1) -> None:
         # One write: the processes of a machine share their output.
-        line = f"basicsr: {self._names[self._rank]} ends with its job, since {reason}\n"
+        text = f"basicsr: {self._names[self._rank]} ends with its job, since {reason}\n"
         sys.stderr.flush()
-        os.write(2, line.encode())
+        os.write(2, text.encode())
         if self._rank == 0:
-            time.sleep(ANSWER_S)  # the others read the reason in its store
-        os._exit(int(code))
-
-
-def _connection(prefix: str) -> Store:
-    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    return PrefixStore(f"esc_arch/{prefix}", TCPStore(host, port))
-
-
-def _wait(store: Store, key: str, at_once: timedelta) -> None:
-    """Wait for a key without end.
-
-    Raises:
-        RuntimeError: when the store is gone.
-    """
-    while not store.check([key]):
-        with suppress(DistStoreError):  # not yet
-            store.wait([key], at_once)
+            # It may hold the store, in which the others read the reason.
+            time.sleep(_READ_S)
+        os._exit(code)
 
 
 def _torchrun() -> str | None:
@@ -191,9 +190,8 @@ def _torchrun() -> str | None:
 def joined() -> Iterator[Job]:
     """The job that this process is in, while its block runs.
 
-    An error that leaves the block ends all processes of the job.  So does the death of a process
-    once a collective operation has noticed it: at once with gloo; with NCCL after the timeout, if
-    the launcher does not end the others before.
+    An error that leaves the block ends all processes of the job, and a process that dies ends
+    it within :data:`SILENCE_S` and a few seconds; the others then exit with its name.
     """
     if not distributed.is_initialized():
         yield Job()
@@ -203,11 +201,11 @@ def joined() -> Iterator[Job]:
         yield job
         job.stop()
     except UserError as error:
-        job.fail(str(error), 2, is_of_others=False)
+        job.fail(str(error), 2)
         raise
     except BaseException as error:
         # Of collective operations; that of the process that was killed comes first.
-        is_of_others = isinstance(error, RuntimeError)
-        is_of_others &= not isinstance(error, torch.OutOfMemoryError)
-        job.fail(f"{type(error).__name__}: {error}", 1, is_of_others)
+        if isinstance(error, RuntimeError) and not isinstance(error, torch.OutOfMemoryError):
+            job.blame()
+        job.fail(f"{type(error).__name__}: {error}", 1)
         raise

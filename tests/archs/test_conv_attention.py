@@ -18,6 +18,7 @@ from esc_arch.archs.esc_arch import (
 )
 from esc_arch.archs.esc_fp_arch import FactorizedConvAttention
 from esc_arch.fast import kernels
+from esc_arch.fast.executor import is_symmetric
 from tests.reference_cases import deviation, fill_parameters
 
 
@@ -175,11 +176,29 @@ def test_the_other_channels_pass_by(kind, p, memory_format):
 # ---- in a block --------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def by_symmetry(monkeypatch):
-    """Whether a block runs a kernel (p, p, k, k) by the convolution for symmetric ones."""
-    if not kernels.available():
-        pytest.skip("was not compiled")
+def test_symmetry_is_seen_to_the_bit():
+    kernel = geometric_mean_kernel(torch.randn(2, 2, 5, 5))
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        assert is_symmetric(kernel.contiguous(memory_format=memory_format))
+    for place in np.ndindex(5, 5):
+        if place == (2, 2):
+            continue
+        changed = kernel.clone()
+        value = changed[(1, 0, *place)]
+        value.copy_(torch.nextafter(value, torch.tensor(torch.inf)))
+        assert not is_symmetric(changed)
+    turned = kernel.clone()
+    turned[0, 1] = torch.arange(25).reshape(5, 5)
+    assert not is_symmetric(turned)
+    rows_only = torch.randn(1, 1, 5, 1).expand(1, 1, 5, 5)
+    assert not is_symmetric((rows_only + rows_only.flip(-2)).contiguous())
+    diagonal = torch.eye(5)[None, None]
+    assert not is_symmetric(diagonal)
+
+
+@pytest.mark.skipif(not kernels.available(), reason="the kernels were not compiled")
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_symmetric_kernels_go_by_the_convolution_for_them(monkeypatch, symmetric):
     calls, symmetric_conv = [], kernels.symmetric_conv
 
     def counted(*given):
@@ -187,35 +206,11 @@ def by_symmetry(monkeypatch):
         return symmetric_conv(*given)
 
     monkeypatch.setattr(kernels, "symmetric_conv", counted)
-
-    def check(kernel):
-        calls.clear()
-        block = make_block(16, 16, kernel.shape[-1])
-        with torch.no_grad():
-            fast.run_block(block, torch.randn(1, 16, 6, 7), kernel)
-        return bool(calls)
-
-    return check
-
-
-def test_symmetry_is_seen_to_the_bit(by_symmetry):
-    kernel = geometric_mean_kernel(torch.randn(16, 16, 5, 5))
-    for memory_format in (torch.contiguous_format, torch.channels_last):
-        assert by_symmetry(kernel.contiguous(memory_format=memory_format))
-    for place in np.ndindex(5, 5):
-        if place == (2, 2):
-            continue
-        changed = kernel.clone()
-        value = changed[(1, 0, *place)]
-        value.copy_(torch.nextafter(value, torch.tensor(torch.inf)))
-        assert not by_symmetry(changed)
-    turned = kernel.clone()
-    turned[0, 1] = torch.arange(25).reshape(5, 5)
-    assert not by_symmetry(turned)
-    rows_only = torch.randn(16, 16, 5, 1).expand(16, 16, 5, 5)
-    assert not by_symmetry((rows_only + rows_only.flip(-2)).contiguous())
-    diagonal = torch.eye(5).expand(16, 16, 5, 5).contiguous()
-    assert not by_symmetry(diagonal)
+    kernel = torch.randn(16, 16, 5, 5)
+    kernel = geometric_mean_kernel(kernel) if symmetric else kernel
+    with torch.no_grad():
+        fast.run_block(make_block(16, 16, 5), torch.randn(1, 16, 6, 7), kernel)
+    assert bool(calls) == symmetric
 
 
 def make_block(dim, pdim, k, use_ln=False, kind=ConvolutionalAttention):
@@ -248,14 +243,15 @@ def test_a_kernel_without_symmetry(monkeypatch, k, batch, use_ln):
             kernels, "symmetric_conv", lambda *given: pytest.fail("is for symmetric kernels")
         )
     kernel = torch.randn(16, 16, k, k) / k / 4
+    assert not is_symmetric(kernel)
     check_block(make_block(32, 16, k, use_ln), torch.randn(batch, 32, 29, 37), kernel)
 
 
-def test_a_kernel_that_is_symmetric_but_for_one_bit(by_symmetry):
+def test_a_kernel_that_is_symmetric_but_for_one_bit():
     """Which is enough to take the other way, and gives the same."""
     kernel = geometric_mean_kernel(torch.randn(16, 16, 13, 13) / 13 / 4)
     kernel[3, 5, 0, 1] += 1e-7
-    assert not by_symmetry(kernel)
+    assert not is_symmetric(kernel)
     check_block(make_block(32, 16, 13), torch.randn(1, 32, 29, 37), kernel)
 
 
@@ -278,6 +274,7 @@ def test_one_convolution_by_both_kernels(k):
 def test_blocks_of_any_widths(dim, pdim, batch, height, width, symmetric):
     kernel = torch.randn(pdim, pdim, 5, 5) / 20
     kernel = geometric_mean_kernel(kernel) if symmetric else kernel
+    assert is_symmetric(kernel) == symmetric
     check_block(make_block(dim, pdim, 5), torch.randn(batch, dim, height, width), kernel)
 
 

@@ -316,7 +316,6 @@ def eager_backend(monkeypatch) -> list[int]:
     return graphs
 
 
-@pytest.mark.slow
 def test_compiled_training_is_the_same_and_saves_the_same_names(reference, eager_backend, tmp_path):
     model = train(build(compile=True, **SGD))
     assert eager_backend, "nothing was compiled"

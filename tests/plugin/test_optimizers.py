@@ -4,6 +4,7 @@ import pytest
 import torch
 from basicsr.models.base_model import BaseModel
 
+from esc_arch.plugin import workarounds
 from esc_arch.plugin.workarounds import OPTIMIZERS, after_basicsr
 
 
@@ -65,7 +66,7 @@ def test_the_work_around_may_run_again_and_leaves_other_models_alone(model):
         def get_optimizer(self, optim_type, params, lr, **kwargs):
             return optim_type
 
-    before = BaseModel.get_optimizer
-    after_basicsr()
-    assert BaseModel.get_optimizer is before
+    for _ in range(2):
+        after_basicsr()
+        assert BaseModel.get_optimizer.__module__ == workarounds.__name__
     assert Own({"num_gpu": 0, "is_train": True}).get_optimizer("X", [], 1) == "X"

@@ -31,6 +31,7 @@ IMPORTS = """
     import basicsr
     from basicsr import train
     from basicsr.archs import build_network
+    from basicsr.utils import FileClient
     from basicsr.utils.registry import ARCH_REGISTRY
 
     facts["registered"] = ARCH_REGISTRY.get("ESC") is esc_arch.ESC
@@ -49,6 +50,9 @@ IMPORTS = """
     forget()
     import esc_arch
     facts["imported again"] = ARCH_REGISTRY.get("ESC") is first
+    with esc_arch.plugin.workarounds.recorded_reads() as reads:
+        FileClient("disk").get(json.__file__)
+    facts["reads"] = [read.name == json.__file__ for read in reads]
     facts["silent"] = list(warnings)
 
     forget()
@@ -77,6 +81,7 @@ def test_import_may_happen_again(facts):
     assert facts["after reload"]
     assert facts["imported again"]
     assert facts["resume"] == "esc_arch.plugin.workarounds"
+    assert facts["reads"] == [True]
     assert facts["silent"] == []
 
 

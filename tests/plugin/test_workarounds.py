@@ -23,7 +23,7 @@ from basicsr.data import degradations
 from basicsr.models import lr_scheduler, realesrgan_model, realesrnet_model
 from basicsr.models.base_model import BaseModel
 from basicsr.models.realesrnet_model import RealESRNetModel
-from basicsr.utils import dist_util, img_process_util
+from basicsr.utils import FileClient, dist_util, img_process_util
 from torchvision import models
 from torchvision.transforms import functional
 
@@ -429,3 +429,28 @@ def test_code_in_a_vgg_file_is_refused_and_not_run(vgg_folder):
     with pytest.raises(pickle.UnpicklingError):
         vgg_arch.VGGFeatureExtractor(["conv1_1"], "vgg11")
     assert not Path("written by the pickle").exists()
+
+
+# file clients
+
+
+def test_reads_are_recorded_when_another_plugin_has_replaced_the_client(monkeypatch):
+    def get(self, filepath, client_key="default"):
+        return b"theirs" if filepath == "a.png" else b""
+
+    get.__module__ = "other_plugin"
+    monkeypatch.setattr(FileClient, "get", get)
+    for _ in range(2):
+        workarounds.after_basicsr()
+        with workarounds.recorded_reads() as reads:
+            assert FileClient("disk").get("a.png") == b"theirs"
+            with pytest.raises(workarounds.UnreadableError, match=r"b\.png: empty"):
+                FileClient("disk").get("b.png")
+        assert reads == [workarounds.Read("a.png", b"theirs")]
+
+
+def test_a_vgg_of_another_plugin_stays(monkeypatch):
+    theirs = object()
+    monkeypatch.setattr(vgg_arch, "vgg", theirs)
+    workarounds.after_basicsr()
+    assert vgg_arch.vgg is theirs

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import yaml
 
-SECONDS = 150
+SECONDS = 60
 # Of torchrun and SLURM around the tests themselves.
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_", "MASTER_", "TORCHELASTIC_", "SLURM_", "GROUP_")
 

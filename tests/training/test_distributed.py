@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -90,7 +91,6 @@ def test_torchrun_goes_on_after_a_kill_to_the_weights_and_numbers_of_one_process
     assert sorted(path.name for path in images) == [f"{index}_40.png" for index in range(5)]
 
 
-@pytest.mark.slow
 def test_a_test_is_shared_out_and_gives_the_numbers_of_one_process(folder):
     opt = validated(options())
     section = opt["datasets"].pop("val")
@@ -115,6 +115,20 @@ def images_and_psnr(job: subprocess.Popen) -> tuple[dict[str, bytes], str]:
     (log,) = Path("results", "tiny").glob("test_*.log")
     (psnr,) = re.findall(r"# psnr: ([\d.]+)", log.read_text())
     return images, psnr
+
+
+@pytest.mark.slow
+def test_a_job_ends_when_a_process_hangs(folder):
+    processes = start_slurm("hung")
+    try:
+        jobs.await_checkpoint("hung", processes[0])
+        processes[1].send_signal(signal.SIGSTOP)
+        assert processes[0].wait(jobs.SECONDS) == 1
+    finally:
+        for process in processes:
+            process.kill()
+    (line,) = said("hung", 0)
+    assert "rank 1 (host " in line and f", pid {processes[1].pid}) was killed or hangs" in line
 
 
 @pytest.mark.slow
