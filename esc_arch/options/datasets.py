@@ -47,15 +47,23 @@ class Dataset(Section):
 
     name: FolderName = key("name in logs, and of the results' folder", "Set5")
     type: Text = key("registered name of the dataset", PAIRED)
-    batch_size_per_gpu: Size = key("images in a batch of one process; for training", "16", None)
-    num_worker_per_gpu: Natural = key("loading processes for each GPU; for training", "6", None)
-    pin_memory: bool = key("load into page-locked memory", "true", False)
+    batch_size_per_gpu: Size = key(
+        "images in a batch of one process; for training", "16", None, "†"
+    )
+    num_worker_per_gpu: Natural = key(
+        "loading processes for each GPU; for training", "6", None, "†"
+    )
+    pin_memory: bool = key(
+        "load into page-locked memory; with prefetch_mode cuda", "true", False, "(†)"
+    )
     persistent_workers: bool = key("keep the loading processes between passes", "false", False)
     prefetch_mode: Prefetch = key("load ahead, by a thread or onto the GPU", "cuda", None)
     num_prefetch_queue: Size = key("batches that the thread loads ahead", "1", 1)
     dataset_enlarge_ratio: Positive = key("passes over the images in one epoch", "100", 1)
     use_shuffle: Any = key("read by nothing: training shuffles in any case", "true", None)
-    on_error: Literal["stop", "skip"] = key("for a training sample that is damaged", "skip", "stop")
+    on_error: Literal["stop", "skip"] = key(
+        "for a training sample that is damaged; with max_bad_samples", "skip", "stop", "(†)"
+    )
     max_bad_samples: Size = key("damaged samples before training stops", "100", None)
     phase: Any = key("set by BasicSR", "train", None)
     scale: Any = key("set by BasicSR to the file's scale", "2", None)
@@ -75,9 +83,9 @@ class Patches(Dataset):
     """Keys of datasets of random patches."""
 
     io_backend: Mapped = key("how files are read: type is disk or lmdb", "{type: disk}")
-    gt_size: Size = key("side of the HR patch in pixels; for training", "128", None)
-    use_hflip: bool = key("flip patches at random; for training", "true", None)
-    use_rot: bool = key("turn patches by 90 degrees at random; for training", "true", None)
+    gt_size: Size = key("side of the HR patch in pixels; for training", "128", None, "†")
+    use_hflip: bool = key("flip patches at random; for training", "true", None, "†")
+    use_rot: bool = key("turn patches by 90 degrees at random; for training", "true", None, "†")
 
     @classmethod
     def needed(cls, section: Mapping[str, object], is_train: bool) -> Collection[str]:
@@ -88,8 +96,12 @@ class Images(Patches):
     """Keys of datasets with LR images."""
 
     dataroot_lq: Text = key("folder or LMDB of LR images", "datasets/Set5/LR_bicubic/X2")
-    mean: Sequence[float] | None = key("subtracted from each channel", "[0.5, 0.5, 0.5]", None)
-    std: Sequence[float] | None = key("each channel is divided by it", "[0.5, 0.5, 0.5]", None)
+    mean: Sequence[float] | None = key(
+        "subtracted from each channel; with std", "[0.5, 0.5, 0.5]", None, "(*)"
+    )
+    std: Sequence[float] | None = key(
+        "each channel is divided by it; with mean", "[0.5, 0.5, 0.5]", None, "(*)"
+    )
     color: Text | None = key("y for luma alone", "y", None)
 
 

@@ -17,6 +17,7 @@ from esc_arch.options.sections import ESC_MODEL, PLAIN_MODELS, ESCOptions, Optio
 from esc_arch.options.types import (
     Chance,
     Count,
+    Decay,
     Kind,
     Mapped,
     Natural,
@@ -91,24 +92,24 @@ Kernels = Sequence[
 
 
 class Degradation(Options):
-    """How both models make LR images; needed where they do."""
+    """How both models make LR images; the marks in brackets hold where they do."""
 
-    resize_prob: ResizeChances = key("weights of up, down, keep", "[0.2, 0.7, 0.1]", None)
-    resize_range: Resizing = key("factors of the resizing", "[0.15, 1.5]", None)
-    gaussian_noise_prob: Chance = key("chance of Gaussian noise, else Poisson", "0.5", None)
-    noise_range: Amount = key("sigma of Gaussian noise", "[1, 30]", None)
-    poisson_scale_range: Amount = key("scale of Poisson noise", "[0.05, 3]", None)
-    gray_noise_prob: Chance = key("chance of grey noise", "0.4", None)
-    jpeg_range: Quality = key("quality of JPEG", "[30, 95]", None)
-    second_blur_prob: Chance = key("chance of a second blur", "0.8", None)
-    resize_prob2: ResizeChances = key("weights of up, down, keep", "[0.3, 0.4, 0.3]", None)
-    resize_range2: Resizing = key("factors of the resizing", "[0.3, 1.2]", None)
-    gaussian_noise_prob2: Chance = key("chance of Gaussian noise, else Poisson", "0.5", None)
-    noise_range2: Amount = key("sigma of Gaussian noise", "[1, 25]", None)
-    poisson_scale_range2: Amount = key("scale of Poisson noise", "[0.05, 2.5]", None)
-    gray_noise_prob2: Chance = key("chance of grey noise", "0.4", None)
-    jpeg_range2: Quality = key("quality of JPEG", "[30, 95]", None)
-    gt_size: Size = key("side of the HR patch in pixels", "256", None)
+    resize_prob: ResizeChances = key("weights of up, down, keep", "[0.2, 0.7, 0.1]", None, "(†)")
+    resize_range: Resizing = key("factors of the resizing", "[0.15, 1.5]", None, "(†)")
+    gaussian_noise_prob: Chance = key("chance of Gaussian noise, else Poisson", "0.5", None, "(†)")
+    noise_range: Amount = key("sigma of Gaussian noise", "[1, 30]", None, "(†)")
+    poisson_scale_range: Amount = key("scale of Poisson noise", "[0.05, 3]", None, "(†)")
+    gray_noise_prob: Chance = key("chance of grey noise", "0.4", None, "(†)")
+    jpeg_range: Quality = key("quality of JPEG", "[30, 95]", None, "(†)")
+    second_blur_prob: Chance = key("chance of a second blur", "0.8", None, "(†)")
+    resize_prob2: ResizeChances = key("weights of up, down, keep", "[0.3, 0.4, 0.3]", None, "(†)")
+    resize_range2: Resizing = key("factors of the resizing", "[0.3, 1.2]", None, "(†)")
+    gaussian_noise_prob2: Chance = key("chance of Gaussian noise, else Poisson", "0.5", None, "(†)")
+    noise_range2: Amount = key("sigma of Gaussian noise", "[1, 25]", None, "(†)")
+    poisson_scale_range2: Amount = key("scale of Poisson noise", "[0.05, 2.5]", None, "(†)")
+    gray_noise_prob2: Chance = key("chance of grey noise", "0.4", None, "(†)")
+    jpeg_range2: Quality = key("quality of JPEG", "[30, 95]", None, "(†)")
+    gt_size: Size = key("side of the HR patch in pixels", "256", None, "(†)")
     queue_size: Size = key("training pairs from which each batch is drawn", "180", 180)
     high_order_degradation: bool = key("make LR images; false to train on pairs", "true", True)
 
@@ -123,7 +124,7 @@ DEGRADATION_KEYS = tuple(
 class RealESRNetOptions(Degradation):
     """The option file of RealESRNetModel."""
 
-    gt_usm: bool = key("sharpen the ground truth", "true", None)
+    gt_usm: bool = key("sharpen the ground truth; with high_order_degradation", "true", None, "(†)")
 
     @classmethod
     def needed(cls, section: Mapping[str, object], is_train: bool) -> Collection[str]:
@@ -137,6 +138,11 @@ class GANTrain(Train):
     gan_opt: Mapped = key(
         "adversarial loss", "{type: GANLoss, gan_type: vanilla, loss_weight: 0.1}"
     )
+    ema_decay: Decay = key("decay of the averaged weights; above 0 with ldl_opt", "0.999", 0, "(†)")
+    pixel_opt: Mapped | None = key("loss on pixels", "{type: L1Loss}", None)
+    perceptual_opt: Mapped | None = key(
+        "loss on features of VGG", "{type: PerceptualLoss, layer_weights: {conv5_4: 1}}", None
+    )
     ldl_opt: Mapped | None = key("locally discriminative loss", "{type: L1Loss}", None)
     net_d_iters: Count = key("steps of the discriminator for one of the network", "1", 1)
     net_d_init_iters: Natural = key("iterations of the discriminator alone, first", "0", 0)
@@ -145,13 +151,13 @@ class GANTrain(Train):
 class RealESRGANOptions(Degradation):
     """The option file of RealESRGANModel."""
 
-    l1_gt_usm: bool = key("compare pixels with the sharpened ground truth", "true", None)
-    percep_gt_usm: bool = key("compare features with the sharpened ground truth", "true", None)
-    gan_gt_usm: bool = key("show the sharpened ground truth to network_d", "true", None)
+    l1_gt_usm: bool = key("compare pixels with the sharpened ground truth", "true", None, "†")
+    percep_gt_usm: bool = key("compare features with the sharpened ground truth", "true", None, "†")
+    gan_gt_usm: bool = key("show the sharpened ground truth to network_d", "true", None, "†")
     network_d: Mapped = key(
-        "the discriminator", "{type: UNetDiscriminatorSN, num_in_ch: 3, num_feat: 64}", None
+        "the discriminator", "{type: UNetDiscriminatorSN, num_in_ch: 3, num_feat: 64}", None, "†"
     )
-    train: GANTrain = key("training", "{}", None)
+    train: GANTrain = key("training", "{}", None, "†")
 
     @classmethod
     def needed(cls, section: Mapping[str, object], is_train: bool) -> Collection[str]:

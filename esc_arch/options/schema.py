@@ -11,7 +11,7 @@ from esc_arch.archs.presets import PRESETS
 from esc_arch.options import datasets, real_esrgan, sections
 from esc_arch.options.constructors import parameters_of
 from esc_arch.options.real_esrgan import FILES, RealESRGAN, RealESRGANOptions, RealESRNetOptions
-from esc_arch.options.types import Section, example_of, json_schema, type_of, words
+from esc_arch.options.types import NEEDED, Section, example_of, json_schema, mark_of, type_of, words
 
 _Json = dict[str, Any]
 
@@ -91,6 +91,7 @@ def schema_text() -> str:
 def _refine(name: str, value: _Json) -> None:
     """Make a key's schema refer to the models of sections, with example values."""
     value.pop("title", None)
+    value.pop(NEEDED, None)
     if "examples" in value:
         value["examples"] = [yaml.safe_load(text) for text in value["examples"]]
     if value.get("default", ...) is None and not any(
@@ -158,7 +159,9 @@ def reference() -> str:
         "",
         "Every key that `basicsr train` and `basicsr test` read, as `basicsr options reference`",
         "prints it. Networks, losses, optimisers, schedulers and metrics have the arguments of",
-        "their constructors beside the keys below. `*` marks a key that has to be there.",
+        "their constructors beside the keys below. `*` marks a key that its section has to have,",
+        "`†` one that it has to have to train, `‡` to test; a mark in brackets holds where the",
+        "meaning says so.",
         "",
     ]
     shown: set[tuple[str, str]] = set()
@@ -177,12 +180,11 @@ def reference() -> str:
 
 
 def _row(name: str, field: Any) -> str:
-    required = field.is_required()
-    default = "" if required or field.default is None else f"`{_plain(field.default)}`"
+    default = "" if field.is_required() or field.default is None else f"`{_plain(field.default)}`"
     example = example_of(field).partition("  #")[0]
     meaning = field.description + (f", as in `{name}: {example}`" if example != "{}" else "")
     kind = words(type_of(field)).replace("|", "\\|")
-    return f"| `{name}`{'*' if required else ''} | {kind} | {default} | {meaning} |"
+    return f"| `{name}`{mark_of(field)} | {kind} | {default} | {meaning} |"
 
 
 def _plain(value: object) -> str:

@@ -45,6 +45,9 @@ Texts = Annotated[Text | Sequence[Text] | None, Kind("text or a list of texts")]
 Periods = Annotated[Sequence[Count], MinLen(1), Kind("a list of whole numbers of at least 1")]
 
 
+_VAL = "test, and validation during training where there are datasets for it"
+
+
 class Network(OpenSection):
     """A network: its registered name, and the arguments of its constructor."""
 
@@ -91,11 +94,18 @@ class Scheduler(OpenSection):
     type: Literal["MultiStepLR", "MultiStepRestartLR", "CosineAnnealingRestartLR"] = key(
         "form of the schedule", "MultiStepLR"
     )
-    milestones: Sequence[int] = key("iterations at which the rate falls", "[250000, 400000]", None)
+    milestones: Sequence[int] = key(
+        "iterations at which the rate falls; for MultiStepLR", "[250000, 400000]", None, "(*)"
+    )
     gamma: float = key("factor of the rate at a milestone", "0.5", 0.1)
-    restarts: Sequence[int] = key("iterations at which the schedule restarts", "[0]", None)
-    restart_weights: Sequence[float] = key("factor of the rate at each restart", "[1]", None)
-    periods: Periods = key("iterations of each cosine period", "[250000, 250000]", None)
+    restarts: Sequence[int] = key("iterations at which the schedule restarts", "[0]", [0])
+    restart_weights: Sequence[float] = key("factor of the rate at each restart", "[1]", [1])
+    periods: Periods = key(
+        "iterations of each cosine period; for CosineAnnealingRestartLR",
+        "[250000, 250000]",
+        None,
+        "(*)",
+    )
 
 
 class Metric(OpenSection):
@@ -103,7 +113,9 @@ class Metric(OpenSection):
 
     type: Text = key("registered name of the metric", "calculate_psnr")
     better: Literal["higher", "lower"] = key("which value is the better one", "higher", "higher")
-    crop_border: Natural = key("pixels left out at each border", "2", None)
+    crop_border: Natural = key(
+        "pixels left out at each border; for PSNR and SSIM", "2", None, "(*)"
+    )
 
 
 class IoBackend(OpenSection):
@@ -122,9 +134,14 @@ class Train(Section):
     )
     warmup_iter: Warmup = key("iterations in which the rate rises from 0", "20000", -1)
     ema_decay: Decay = key("decay of the averaged weights; 0 keeps none", "0.999", 0)
-    pixel_opt: Mapped | None = key("loss on pixels", "{type: L1Loss}", None)
+    pixel_opt: Mapped | None = key(
+        "loss on pixels; this or perceptual_opt", "{type: L1Loss}", None, "(†)"
+    )
     perceptual_opt: Mapped | None = key(
-        "loss on features of VGG", "{type: PerceptualLoss, layer_weights: {conv5_4: 1}}", None
+        "loss on features of VGG; this or pixel_opt",
+        "{type: PerceptualLoss, layer_weights: {conv5_4: 1}}",
+        None,
+        "(†)",
     )
 
 
@@ -136,7 +153,7 @@ class ESCTrain(Train):
     channels_last: bool = key("memory format of the network and its inputs", "true", False)
     accumulate: Size = key("parts of a batch that share one step", "2", 1)
     grad_clip: Positive | None = key("largest norm of the gradients", "0.5", None)
-    skip_nonfinite: bool = key("skip steps whose gradients are not finite", "true", False)
+    skip_nonfinite: bool = key("skip steps whose gradients are not finite", "false", True)
     checkpoint_activations: bool = key("compute activations twice to save memory", "true", False)
 
 
@@ -150,11 +167,12 @@ class Val(Section):
     """Validation during training, and the test of ``basicsr test``."""
 
     save_img: bool = key("write the images of the network", "false")
-    val_freq: Count = key("iterations between validations; for training", "5000", None)
+    val_freq: Count = key("iterations between validations; for training", "5000", None, "†")
     suffix: Any = key(
         "end of the written files' names, ~ for the experiment's name; for a test with save_img",
         "~  # add the experiment's name",
         None,
+        "(‡)",
     )
     pbar: bool = key("show a progress bar", "false", False)
     metrics: Mapped | None = key(
@@ -234,24 +252,24 @@ class Options(Section):
     model_type: Text = key("registered name of the model", "SRModel")
     num_gpu: NumGpu = key("GPUs to use; auto for all, 0 for the CPU", "auto")
     network_g: Mapped = key("the network", "{type: ESC, dim: 64}")
-    scale: Size = key("upscaling factor", "2", None)
+    scale: Size = key("upscaling factor; for datasets of HR images", "2", None, "(*)")
     manual_seed: Seed | None = key("seed of all random numbers; ~ for a random one", "0", None)
     find_unused_parameters: bool = key("for torch's DistributedDataParallel", "false", False)
     dist_params: Mapped = key(
         "for torch.distributed, with the launcher slurm", "{backend: nccl, port: 29500}", None
     )
-    datasets: Mapped = key("datasets by phase: train, val, val_1, test_1, ...", "{}", None)
-    path: Mapped = key("files to start from", "{pretrain_network_g: ~}", None)
-    train: Train = key("training", "{}", None)
-    val: Val = key("validation and test", "{save_img: false}", None)
-    logger: Logger = key("logs and checkpoints", "{}", None)
+    datasets: Mapped = key("datasets by phase: train, val, val_1, test_1, ...", "{}", None, "*")
+    path: Mapped = key("files to start from", "{pretrain_network_g: ~}", None, "*")
+    train: Train = key("training", "{}", None, "†")
+    val: Val = key(_VAL, "{save_img: false}", None, "‡(†)")
+    logger: Logger = key("logs and checkpoints", "{}", None, "†")
 
 
 class ESCOptions(Options):
     """The option file of ESCModel."""
 
-    train: ESCTrain = key("training", "{}", None)
-    val: ESCVal = key("validation and test", "{save_img: false}", None)
+    train: ESCTrain = key("training", "{}", None, "†")
+    val: ESCVal = key(_VAL, "{save_img: false}", None, "‡(†)")
 
 
 class OpenOptions(Options):
@@ -259,6 +277,6 @@ class OpenOptions(Options):
 
     model_config = OpenSection.model_config
 
-    scale: Positive = key("upscaling factor", "2", None)  # type: ignore[assignment]
-    train: OpenTrain = key("training", "{}", None)
-    val: OpenVal = key("validation and test", "{save_img: false}", None)
+    scale: Positive = key("upscaling factor; for datasets of HR images", "2", None, "(*)")  # type: ignore[assignment]
+    train: OpenTrain = key("training", "{}", None, "†")
+    val: OpenVal = key(_VAL, "{save_img: false}", None, "‡(†)")

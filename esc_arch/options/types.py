@@ -29,6 +29,8 @@ from pydantic_core.core_schema import no_info_after_validator_function
 
 from esc_arch.options.problems import MISSING, Problems, describe, dotted, nearest, suggestion
 
+# Where pydantic keeps a key's mark.
+NEEDED = "needed"
 STRICT = ConfigDict(strict=True, arbitrary_types_allowed=True)
 
 
@@ -213,15 +215,25 @@ class OpenSection(Section):
     model_config = ConfigDict(extra="allow")
 
 
-def key(meaning: str, example: str, default: object = ...) -> Any:
+def key(meaning: str, example: str, default: object = ..., needed: str = "") -> Any:
     """A key of a section.
 
     Args:
         meaning: for the reference page and for editors.
         example: a value to show in messages, as YAML.
         default: the value when the key is absent; required without one.
+        needed: when a key with a default has to be there all the same: ``*`` always, ``†`` to
+            train, ``‡`` to test, in brackets under the condition that the meaning names.
     """
-    return Field(default, description=meaning, examples=[example])
+    extra: dict[str, Any] | None = {NEEDED: needed} if needed else None
+    return Field(default, description=meaning, examples=[example], json_schema_extra=extra)
+
+
+def mark_of(field: FieldInfo) -> str:
+    """When a key has to be there, see :func:`key`; empty for never."""
+    extra = field.json_schema_extra
+    marked = extra.get(NEEDED, "") if isinstance(extra, dict) else ""
+    return "*" if field.is_required() else str(marked)
 
 
 def check_section(
