@@ -9,7 +9,6 @@ Super-Resolution", ICCV 2025, arXiv 2503.06671.
 """
 
 import importlib
-import warnings
 
 from esc_arch.errors import UserError
 from esc_arch.plugin import finder
@@ -33,9 +32,8 @@ finder.install()
 
 
 def __getattr__(name: str) -> object:
-    if name == "weights":  # deprecated since version 0.2
-        warnings.warn("Use esc_arch.checkpoints.", DeprecationWarning, stacklevel=2)
-        return importlib.import_module("esc_arch.checkpoints")
+    if name == "weights":  # deprecated: its names warn
+        return importlib.import_module("esc_arch.weights")
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_MODULES[name]), name)

@@ -56,7 +56,7 @@ def convert(
         raise UserError(
             f"{target}: expected no file; found one. Name another, or replace it by --overwrite."
         )
-    found = inspect(source, parameters if str(source).endswith(".pth") else None)
+    found = inspect(source, None if str(source).endswith(".safetensors") else parameters)
     place = found.place or found.metadata.get("parameters")
     if parameters is not None and parameters != place:
         raise UserError(

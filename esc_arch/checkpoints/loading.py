@@ -47,6 +47,8 @@ class LoadedModel:
         metadata: of the file, see :mod:`esc_arch.checkpoints.provenance`.
         path: of the file.
         dtypes: in which it can compute.
+        detected: its class and arguments, those of the metadata included; None for an ONNX file
+            and for a network that only spandrel knows.
     """
 
     network: nn.Module | Callable[[Tensor], Tensor]
@@ -56,6 +58,7 @@ class LoadedModel:
     metadata: Mapping[str, str]
     path: Path
     dtypes: frozenset[torch.dtype]
+    detected: Detected | None = None
 
 
 @dataclass(frozen=True)
@@ -174,7 +177,14 @@ def open_weights(source: str | Path | None) -> LoadedModel:
     dtypes |= {torch.bfloat16} if bfloat16 else set()
     network.eval().requires_grad_(False)
     return LoadedModel(
-        network, found.scale, found.name, channels, found.metadata, path, frozenset(dtypes)
+        network,
+        found.scale,
+        found.name,
+        channels,
+        found.metadata,
+        path,
+        frozenset(dtypes),
+        found.detected,
     )
 
 

@@ -1,5 +1,6 @@
 """Networks and training states as BasicSR's training loads them: ``path:`` of an option file."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from esc_arch.errors import last_line, listed
 __all__ = [
     "RESUME_ANOTHER",
     "iteration_of",
+    "key_of",
     "pretrained_parameters",
     "read_pretrained",
     "require_fit",
@@ -35,10 +37,15 @@ def read_pretrained(path: str) -> Mapping[object, object]:
     return _read(path, "a checkpoint (.pth)", "Download or save it again.")
 
 
+def key_of(content: Mapping[object, object], key: str | None) -> str | None:
+    """The key of the parameters that BasicSR loads: the key itself, or else ``params``."""
+    return key if key is None or key in content else "params"
+
+
 def pretrained_parameters(
     content: Mapping[object, object], path: str, key: str | None
 ) -> dict[str, Tensor]:
-    """The parameters that BasicSR loads: under the key, or else under ``params``.
+    """The parameters that BasicSR loads, see :func:`key_of`.
 
     Args:
         content: see :func:`read_pretrained`.
@@ -48,20 +55,19 @@ def pretrained_parameters(
     Raises:
         CheckpointError: when there are none, or a number in them is NaN or infinite.
     """
-    if key is not None and key not in content:
-        if "params" not in content:
-            bare = bool(content) and all(torch.is_tensor(value) for value in content.values())
-            raise CheckpointError(
-                path,
-                f"parameters under {key!r}" + (" or 'params'" if key != "params" else ""),
-                f"the keys {listed(content, 5)}",
-                "The file is a bare state dict: wrap it as {'params': ...}, or, without "
-                "train.ema_decay, write `param_key_g: ~`."
-                if bare
-                else "Write one of these keys.",
-            )
-        key = "params"
-    state = tensors_of(content, path, key)
+    place = key_of(content, key)
+    if place is not None and place not in content:
+        bare = bool(content) and all(torch.is_tensor(value) for value in content.values())
+        raise CheckpointError(
+            path,
+            f"parameters under {key!r}" + (" or 'params'" if key != "params" else ""),
+            f"the keys {listed(content, 5)}",
+            "The file is a bare state dict: wrap it as {'params': ...}, or, without "
+            "train.ema_decay, write `param_key_g: ~`."
+            if bare
+            else "Write one of these keys.",
+        )
+    state = tensors_of(content, path, place)
     return {name.removeprefix("module."): tensor for name, tensor in state.items()}
 
 
@@ -119,14 +125,16 @@ def iteration_of(path: str) -> int:
 
 
 def _read(path: str, kind: str, if_broken: str) -> Mapping[object, object]:
-    if path.endswith(".safetensors") and Path(path).is_file():
+    # As BasicSR expands it, which leaves the ~ of an unknown user as it is.
+    file = Path(os.path.expanduser(path))
+    if file.suffix == ".safetensors" and file.is_file():
         raise CheckpointError(
             path,
             f"{kind}, which BasicSR reads by torch.load",
             "a .safetensors file",
-            f"Convert it: basicsr weights convert {path} {Path(path).with_suffix('.pth')}",
+            f"Convert it: basicsr weights convert {file} {file.with_suffix('.pth')}",
         )
-    content = read_checkpoint(Path(path).expanduser(), kind, if_broken)
+    content = read_checkpoint(file, kind, if_broken)
     if not isinstance(content, Mapping):
         found = f"a value ({type(content).__name__})"
         raise CheckpointError(path, kind, found, "Name another file.")

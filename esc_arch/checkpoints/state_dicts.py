@@ -118,8 +118,7 @@ def read_checkpoint(
     try:
         return read_file(path)
     except pickle.UnpicklingError as error:
-        text = str(error)
-        if "GLOBAL" in text or "nsupported" in text:
+        if _names_objects(str(error), path):
             found = "Python objects, which could run code when loaded"
             if_broken = "If you trust its source, load it there and save its state_dict alone."
         else:
@@ -130,6 +129,16 @@ def read_checkpoint(
     except Exception as error:  # the unpickler of a garbled file may raise anything
         found = f"a file that does not load ({first_line(error)})"
         raise CheckpointError(path, kind, found, if_broken) from error
+
+
+def _names_objects(refusal: str, path: Path) -> bool:
+    """Whether the unpickler refused a class or a function, rather than a garbled file."""
+    if any(name in refusal for name in ("GLOBAL", "Unsupported global", "Unsupported class")):
+        return True
+    # A pickle of a later protocol is refused before its objects are reached; text is no pickle.
+    with path.open("rb") as file:
+        is_pickle = file.read(1) == pickle.PROTO
+    return "Unsupported operand" in refusal and (is_pickle or zipfile.is_zipfile(path))
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:

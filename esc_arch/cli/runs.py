@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 from datetime import datetime
 from pathlib import Path
@@ -30,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     try:
-        found = find_experiments(Path(args.folder).expanduser())
+        found = find_experiments(Path(os.path.expanduser(args.folder)))
     except OSError as error:
         raise UserError(
             f"{args.folder}: expected a folder of experiments; found: {error.strerror}. Name the "

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from esc_arch.checkpoints.detection import Detected, detect
+from esc_arch.checkpoints.detection import Detected
 from esc_arch.checkpoints.loading import LoadedModel
 from esc_arch.checkpoints.provenance import describe
 from esc_arch.errors import UserError, first_line
@@ -45,7 +45,7 @@ class Source:
         """
         if not isinstance(model.network, nn.Module):
             raise _refused(model, "an exported file already")
-        detected = detect(model.network.state_dict())
+        detected = model.detected
         if detected is None or detected.network.__name__ not in EXPORTED:
             raise _refused(model, "its operations depend on the image's size")
         return cls(model, model.network, detected)

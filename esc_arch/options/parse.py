@@ -68,10 +68,10 @@ def resolve(
         dataset["phase"] = phase.split("_")[0]
         if "scale" in opt:
             dataset["scale"] = opt["scale"]
-        for key in ("dataroot_gt", "dataroot_lq"):
+        for key, value in dataset.items():
             # A dataset that accepts a list of roots expands them itself.
-            if isinstance(dataset.get(key), str):
-                dataset[key] = os.path.expanduser(dataset[key])
+            if key.startswith("dataroot") and isinstance(value, str):
+                dataset[key] = os.path.expanduser(value)
     for key, value in opt["path"].items():
         if value is not None and ("resume_state" in key or "pretrain_network" in key):
             opt["path"][key] = os.path.expanduser(value)

@@ -8,10 +8,12 @@ from typing import Any
 
 from basicsr.archs.vgg_arch import NAMES as VGG_LAYERS
 from basicsr.archs.vgg_arch import VGG_PRETRAIN_PATH
+from torch import Tensor
 
 from esc_arch.checkpoints.pretrained import (
     RESUME_ANOTHER,
     iteration_of,
+    key_of,
     pretrained_parameters,
     read_pretrained,
     require_fit,
@@ -96,12 +98,15 @@ def _inspect_network(
     strict = path.get(key.replace("network", "strict_load"), True)
     with _reported(problems, path_key):
         content = read_pretrained(file)
+        sets: dict[str | None, dict[str, Tensor]] = {}
         for name, problem_key in wanted.items():
-            parameters = None
-            with _reported(problems, problem_key):
-                parameters = pretrained_parameters(content, file, name)
-            if parameters is not None and not problems.under(key):
-                require_fit(build(section), parameters, file, strict)
+            if key_of(content, name) not in sets:
+                with _reported(problems, problem_key):
+                    sets[key_of(content, name)] = pretrained_parameters(content, file, name)
+        if sets and not problems.under(key):
+            network = build(section)
+            for parameters in sets.values():
+                require_fit(network, parameters, file, strict)
 
 
 def inspect_loss_files(problems: Problems, opt: Mapping[str, Any]) -> None:

@@ -64,6 +64,14 @@ def test_there_and_back(file, place):
     assert same(network.state_dict(), expected)
 
 
+def test_the_last_parameters_of_a_ckpt_file(file):
+    source = file.rename(file.with_suffix(".ckpt"))
+    for place in ("params", "params_ema"):
+        target = file.with_name(f"{place}.safetensors")
+        assert checkpoints.convert(source, target, parameters=place).place == place
+        assert same(load_file(target), read_file(source)[place])
+
+
 def test_half_precision(file):
     target = file.with_name("a.safetensors")
     assert main(["weights", "convert", str(file), str(target), "--half"]) == 0

@@ -1,5 +1,11 @@
 """Checkpoints in every form are read, known by their keys, and refused by name."""
 
+import importlib
+import math
+import pickle
+import subprocess
+import sys
+
 import pytest
 import torch
 from basicsr.archs.rrdbnet_arch import RRDBNet
@@ -103,6 +109,30 @@ def test_another_family_is_named_by_spandrel(tmp_path):
         create("esc", 2, weights=path)
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol 4")
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (b"<html>no such page</html>", "something else, which does not load"),
+        (b"Sorry, not here.\n", "something else, which does not load"),
+        *((pickle.dumps(math.sqrt, n), "Python objects, which could run code") for n in (0, 2, 4)),
+    ],
+)
+def test_a_text_file_is_no_code(tmp_path, content, found):
+    path = tmp_path / "net.pth"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=rf"net\.pth: expected a checkpoint .*; found {found}"):
+        checkpoints.read_state_dict(path)
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol 4")
+def test_objects_in_a_checkpoint_are_code(tmp_path):
+    for protocol in (2, 4):
+        torch.save({"params": math.sqrt}, tmp_path / "net.pth", pickle_protocol=protocol)
+        with pytest.raises(UserError, match="could run code"):
+            checkpoints.read_state_dict(tmp_path / "net.pth")
+
+
 def test_public_names():
     assert esc_arch.create is checkpoints.create
     for name in checkpoints.__all__:
@@ -112,5 +142,20 @@ def test_public_names():
 
 
 def test_the_former_name_of_the_package():
-    with pytest.warns(DeprecationWarning, match=r"esc_arch\.checkpoints"):
-        assert esc_arch.weights is checkpoints
+    with pytest.warns(DeprecationWarning, match=r"esc_arch\.checkpoints\.load "):
+        assert esc_arch.weights.load is checkpoints.load
+    with pytest.warns(DeprecationWarning, match=r"esc_arch\.checkpoints\.create "):
+        from esc_arch.weights import create as former
+    assert former is create
+    former_module = importlib.import_module("esc_arch.weights")
+    assert former_module is esc_arch.weights and former_module.__all__ == checkpoints.__all__
+    with pytest.raises(AttributeError):
+        former_module.nothing  # noqa: B018
+
+
+@pytest.mark.parametrize("way", ["import esc_arch.weights", "import esc_arch; esc_arch.weights"])
+def test_the_former_name_in_a_new_process(way):
+    """Each form alone; where a name is used, the line that does is named."""
+    code = f"{way}\nesc_arch.weights.CheckpointError"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stderr.startswith("<string>:2: DeprecationWarning: Use esc_arch.checkpoints.Check")

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 from esc_arch import options
 from esc_arch.errors import UserError
+from esc_arch.options import weight_files
 from esc_arch.options.constructors import build
 
 RUN = options.Run(is_train=True)
@@ -54,6 +55,25 @@ def test_right_checkpoint_passes(opt, weights):
     options.check_files(opt, "tiny.yml", RUN)
 
 
+@pytest.mark.parametrize(
+    ("content", "checked"), [(["params"], 1), (["params_ema"], 1), (["params", "params_ema"], 2)]
+)
+def test_a_network_is_built_once_and_each_set_of_parameters_checked_once(
+    opt, weights, content, checked, monkeypatch
+):
+    """With train.ema_decay, BasicSR loads two sets, which may be the same one."""
+    torch.save(dict.fromkeys(content, weights), "net.pth")
+    opt["path"]["param_key_g"] = content[0]
+    done = Counter()
+    for name in ("build", "require_fit"):
+        call = getattr(weight_files, name)
+        monkeypatch.setattr(
+            weight_files, name, lambda *a, n=name, c=call: (done.update([n]), c(*a))[1]
+        )
+    options.check_files(opt, "tiny.yml", RUN)
+    assert done == {"build": 1, "require_fit": checked}
+
+
 def test_checkpoint_of_another_scale_passes(opt):
     other = build(opt["network_g"] | {"upscaling_factor": 4})
     torch.save({"params": other.state_dict()}, "net.pth")
@@ -66,11 +86,28 @@ def test_missing_file(opt):
     contains(messages(opt), "path.pretrain_network_g:", "data: a folder")
 
 
-def test_safetensors_are_to_be_converted(opt, weights):
+@pytest.mark.parametrize("folder", ["", "~/"])
+def test_safetensors_are_to_be_converted(opt, weights, folder, monkeypatch):
+    monkeypatch.setenv("HOME", os.getcwd())
     save_file(weights, "net.safetensors")
-    opt["path"]["pretrain_network_g"] = "net.safetensors"
-    text = messages(opt)
-    contains(text, "path.pretrain_network_g:", "weights convert net.safetensors net.pth")
+    opt["path"]["pretrain_network_g"] = f"{folder}net.safetensors"
+    home = os.path.expanduser(folder)
+    expected = f"weights convert {home}net.safetensors {home}net.pth"
+    contains(messages(opt), "path.pretrain_network_g:", "a .safetensors file", expected)
+
+
+def test_the_home_folder(opt, weights, resumed, monkeypatch):
+    monkeypatch.setenv("HOME", os.getcwd())
+    torch.save({"params": weights}, "net.pth")
+    opt["path"]["pretrain_network_g"] = "~/net.pth"
+    options.check_files(opt, "tiny.yml", RUN)
+    opt["path"]["pretrain_network_g"] = "~/none.pth"
+    contains(messages(opt), "path.pretrain_network_g:", "none.pth: no such file")
+    opt["path"]["pretrain_network_g"] = "~nobody_of_this_name/net.pth"
+    contains(messages(opt), "path.pretrain_network_g:", "net.pth: no such file")
+    state = resumed["path"]["resume_state"]
+    options.check_files(mutated(resumed, "path.resume_state", f"~/{state}"), "tiny.yml", RUN)
+    contains(messages(mutated(resumed, "path.resume_state", "~/5.state")), "5.state: no such file")
 
 
 @pytest.mark.parametrize("content", [b"", b"junk", b"PK\x03\x04 cut off", b"\x80\x02}q\x00."])
