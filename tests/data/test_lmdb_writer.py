@@ -10,6 +10,7 @@ import shutil
 import signal
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import lmdb
@@ -379,6 +380,53 @@ def test_memory_does_not_grow_with_the_images(tmp_path):
         assert database.stat()["entries"] == 2000
 
 
+class CountedSize(int):
+    """The size of a file, which counts how often something is added to it."""
+
+    additions = 0
+
+    def __add__(self, other):
+        CountedSize.additions += 1
+        return int(self) + other
+
+    __radd__ = __add__
+
+
+def test_the_work_beside_the_images_grows_as_their_number(tmp_path, monkeypatch):
+    """Not as its square: nothing goes through all sizes for each batch."""
+    source = write_png(tmp_path / "a.png", pixels(0))
+    status = source.stat()
+    size_and_time = SimpleNamespace(
+        st_size=CountedSize(status.st_size), st_mtime_ns=status.st_mtime_ns
+    )
+    plain = os.stat
+    monkeypatch.setattr(
+        os, "stat", lambda path, **named: size_and_time if path == source else plain(path, **named)
+    )
+    assert write_lmdb(tmp_path / "X.lmdb", [Entry(f"{i:04d}", source) for i in range(1280)])
+    assert 1280 <= CountedSize.additions < 10 * 1280
+
+
+@pytest.mark.parametrize("done", [1, 63, 70])
+def test_an_unfinished_lmdb_of_other_batches_goes_on(tmp_path, entries, done):
+    """As a version with other limits of a transaction leaves it."""
+    path, part = tmp_path / "X.lmdb", tmp_path / ".X.lmdb.part"
+    write_lmdb(path, entries)
+    lines = (path / "meta_info.txt").read_bytes()
+    part.mkdir()
+    shutil.copy(path / "plan.json", part)
+    (part / "meta_info.txt").write_bytes(b"".join(lines.splitlines(keepends=True)[:done]))
+    with lmdb.open(str(part), map_size=2**24) as database, database.begin(write=True) as writing:
+        for entry in entries[:done]:
+            writing.put(entry.key.encode(), entry.source.read_bytes())
+    inode = (part / "data.mdb").stat().st_ino
+    shutil.rmtree(path)
+    write_lmdb(path, entries)
+    assert (path / "data.mdb").stat().st_ino == inode
+    assert content_of(path) == expected_of(entries)
+    assert (path / "meta_info.txt").read_bytes() == lines
+
+
 def test_large_images_are_committed_one_by_one(tmp_path):
     image = write_png(tmp_path / "a.png", pixels(0)).read_bytes()
     (tmp_path / "large.png").write_bytes(image + bytes(40_000_000))
@@ -441,7 +489,7 @@ def test_wrong_sources(tmp_path):
         ([Entry("a", good)], "each key once"),
         ([Entry("b", tmp_path / "none.png")], r"none\.png.*No such file"),
         ([Entry("b", empty)], r"e\.png.*empty"),
-        ([Entry("b", text)], r"t\.png.*no such image"),
+        ([Entry("b", text)], r"t\.png.*a file of another kind"),
         ([Entry("b", tmp_path)], "expected an image file.*directory"),
     ):
         with pytest.raises(UserError, match=message):
