@@ -74,7 +74,7 @@ $(DEMO_REPORT): $(DEMO_TESTED) demo/report.py | $(INSTALLED)
 
 # What is generated from the package and committed: the recipes, their schema, the reference.
 options: | $(INSTALLED)
-	$(BIN)/basicsr options new --all options
+	$(BIN)/basicsr options new --all options --overwrite
 	$(BIN)/basicsr options schema > options/schema.json
 	$(BIN)/basicsr options reference > docs/options.md
 

@@ -4,40 +4,62 @@ import argparse
 import sys
 from pathlib import Path
 
-from esc_arch.cli.commands import CommandParser
+from esc_arch.cli.commands import add_commands
 from esc_arch.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The commands ``new``, ``schema`` and ``reference``."""
-    commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=CommandParser)
-    text = "Print an option file for a network, or write all of this package's."
-    new = commands.add_parser("new", help=text, description=text)
-    new.add_argument("name", nargs="?", metavar="PRESET", help="esc, esc_light, swinir_light, ...")
-    new.add_argument("--scale", type=int, default=2, metavar="N", help="upscaling factor (2)")
-    new.add_argument("--test", action="store_true", help="the file to test with")
-    new.add_argument("--all", type=Path, metavar="DIR", help="write every file into this folder")
-    new.set_defaults(run=_new)
-    text = "Print the JSON schema of option files, for editors."
-    commands.add_parser("schema", help=text, description=text).set_defaults(run=_schema)
-    text = "Print a reference of all keys, in Markdown."
-    commands.add_parser("reference", help=text, description=text).set_defaults(run=_reference)
+    """The sub-commands, each with its arguments."""
+    add_commands(parser, COMMANDS)
+
+
+def _add_new(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "name", nargs="?", metavar="RECIPE", help="esc, esc_light, swinir_light, ..."
+    )
+    parser.add_argument(
+        "--scale", type=int, metavar="N", help="upscaling factor (default: 2, or the least)"
+    )
+    parser.add_argument("--test", action="store_true", help="the file to test with")
+    parser.add_argument("--all", type=Path, metavar="DIR", help="write every file into this folder")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="with --all: replace files that differ"
+    )
+    parser.set_defaults(run=_new)
 
 
 def _new(args: argparse.Namespace) -> None:
+    if args.all is not None:
+        given = {
+            args.name: args.name is not None,
+            "--scale": args.scale is not None,
+            "--test": args.test,
+        }
+        others = [name for name, is_given in given.items() if is_given]
+        if others:
+            raise UserError(
+                f"--all {args.all}: expected no recipe, --scale or --test beside it; found "
+                f"{', '.join(others)}. Leave one of the two out."
+            )
+        if not args.all.is_dir():
+            raise UserError(f"--all {args.all}: expected a folder; found none. Make it first.")
+    elif args.overwrite:
+        raise UserError("--overwrite: expected --all DIR beside it; found none. Leave it out.")
+
     from esc_arch.options.recipes import names, recipe, write_all
 
     if args.all is not None:
-        if not args.all.is_dir():
-            raise UserError(f"--all {args.all}: expected a folder; found none. Make it first.")
-        files = write_all(args.all)
-        print(f"{args.all}: {len(files)} option files")
-        return
-    if args.name is None:
+        print(f"{args.all}: {len(write_all(args.all, args.overwrite))} option files")
+    elif args.name is None:
         raise UserError(
             f"options new: expected a recipe: {', '.join(names(args.test))}; found none. Name one."
         )
-    sys.stdout.write(recipe(args.name, args.scale, args.test)[1])
+    else:
+        sys.stdout.write(recipe(args.name, args.scale, args.test)[1])
+
+
+def _add_schema(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=_schema)
 
 
 def _schema(args: argparse.Namespace) -> None:
@@ -46,7 +68,18 @@ def _schema(args: argparse.Namespace) -> None:
     sys.stdout.write(schema_text())
 
 
+def _add_reference(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=_reference)
+
+
 def _reference(args: argparse.Namespace) -> None:
     from esc_arch.options.schema import reference
 
     sys.stdout.write(reference())
+
+
+COMMANDS = {
+    "new": ("Print an option file for a network, or write all of this package's.", _add_new),
+    "schema": ("Print the JSON schema of option files, for editors.", _add_schema),
+    "reference": ("Print a reference of all keys, in Markdown.", _add_reference),
+}

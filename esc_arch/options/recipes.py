@@ -5,6 +5,7 @@ The files in ``templates`` hold the text; this file holds the differences betwee
 """
 
 import functools
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from string import Template
 import yaml
 
 from esc_arch.archs.presets import PRESETS, build_meta
-from esc_arch.errors import UserError
+from esc_arch.errors import UserError, listed
 from esc_arch.files import whole_file
 from esc_arch.options.problems import suggestion
 
@@ -85,12 +86,12 @@ def names(test: bool = False) -> list[str]:
     return [*own, *(_REAL_TEST if test else _REAL_STAGES)]
 
 
-def recipe(name: str, scale: int, test: bool = False) -> tuple[str, str]:
+def recipe(name: str, scale: int | None = None, test: bool = False) -> tuple[str, str]:
     """An option file by its recipe.
 
     Args:
         name: one of :func:`names`.
-        scale: upscaling factor.
+        scale: upscaling factor; None for 2, or else the least for which it is published.
         test: the file to test with, instead of the one to train with.
 
     Returns:
@@ -108,6 +109,8 @@ def recipe(name: str, scale: int, test: bool = False) -> tuple[str, str]:
         )
     chosen = RECIPES.get(name, _REAL)
     scales = PRESETS[chosen.preset].scales
+    if scale is None:
+        scale = 2 if 2 in scales else min(scales)
     if scale not in scales:
         raise UserError(
             f"--scale: expected {' or '.join(map(str, scales))}, for which {name} is published; "
@@ -124,17 +127,37 @@ def recipe(name: str, scale: int, test: bool = False) -> tuple[str, str]:
     return stem, _fill("train", values | _train_values(chosen, scale))
 
 
-def write_all(folder: Path) -> list[Path]:
-    """Write the files that the repository holds into a folder; returns their paths."""
-    written = []
-    for test in (False, True):
-        for name in names(test):
-            for scale in RECIPES.get(name, _REAL).committed:
-                stem, text = recipe(name, scale, test)
-                written.append(folder / f"{stem}.yml")
-                with whole_file(written[-1]) as part:
-                    part.write_text(text, encoding="utf-8", newline="\n")
-    return written
+def write_all(folder: Path, overwrite: bool = False) -> list[Path]:
+    """Write the files that the repository holds into a folder; returns their paths.
+
+    Args:
+        overwrite: replace files of these names that hold something else.
+
+    Raises:
+        UserError: when there are such, before anything is written.
+    """
+    contents = {
+        folder / f"{stem}.yml": text.encode()
+        for test in (False, True)
+        for name in names(test)
+        for scale in RECIPES.get(name, _REAL).committed
+        for stem, text in (recipe(name, scale, test),)
+    }
+    others = [
+        file.name
+        for file, content in contents.items()
+        if os.path.lexists(file) and not (file.is_file() and file.read_bytes() == content)
+    ]
+    if others and not overwrite:
+        raise UserError(
+            f"{folder}: expected no other files of the names of the recipes; found "
+            f"{listed(others, 5)} with another content. Name another folder, or replace them by "
+            "--overwrite."
+        )
+    for file, content in contents.items():
+        with whole_file(file) as part:
+            part.write_bytes(content)
+    return list(contents)
 
 
 def _fill(template: str, values: Mapping[str, object]) -> str:

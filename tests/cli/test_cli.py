@@ -2,7 +2,7 @@
 
 import pytest
 
-from esc_arch.cli import compare, data, nets, weights
+from esc_arch.cli import compare, data, nets, options, weights
 from esc_arch.cli import main as cli
 from esc_arch.errors import UserError
 from tests.run_python import output_of, start_python
@@ -16,6 +16,7 @@ from tests.run_python import output_of, start_python
         *(["compare", name] for name in compare.COMMANDS),
         *(["data", name] for name in data.COMMANDS),
         *(["weights", name] for name in weights.COMMANDS),
+        *(["options", name] for name in options.COMMANDS),
     ],
 )
 def test_help_everywhere(arguments, capsys):
@@ -51,6 +52,18 @@ def test_a_user_error_is_printed_without_a_traceback(monkeypatch, capsys):
     assert capsys.readouterr().err == "basicsr: x.yml: key: expected this; found that.\n"
 
 
+def test_a_mistaken_path_is_found_without_pytorch(tmp_path):
+    code = """
+        import sys
+        from esc_arch.cli.main import main
+        assert main(sys.argv[1:]) == 2
+        print("LOADED", {"torch", "basicsr"} & set(sys.modules))
+    """
+    for arguments in (["--all", str(tmp_path / "none")], ["esc", "--all", str(tmp_path)]):
+        printed = output_of(start_python(code, "options", "new", *arguments))
+        assert printed.endswith("LOADED set()\n"), printed
+
+
 def test_what_needs_no_network_starts_without_pytorch():
     code = """
         import sys
@@ -68,6 +81,8 @@ def test_what_needs_no_network_starts_without_pytorch():
         ["data", "prepare"],
         ["data", "verify"],
         ["data", "download"],
+        ["options"],
+        *(["options", name] for name in options.COMMANDS),
     ):
         printed = output_of(start_python(code, *arguments, "--help"))
         assert printed.endswith("LOADED set()\n"), printed

@@ -63,6 +63,29 @@ def test_the_command_prints_the_file(capsys):
     assert capsys.readouterr().out == expected
 
 
+@pytest.mark.parametrize(("name", "file"), [("esc", "ESC_x2"), ("esc_real_mse", "ESC_Real_x4_mse")])
+def test_the_scale_is_2_where_there_is_such_a_recipe(name, file, capsys):
+    assert main(["options", "new", name]) == 0
+    expected = (FOLDER / f"train_{file}.yml").read_text(encoding="utf-8")
+    assert capsys.readouterr().out == expected
+
+
+def test_files_of_the_user_are_not_replaced_unasked(tmp_path, capsys):
+    mine = tmp_path / "train_ESC_x2.yml"
+    mine.write_text("mine")
+    assert main(["options", "new", "--all", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert "found train_ESC_x2.yml with another content" in said and "--overwrite" in said
+    assert [file.read_text() for file in tmp_path.iterdir()] == ["mine"]
+    assert main(["options", "new", "--all", str(tmp_path), "--overwrite"]) == 0
+    assert mine.read_bytes() == (FOLDER / mine.name).read_bytes()
+    # Files that are the same are no reason to stop.
+    assert main(["options", "new", "--all", str(tmp_path)]) == 0
+    assert {file.name for file in tmp_path.iterdir()} == {
+        file.name for file in FOLDER.glob("*.yml")
+    }
+
+
 @pytest.mark.parametrize(
     ("arguments", "fragments"),
     [
@@ -73,9 +96,16 @@ def test_the_command_prints_the_file(capsys):
             ("a recipe of training", "found 'nonsense'", "esc_light, esc_real_gan"),
         ),
         (["new", "esc", "--scale", "5"], ("--scale: expected 2 or 3 or 4", "found 5")),
-        (["new", "esc_real_mse"], ("--scale: expected 4", "found 2")),
+        (["new", "esc_real_mse", "--scale", "2"], ("--scale: expected 4", "found 2")),
         (["new"], ("expected a recipe: esc, esc_light",)),
         (["new", "--all", "none"], ("--all none: expected a folder",)),
+        (["new", "esc", "--all", "."], ("--all .: expected no recipe", "found esc.")),
+        (["new", "--all", ".", "--test"], ("--all .: expected no recipe", "found --test.")),
+        (
+            ["new", "esc", "--scale", "2", "--all", "."],
+            ("--all .: expected no recipe", "found esc, --scale."),
+        ),
+        (["new", "esc", "--overwrite"], ("--overwrite: expected --all",)),
     ],
 )
 def test_mistakes(arguments, fragments, capsys, tmp_path, monkeypatch):
