@@ -193,14 +193,19 @@ def test_what_the_repository_ships():
         opened = open_weights(name)
         assert opened.path.stat().st_size < 3_000_000
         assert opened.metadata["licence"] and opened.metadata["training"]
+        assert all((place / f"{name}.{ending}").is_file() for ending in ("safetensors", "md"))
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="no git checkout: git ignores nothing")
+def test_git_does_not_ignore_what_is_shipped():
+    for name in locations.shipped_names():
         for ending in ("safetensors", "md"):
-            file = place / f"{name}.{ending}"
-            assert file.is_file()
+            file = ROOT / "experiments" / "pretrained_models" / f"{name}.{ending}"
             asked = subprocess.run(
                 ["git", "check-ignore", "--no-index", "--quiet", str(file)], cwd=ROOT
             )
-            # 0 would say that git ignores the file, 128 that this is no repository.
-            assert asked.returncode != 0, f"git ignores {file.name}"
+            # 0: git ignores the file; 128: git failed.
+            assert asked.returncode == 1, f"{file.name}: git check-ignore gave {asked.returncode}"
 
 
 def test_the_wheel_has_the_shipped_models_alone(tmp_path, body):
