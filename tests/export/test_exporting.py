@@ -16,6 +16,8 @@ from esc_arch.checkpoints.conversion import write_safetensors
 from esc_arch.cli.main import main
 from esc_arch.errors import UserError
 from esc_arch.export import agreement
+from esc_arch.export.program_file import METADATA_FILE
+from esc_arch.export.source import Source
 from esc_arch.files import sha256_of
 from tests import tiny
 from tests.reference_cases import deviation, fill_parameters
@@ -100,9 +102,11 @@ def test_scores_are_never_held_for_a_whole_image(esc):
     assert "Softmax" not in outside
 
 
-@pytest.mark.slow
-def test_half(tmp_path):
-    network = small("esc_fp", 3)
+@pytest.mark.parametrize(
+    ("name", "scale"), [("esc", 2), pytest.param("esc_fp", 3, marks=pytest.mark.slow)]
+)
+def test_half(tmp_path, name, scale):
+    network = small(name, scale)
     path = exported(network, tmp_path, ".onnx", "--half")
     weights = onnx.load(path).graph.initializer
     assert {onnx.TensorProto.FLOAT16} == {
@@ -141,14 +145,32 @@ def test_hit_srf(tmp_path):
     assert_same(network, exported(network, tmp_path, ".onnx"), 1e-4, [(2, 3, 33, 20)])
 
 
-@pytest.mark.slow
-def test_program(tmp_path):
-    network = small("esc_real_m", 2)
+def test_arguments_that_only_the_metadata_hold(tmp_path):
+    """ELAN's windows share no shape with its parameters; the published sides are (4, 8, 16)."""
+    arguments = {"window_sizes": (2, 4, 8), "m_elan": 2, "c_elan": 6, "scale": 2}
+    network, weights = PRESETS["elan_light"].network(**arguments).eval(), tmp_path / "a.safetensors"
+    metadata = write_safetensors(network, weights)
+    labelled = json.dumps(json.loads(metadata["arguments"]) | {"window_sizes": (2, 4, 8)})
+    write_safetensors(network, weights, metadata=metadata | {"arguments": labelled})
+    found = Source.of(open_weights(weights)).metadata("float32")
+    rebuilt = PRESETS[found["network"].lower() + "_light"].network(**json.loads(found["arguments"]))
+    rebuilt.load_state_dict(network.state_dict())
+    x = torch.rand(1, 3, 21, 13)
+    with torch.no_grad():
+        assert torch.equal(rebuilt.eval()(x), network(x))
+
+
+@pytest.mark.parametrize(
+    ("name", "least"), [("esc", 1), pytest.param("esc_real_m", 3, marks=pytest.mark.slow)]
+)
+def test_program(tmp_path, name, least):
+    """Sides of esc_real_m are above its fold of 2."""
+    network = small(name, 2)
     path = exported(network, tmp_path, ".pt2")
-    extra = {"esc_arch/scale": "", "esc_arch/licence": ""}
+    extra = {f"{METADATA_FILE}scale": "", f"{METADATA_FILE}licence": ""}
     program = torch.export.load(path, extra_files=extra).module()
     assert (extra["esc_arch/scale"], extra["esc_arch/licence"]) == ("2", "CC0-1.0")
-    for shape in [(1, 3, 3, 4), (2, 3, 17, 30), (1, 3, 64, 9)]:  # sides above its fold of 2
+    for shape in [(1, 3, least, least + 1), (2, 3, 17, 30), (1, 3, 64, 9)]:
         x = torch.rand(shape)
         with torch.no_grad():
             assert deviation(program(x), network(x)) < 1e-5
