@@ -7,9 +7,8 @@ import os
 import signal
 import sys
 import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from itertools import islice
@@ -83,20 +82,71 @@ class Processes:
             ProcessKilled: when a process was killed.
             Exception: any of ``function``.
         """
-        pool = self._start()
         waiting = iter(items)
-        running: deque[tuple[Future[_Result], _Item]] = deque()
+        running: dict[Future[_Result], _Item] = {}
+        with self._at_work(running) as pool:
+            while self._submit(pool, function, waiting, running):
+                first = next(iter(running))
+                yield first.result()
+                del running[first]
+
+    def for_each(
+        self,
+        function: Callable[[_Item], _Result],
+        items: Iterable[_Item],
+        use: Callable[[_Item, _Result], object],
+    ) -> None:
+        """Call ``use`` with each item and its result as soon as that is ready, in any order.
+
+        However the work ends, it is called with all results that are complete by then; a second
+        time with one at which it raised an error.
+
+        Args:
+            function: of a module, or a partial of one.
+            use: called in this thread.
+
+        Raises:
+            ProcessKilled: when a process was killed.
+            Exception: any of ``function`` and ``use``.
+        """
+        waiting = iter(items)
+        running: dict[Future[_Result], _Item] = {}
         try:
-            while True:
-                for item in islice(waiting, self._jobs * _AHEAD - len(running)):
-                    running.append((pool.submit(function, item), item))
-                if not running:
-                    return
-                yield running[0][0].result()
-                running.popleft()
+            with self._at_work(running) as pool:
+                while self._submit(pool, function, waiting, running):
+                    for future in wait(running, return_when=FIRST_COMPLETED).done:
+                        use(running[future], future.result())
+                        del running[future]
+        except BaseException:
+            for future, item in running.items():
+                if future.done() and not future.cancelled() and future.exception() is None:
+                    use(item, future.result())
+            raise
+
+    def _submit(
+        self,
+        pool: ProcessPoolExecutor,
+        function: Callable[[_Item], _Result],
+        waiting: Iterator[_Item],
+        running: dict[Future[_Result], _Item],
+    ) -> bool:
+        """Submit a few more items; whether any is at work."""
+        for item in islice(waiting, self._jobs * _AHEAD - len(running)):
+            running[pool.submit(function, item)] = item
+        return bool(running)
+
+    @contextmanager
+    def _at_work(self, running: Mapping[Future[_Result], _Item]) -> Iterator[ProcessPoolExecutor]:
+        """The pool; an error in the block ends it, once the images in work are done."""
+        try:
+            yield self._start()
         except BrokenProcessPool:
             self._end()
-            lost = (i for f, i in running if isinstance(f.exception(), BrokenProcessPool))
+            lost = (
+                item
+                for future, item in running.items()
+                if isinstance(future.exception(), BrokenProcessPool)
+            )
             # They start in the order of submission.
             raise ProcessKilled(list(islice(lost, self._jobs))) from None
         except BaseException:

@@ -6,6 +6,7 @@ import os
 import resource
 import shutil
 import signal
+import time
 from pathlib import Path
 
 import cv2
@@ -15,7 +16,7 @@ import yaml
 from basicsr.data.paired_image_dataset import PairedImageDataset
 
 from esc_arch.data.prepare import option_lines, prepare, run, settings
-from esc_arch.data.prepare.records import WORK
+from esc_arch.data.prepare.records import WORK, Journal, read_state
 from esc_arch.errors import UserError
 from esc_arch.files import locked
 from esc_arch.imaging.imresize import imresize
@@ -316,6 +317,78 @@ def test_a_killed_process_is_told_with_its_images(tmp_path, src, monkeypatch):
     prepare(src, tmp_path / "out", settings([2]))
     prepare(src, tmp_path / "fresh", settings([2]))
     assert tree(tmp_path / "out") == tree(tmp_path / "fresh")
+
+
+def wait_until(happened) -> None:
+    deadline = time.monotonic() + 30
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def test_images_behind_a_slow_one_are_recorded(tmp_path, monkeypatch):
+    folder, gate = tmp_path / "src", tmp_path / "gate"
+    folder.mkdir()
+    for index in range(20):
+        cv2.imwrite(str(folder / f"im{index:02d}.png"), smooth(20, 20, seed=index))
+    added = []
+
+    class Observed(Journal):
+        def add(self, line):
+            super().add(line)
+            added.append(Path(json.loads(line)["source"]).stem)
+            if len(added) == 19:
+                gate.touch()
+
+    def decode_slowly(content, path):
+        if path.stem == "im00":
+            wait_until(gate.exists)
+        return decode(content, path)
+
+    decode = run.decode
+    monkeypatch.setattr(run, "decode", decode_slowly)
+    monkeypatch.setattr(run, "Journal", Observed)
+    assert prepare(folder, tmp_path / "out", settings([2]), jobs=2).images == 20
+    assert added[-1] == "im00"
+
+
+@pytest.mark.parametrize("end", ["killed", "strict", "Ctrl-C"])
+def test_whatever_ends_a_run_the_finished_images_are_recorded(tmp_path, src, monkeypatch, end):
+    """The first one is in work until the others are done, and then ends all."""
+    out, begun = tmp_path / "out", tmp_path / "begun"
+    interrupted = []
+
+    def decode_in_order(content, path):
+        if path.stem == "im5":
+            begun.touch()  # so the result of each one before has left the process
+        if path.stem == "im0" and end != "Ctrl-C":
+            wait_until(begun.exists)
+            if end == "killed":
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise UserError("bad")
+        return decode(content, path)
+
+    class Interrupted(Journal):
+        def add(self, line):
+            if end == "Ctrl-C" and not interrupted:
+                interrupted.append(line)
+                raise KeyboardInterrupt
+            super().add(line)
+
+    decode = run.decode
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "decode", decode_in_order)
+        patch.setattr(run, "Journal", Interrupted)
+        with pytest.raises(KeyboardInterrupt if end == "Ctrl-C" else UserError):
+            prepare(src, out, settings([2]), jobs=2, strict=True)
+    recorded = set(read_state(out).lines)
+    if end == "Ctrl-C":
+        complete = {path.stem[:-2] for path in (out / "LR_bicubic" / "X2").iterdir()}
+        assert recorded == complete and Path(json.loads(interrupted[0])["source"]).stem in recorded
+    else:
+        assert recorded >= {"im1", "im2", "im3", "im4"}
+    done = prepare(src, out, settings([2]))
+    assert (done.images, done.new) == (6, 6 - len(recorded))
 
 
 @pytest.mark.parametrize("tail", [b'{"source":"im5.png","size":12', b"\x00" * 50, b"[]\n", b"7\n"])

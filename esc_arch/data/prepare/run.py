@@ -167,12 +167,14 @@ def _make(
             ) as advance,
         ):
             committed = time.monotonic()
-            made = partial(_make_files, dest=dest, settings=settings)
-            for task, result in zip(tasks, processes.map(made, tasks), strict=True):
+
+            def add(task: Task, result: _Made | _Skipped) -> None:
+                nonlocal committed
                 if isinstance(result, _Skipped):
-                    if strict:
-                        raise UserError(result.reason)
                     skipped.append(result.reason)
+                    # Once, as results come also while the work ends.
+                    if strict and len(skipped) == 1:
+                        raise UserError(result.reason)
                 else:
                     lines[task.name] = Record(*sources[task.name][1:], *result).line()
                     journal.add(lines[task.name])
@@ -180,6 +182,8 @@ def _make(
                 if time.monotonic() - committed > _COMMIT_INTERVAL_S:
                     journal.commit()
                     committed = time.monotonic()
+
+            processes.for_each(partial(_make_files, dest=dest, settings=settings), tasks, add)
     except ProcessKilled as error:
         paths = [str(task.path) for task in error.items if isinstance(task, Task)]
         raise UserError(
