@@ -55,19 +55,19 @@ class Entry(NamedTuple):
 
 
 class _Plan(NamedTuple):
-    """Content of an LMDB, sorted by key; ``record`` is that of ``plan.json``."""
+    """Content of an LMDB, sorted by key.
+
+    Attributes:
+        sizes: of the sources, in bytes.
+        most_bytes: an upper bound of the size of ``data.mdb``.
+        record: that of ``plan.json``.
+    """
 
     keys: list[bytes]
     sources: list[Path]
     sizes: list[int]
+    most_bytes: int
     record: dict[str, int | str]
-
-    def most_bytes(self) -> int:
-        """An upper bound of the size of ``data.mdb``: pages of the values, and the tree."""
-        page = mmap.PAGESIZE
-        # A page of the tree holds 7 of the longest keys; a few pages are free.
-        values = sum(-(-(size + 16) // page) for size in self.sizes)
-        return (values + len(self.sizes) // 4 + 256) * page
 
 
 def folder_entries(
@@ -210,7 +210,7 @@ def _build(final: Path, plan: _Plan) -> bool:
         return False
     _require_replaceable(final)
     done = _resume(part, plan)
-    needed = plan.most_bytes() - sum(plan.sizes[:done])
+    needed = plan.most_bytes - sum(plan.sizes[:done])
     if needed > (free := free_bytes(final.parent)):
         raise UserError(
             f"{final}: expected {decimal(needed)} of room on the disk; found {decimal(free)}. "
@@ -275,7 +275,16 @@ def _plan(final: Path, entries: Sequence[Entry]) -> _Plan:
         "bytes": sum(sizes),
         "sources_sha256": digest.hexdigest(),
     }
-    return _Plan([e.key.encode() for e in ordered], [e.source for e in ordered], sizes, record)
+    keys, sources = [e.key.encode() for e in ordered], [e.source for e in ordered]
+    return _Plan(keys, sources, sizes, _most_bytes(sizes), record)
+
+
+def _most_bytes(sizes: list[int]) -> int:
+    """Pages of the values, and the tree."""
+    page = mmap.PAGESIZE
+    # A page of the tree holds 7 of the longest keys; a few pages are free.
+    values = sum(-(-(size + 16) // page) for size in sizes)
+    return (values + len(sizes) // 4 + 256) * page
 
 
 def _unreadable(source: Path, error: OSError) -> UserError:
@@ -373,7 +382,9 @@ def _append(part: Path, plan: _Plan, done: int, name: str) -> None:
         progress(f"writing {name}", sum(plan.sizes), "bytes", sum(plan.sizes[:done])) as advance,
     ):
         for batch in _batches(plan.sizes):
-            if batch.stop <= done:
+            # One that a version with other limits has left may end inside of a batch.
+            batch = range(max(batch.start, done), batch.stop)
+            if not batch:
                 continue
             # Opened for each batch: lmdb uses the memory of old pages again with what they held,
             # so that unused bytes of the file would depend on when the process began.
@@ -394,7 +405,7 @@ def _append(part: Path, plan: _Plan, done: int, name: str) -> None:
 
 def _open(part: Path, plan: _Plan) -> lmdb.Environment:
     # Without lmdb's lock, as this process has its own.
-    return lmdb.open(str(part), map_size=plan.most_bytes(), lock=False)
+    return lmdb.open(str(part), map_size=plan.most_bytes, lock=False)
 
 
 def _read(source: Path, size: int) -> bytes:
