@@ -1,13 +1,15 @@
 """Extracting folders from zip and tar archives whose checksums were compared before."""
 
 import gzip
+import lzma
 import os
 import shutil
+import stat
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from rich.filesize import decimal
 
@@ -22,10 +24,12 @@ _BROKEN = (
     tarfile.TarError,
     gzip.BadGzipFile,
     zlib.error,
+    lzma.LZMAError,
     EOFError,
-    ValueError,
+    ValueError,  # also of unsafe names
     RuntimeError,  # of zipfile: encrypted, or compressed in an unknown way
 )
+_CHUNK = 1 << 20
 
 
 def extract(archive: str | Path, folders: Mapping[str, Path]) -> None:
@@ -47,8 +51,12 @@ def extract(archive: str | Path, folders: Mapping[str, Path]) -> None:
     try:
         _prepare(archive, folders, parts)
         with progress(f"extracting {archive.name}", archive.stat().st_size, "bytes") as advance:
-            take = _take_tar if tarfile.is_tarfile(archive) else _take_zip
-            take(archive, parts, advance)
+            if tarfile.is_tarfile(archive):
+                _take_tar(archive, parts, advance)
+            elif zipfile.is_zipfile(archive):
+                _take_zip(archive, parts, advance)
+            else:
+                raise ValueError("a broken one, or another file")
         for folder, place in folders.items():
             part = parts[folder] / folder
             if not part.is_dir():
@@ -59,15 +67,16 @@ def extract(archive: str | Path, folders: Mapping[str, Path]) -> None:
             _flush(part)
             os.rename(part, place)
             flush_folder(place.parent)
-    except _BROKEN as error:
+    except (*_BROKEN, OSError) as error:
+        # gzip's error is an OSError too, and that of bz2 is one without a number.
+        if isinstance(error, OSError) and error.errno is not None:
+            raise UserError(
+                f"{archive}: expected to extract it; found {error.filename or archive}: "
+                f"{error.strerror or error}. Correct that and run again."
+            ) from error
         raise UserError(
             f"{archive}: expected a complete zip or tar archive of safe names; found: {error}. "
             "Delete it and download it again."
-        ) from error
-    except OSError as error:
-        raise UserError(
-            f"{archive}: expected to extract it; found {error.filename or archive}: "
-            f"{error.strerror or error}. Correct that and run again."
         ) from error
     finally:
         for part in parts.values():
@@ -95,26 +104,57 @@ def _prepare(archive: Path, folders: Mapping[str, Path], parts: Mapping[str, Pat
             )
 
 
-def _part_of(name: str, parts: Mapping[str, Path]) -> Path | None:
-    """The destination of a member of the archive, by its folder."""
-    name = name.removeprefix("./")
-    return next((part for folder, part in parts.items() if name.startswith(f"{folder}/")), None)
+def _part_of(
+    name: str, is_file: bool, parts: Mapping[str, Path], files: set[PurePosixPath]
+) -> Path | None:
+    """The destination of a member of the archive, by its folder.
+
+    Args:
+        name: of the member.
+        is_file: as opposed to a folder.
+        parts: destinations.
+        files: those before it, to which it is added.
+
+    Raises:
+        ValueError: when the name leads elsewhere or is there twice.
+    """
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts:
+        raise ValueError(f"{name!r}, which is outside of its folder")
+    if path in files:
+        raise ValueError(f"{name!r} twice")
+    if is_file:
+        files.add(path)
+    return next((part for folder, part in parts.items() if path.is_relative_to(folder)), None)
 
 
 def _take_zip(archive: Path, parts: Mapping[str, Path], advance: Callable[[float], None]) -> None:
+    files: set[PurePosixPath] = set()
     with zipfile.ZipFile(archive) as opened:
         for info in opened.infolist():
-            if part := _part_of(info.filename, parts):
-                opened.extract(info, part)  # without a drive, a leading slash and ".."
+            if part := _part_of(info.filename, not info.is_dir(), parts, files):
+                # The upper half is a Unix mode, when the archive was made there.
+                if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
+                    raise ValueError(f"{info.filename!r}, which is a link or a device")
+                opened.extract(info, part)
             advance(info.compress_size)
 
 
 def _take_tar(archive: Path, parts: Mapping[str, Path], advance: Callable[[float], None]) -> None:
+    files: set[PurePosixPath] = set()
     with tarfile.open(archive) as opened:
         for info in opened:
-            if part := _part_of(info.name, parts):
-                opened.extract(info, part, filter="data")
+            if part := _part_of(info.name, not info.isdir(), parts, files):
+                opened.extract(info, part, filter=_plain)
             advance(info.size)
+        # To the end, where a compressed one has its checksum.
+        while opened.fileobj and opened.fileobj.read(_CHUNK):
+            pass
+
+
+def _plain(info: tarfile.TarInfo, folder: str) -> tarfile.TarInfo:
+    """A member that is safe to extract, with the permissions of a new file."""
+    return tarfile.data_filter(info.replace(mode=0o644, deep=False), folder)
 
 
 def _flush(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from esc_arch.data.archives import extract
@@ -69,11 +70,16 @@ def _download(archive: Archive, root: Path, say: Callable[[str], None]) -> None:
             missing = _missing(archive, root)
             if missing:
                 file = own if own.exists() else downloaded
-                fetch(archive.url, file, size=archive.size, sha256=archive.sha256, md5=archive.md5)
-                extract(file, {folder.archive: root / folder.destination for folder in missing})
-                if file is downloaded:
-                    downloaded.unlink()
-                    downloaded.parent.rmdir()
+                try:
+                    fetch(
+                        archive.url, file, size=archive.size, sha256=archive.sha256, md5=archive.md5
+                    )
+                    extract(file, {folder.archive: root / folder.destination for folder in missing})
+                    downloaded.unlink(missing_ok=True)
+                finally:
+                    # Unless there is something to resume.
+                    with suppress(OSError):
+                        downloaded.parent.rmdir()
     except OSError as error:
         raise UserError(
             f"{root}: expected a folder to write to; found {error.strerror or error}. Name "

@@ -1,6 +1,5 @@
 """Archives as they should be, broken ones, and names that lead out of their folder."""
 
-import contextlib
 import io
 import os
 import random
@@ -101,29 +100,54 @@ def test_files_get_plain_permissions(tmp_path):
     info.mode, info.uid = 0o4777, 1234
     extract(make_tar(tmp_path / "a.tar", {}, extra=[info]), {"set": tmp_path / "Set"})
     mode = (tmp_path / "Set" / "x.png").stat()
-    assert stat.S_IMODE(mode.st_mode) & 0o7022 == 0 and mode.st_uid == os.getuid()
+    assert stat.S_IMODE(mode.st_mode) & 0o7133 == 0 and mode.st_uid == os.getuid()
 
 
-OUTSIDE = ["set/../../x.png", "set//../../../x.png", "set/HR/../../../../x.png"]
-
-
-@pytest.mark.parametrize("name", OUTSIDE)
-def test_names_that_lead_out_of_a_tar(tmp_path, name):
-    refused(make_tar(tmp_path / "archive", IMAGES | {name: b"x"}), "outside")
-
-
-@pytest.mark.parametrize("name", [*OUTSIDE, "../x.png", "/tmp/x.png", "C:/x.png", "set\\..\\x.png"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "set/../../x.png",
+        "set//../../../x.png",
+        "set/HR/../../../../x.png",
+        "set/HR/../4.png",
+        "../x.png",
+        "/tmp/x.png",
+        "//x",
+    ],
+)
 @pytest.mark.parametrize("make", [make_zip, make_tar])
-def test_nothing_is_written_elsewhere(tmp_path, make, name):
-    """A zip's parts ".." are left out of a name; members of other folders stay in the archive."""
+def test_names_that_lead_elsewhere(tmp_path, make, name):
+    refused(make(tmp_path / "archive", {name: b"x"} | IMAGES), "of safe names; found: ")
+
+
+@pytest.mark.parametrize("name", ["C:/x.png", "c:x", "set\\..\\x.png", "other/..x.png"])
+@pytest.mark.parametrize("make", [make_zip, make_tar])
+def test_odd_names_of_other_folders_stay_in_the_archive(tmp_path, make, name):
     path = make(tmp_path / "archive", {name: b"x"} | IMAGES)
-    out = tmp_path / "in" / "Set"
-    with contextlib.suppress(UserError):
-        extract(path, {"set": out})
-        assert tree(out).items() >= {n[4:]: image for n, image in IMAGES.items()}.items()
-    written = {path for path in tmp_path.rglob("*") if out not in path.parents}
-    assert written <= {path, out, out.parent}
-    assert not Path("/tmp/x.png").exists()
+    extract(path, {"set": tmp_path / "in" / "Set"})
+    expected = {f"in/Set/{n[4:]}": image for n, image in IMAGES.items()}
+    assert tree(tmp_path) == expected | {"archive": path.read_bytes()}
+
+
+def test_a_name_twice_in_a_zip(tmp_path):
+    make_zip(tmp_path / "a.zip", IMAGES)
+    with zipfile.ZipFile(tmp_path / "a.zip", "a") as archive, pytest.warns(UserWarning):
+        archive.writestr("set/HR/1.png", b"other")
+    refused(tmp_path / "a.zip", "found: 'set/HR/1.png' twice")
+
+
+def test_a_name_twice_in_a_tar(tmp_path):
+    again = tar_member("set/./HR//1.png")
+    refused(make_tar(tmp_path / "a.tar", IMAGES, extra=[again]), "found: 'set/HR/1.png' twice")
+
+
+def test_a_zip_with_a_symbolic_link(tmp_path):
+    info = zipfile.ZipInfo("set/HR/link")
+    info.external_attr = (stat.S_IFLNK | 0o777) << 16
+    make_zip(tmp_path / "a.zip", IMAGES)
+    with zipfile.ZipFile(tmp_path / "a.zip", "a") as archive:
+        archive.writestr(info, "/etc")
+    refused(tmp_path / "a.zip", "safe names; found: 'set/HR/link', which is a link")
 
 
 @pytest.mark.parametrize(
@@ -152,7 +176,7 @@ def test_an_encrypted_zip(tmp_path):
     refused(tmp_path / "a.zip", "is encrypted")
 
 
-@pytest.mark.parametrize("mode", ["w", "w:gz", "zip"])
+@pytest.mark.parametrize("mode", ["w", "w:gz", "w:bz2", "w:xz", "zip"])
 def test_a_truncated_archive(tmp_path, mode):
     """A plain tar only inside a member: its checksum, compared before, finds the rest."""
     path = tmp_path / "archive"
@@ -163,9 +187,11 @@ def test_a_truncated_archive(tmp_path, mode):
         refused(path, "expected")
 
 
-def test_a_changed_byte_of_a_zip(tmp_path):
-    """It is found, or changes nothing that is extracted."""
-    path = make_zip(tmp_path / "archive", IMAGES)
+@pytest.mark.parametrize("mode", ["w:gz", "w:bz2", "w:xz", "zip"])
+def test_a_changed_byte(tmp_path, mode):
+    """It is found, or changes nothing that is extracted; a plain tar has no such checksums."""
+    path = tmp_path / "archive"
+    make_zip(path, IMAGES) if mode == "zip" else make_tar(path, IMAGES, mode)
     content = path.read_bytes()
     for seed in range(25):
         changed = bytearray(content)
@@ -174,10 +200,25 @@ def test_a_changed_byte_of_a_zip(tmp_path):
         out = tmp_path / f"{seed}"
         try:
             extract(path, {"set/HR": out})
-        except UserError:
-            assert not out.exists()
+        except UserError as error:
+            assert not out.exists() and "expected a complete zip or tar" in str(error)
         else:
             assert tree(out) == {n[7:]: image for n, image in IMAGES.items()}
+
+
+def test_a_changed_byte_far_behind_the_beginning(tmp_path):
+    """In another block of bzip2 than the first header, so that it is a tar until then."""
+    path = tmp_path / "archive"
+    with tarfile.open(path, "w:bz2", compresslevel=1) as archive:
+        for name, image in IMAGES.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(image)
+            archive.addfile(info, io.BytesIO(image))
+    content = bytearray(path.read_bytes())
+    content[-100_000] ^= 0x5A
+    path.write_bytes(content)
+    assert tarfile.is_tarfile(path)
+    refused(path, "expected a complete zip or tar archive of safe names; found: Invalid data")
 
 
 @pytest.mark.parametrize(
