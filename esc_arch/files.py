@@ -7,12 +7,16 @@ import json
 import os
 import shutil
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, NamedTuple, cast
 
 from filelock import FileLock, Timeout
+
+if sys.platform != "win32":
+    import fcntl
 
 __all__ = [
     "Digest",
@@ -199,6 +203,9 @@ def locked(
     try:
         lock.acquire(timeout=wait_s)
     except Timeout:
+        if not path.exists():
+            # filelock tries on where the file cannot be made; this raises the reason.
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT))
         if waiting is None:
             raise Held(_holder(path)) from None
         waiting(_holder(path))
@@ -217,7 +224,29 @@ def locked(
 
 
 def is_locked(path: Path) -> bool | None:
-    """Whether someone holds the lock of a file; None when it is not there or cannot be asked."""
+    """Whether someone holds the lock of a file; None when it is not there or cannot be asked.
+
+    A file that this user may only read is enough, except on Windows.
+    """
+    if sys.platform == "win32":
+        return _is_locked_for_writing(path)
+    try:
+        file = os.open(path, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        # Shared, so that two who ask at once do not find each other.
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return None
+    finally:
+        os.close(file)
+    return False
+
+
+def _is_locked_for_writing(path: Path) -> bool | None:
     if not path.exists():
         return None
     try:

@@ -9,6 +9,7 @@ import resource
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -183,6 +184,40 @@ def test_no_lock_where_the_file_system_has_none(tmp_path, monkeypatch):
     monkeypatch.setattr(fcntl, "flock", refused)
     with locked(tmp_path / "a.lock"):
         assert is_locked(tmp_path / "a.lock") is None
+
+
+def test_the_lock_of_another_user_can_be_asked(tmp_path, monkeypatch):
+    """Its file may only be read, which root's permissions do not show."""
+    path = tmp_path / "a.lock"
+    plain = os.open
+
+    def read_only(name, flags, *rest, **named):
+        if os.fspath(name) == str(path) and flags & (os.O_WRONLY | os.O_RDWR):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return plain(name, flags, *rest, **named)
+
+    with locked(path):
+        path.chmod(0o444)
+        monkeypatch.setattr(os, "open", read_only)
+        assert is_locked(path) is True
+    assert is_locked(path) is False
+
+
+def test_two_who_ask_at_once_do_not_find_each_other(tmp_path):
+    path = tmp_path / "a.lock"
+    path.touch()
+    with open(path) as other:
+        fcntl.flock(other, fcntl.LOCK_SH)
+        assert is_locked(path) is False
+        fcntl.flock(other, fcntl.LOCK_EX)
+        assert is_locked(path) is True
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="no folder that takes no file")
+def test_a_lock_file_in_a_folder_that_takes_none():
+    """The message is that of the system, not that another process holds it."""
+    with pytest.raises(OSError, match=r"x\.lock"), locked(Path("/proc/x.lock"), wait_s=0.1):
+        pass
 
 
 def test_a_lock_file_that_cannot_be_made(tmp_path):
