@@ -1,6 +1,7 @@
 """Tiles against the whole image, in float64, where only a wrong pixel makes a difference."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -256,6 +257,25 @@ def test_an_error_in_one_tile_ends_them_all():
     with pytest.raises(RuntimeError, match="of the third tile"):
         enlarge(network, image, 2, tile=64, memory=10**9)
     assert not network.gate[0]._forward_hooks
+
+
+def test_ctrl_c_while_the_tiles_are_started(monkeypatch):
+    """Those that have started are ended; they waited for a turn that never came."""
+    network = in_float64(ChannelAttention())
+    started = []
+
+    def submit(threads, *work):
+        if started:
+            raise KeyboardInterrupt
+        started.append(plain(threads, *work))
+        return started[0]
+
+    plain = ThreadPoolExecutor.submit
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", submit)
+    image = torch.rand(1, 3, 128, 128, dtype=torch.float64)
+    with pytest.raises(KeyboardInterrupt):
+        enlarge(network, image, 2, tile=64, memory=10**9)
+    assert started[0].done() and not network.gate[0]._forward_hooks
 
 
 def test_a_function_is_tiled_too():

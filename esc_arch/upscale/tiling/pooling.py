@@ -103,6 +103,9 @@ class SharedMeans:
                 errors = [error for future in futures if (error := future.exception())]
             except BaseException:  # Ctrl-C
                 stopped.set()
+                # Nobody may have had the first turn yet.
+                for turn in turns:
+                    turn.release()
                 raise
         for error in errors:
             if not isinstance(error, _Stopped):
