@@ -111,17 +111,24 @@ def command(*arguments: object, cwd: Path) -> subprocess.Popen:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """A killed, a stopped and an uninterrupted run; beside them a run with bad images."""
+    """A killed, a stopped and an uninterrupted run."""
     work = tmp_path_factory.mktemp("prepare")
     forked = start_python(FORKED_RUNS, str(images(work / "src", 30)), str(work), str(KILLS))
+    output = output_of(forked)
+    return work, json.loads(output.splitlines()[-1]), output
+
+
+@pytest.fixture(scope="module")
+def with_bad(tmp_path_factory):
+    """A run with two bad images: its folder, exit code, output and errors."""
+    work = tmp_path_factory.mktemp("bad")
     images(work / "bad", 4)
     content = (work / "bad" / "im00.jpg").read_bytes()
     (work / "bad" / "im00.jpg").write_bytes(content[:-2000])
     (work / "bad" / "no image.tif").write_bytes(b"text")
-    with_bad = command("bad", "--dest", "out", "--scales", 2, 4, cwd=work)
-    printed = with_bad.communicate(timeout=60)
-    output = output_of(forked)
-    return work, json.loads(output.splitlines()[-1]), output, (with_bad.returncode, *printed)
+    process = command("bad", "--dest", "out", "--scales", 2, 4, cwd=work)
+    out, err = process.communicate(timeout=60)
+    return work, process.returncode, out, err
 
 
 def tree(root: Path) -> dict[str, bytes | None]:
@@ -132,7 +139,7 @@ def tree(root: Path) -> dict[str, bytes | None]:
 
 @pytest.mark.slow
 def test_killed_runs_end_with_the_same_bytes(runs):
-    work, report, output, _ = runs
+    work, report, output = runs
     assert report["codes"] == [0, 0, 0], output
     # Three kills come before the whole time has passed, however much each run has kept.
     assert report["killed"] >= 3
@@ -149,7 +156,7 @@ def test_killed_runs_end_with_the_same_bytes(runs):
 
 @pytest.mark.slow
 def test_ctrl_c_ends_with_130_and_goes_on_later(runs):
-    work, report, output, _ = runs
+    work, report, output = runs
     assert report["interrupted"] == 130
     assert "Stopped. Run the same command again" in output
     assert "Traceback" not in output
@@ -161,9 +168,8 @@ def test_killed_runs_leave_no_processes(runs):
     assert runs[1]["left"] == []
 
 
-@pytest.mark.slow
-def test_bad_images_make_the_exit_code_1(runs):
-    work, _, _, (code, out, err) = runs
+def test_bad_images_make_the_exit_code_1(with_bad):
+    work, code, out, err = with_bad
     assert code == 1
     assert err.count("skipped: ") == 2 and "Traceback" not in err
     assert "skipped: bad/im00.jpg: expected" in err and "skipped: bad/no image.tif: " in err
@@ -171,9 +177,8 @@ def test_bad_images_make_the_exit_code_1(runs):
     assert len(list((work / "out" / "HR").iterdir())) == 3
 
 
-@pytest.mark.slow
-def test_the_printed_lines_name_what_is_there(runs):
-    work, _, _, (_, out, _) = runs
+def test_the_printed_lines_name_what_is_there(with_bad):
+    work, _, out, _ = with_bad
     blocks = out.split("For an option file:\n")[1].split("\n\n")
     assert len(blocks) == 2
     for scale, block in zip((2, 4), blocks, strict=True):
