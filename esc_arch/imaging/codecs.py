@@ -249,7 +249,7 @@ def _naming(name: str | os.PathLike[str]) -> Iterator[None]:
     except ImageError:
         raise
     except UnidentifiedImageError:
-        raised = _error(name, "a file of another kind")
+        raised = _error(name, "a file that does not read as an image")
     except Image.DecompressionBombError as error:
         most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
         raised = TooManyPixels(

@@ -447,7 +447,7 @@ def test_crops_say_what_is_missing(tmp_path):
     (tmp_path / rows[0]["output"]).write_bytes(b"no image")
     (tmp_path / rows[3]["output"]).write_bytes(b"no image")
     shown, (note,) = crops.crop_panels(rows_of(quality=rows), tmp_path)
-    assert shown == [] and "found a file of another kind" in note
+    assert shown == [] and "found a file that does not read as an image" in note
     shown, (note,) = crops.crop_panels(rows_of(quality=[quality("esc", 30.0)]), tmp_path)
     assert shown == [] and "not there" in note
 

@@ -489,7 +489,7 @@ def test_wrong_sources(tmp_path):
         ([Entry("a", good)], "each key once"),
         ([Entry("b", tmp_path / "none.png")], r"none\.png.*No such file"),
         ([Entry("b", empty)], r"e\.png.*empty"),
-        ([Entry("b", text)], r"t\.png.*a file of another kind"),
+        ([Entry("b", text)], r"t\.png.*a file that does not read as an image"),
         ([Entry("b", tmp_path)], "expected an image file.*directory"),
     ):
         with pytest.raises(UserError, match=message):

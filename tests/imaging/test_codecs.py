@@ -281,8 +281,8 @@ def test_other_kinds_of_pixels_and_of_files():
         (cmyk.getvalue(), "mode CMYK"),
         (floating.getvalue(), "mode F"),
         (animation.getvalue(), "found 3"),
-        (b"GIF89a" + bytes(50), "a file of another kind"),
-        (b"not an image", "a file of another kind"),
+        (b"GIF89a" + bytes(50), "a file that does not read as an image"),
+        (b"not an image", "a file that does not read as an image"),
         (b"", "an empty file"),
     ):
         with pytest.raises(UserError, match=found):

@@ -142,7 +142,7 @@ def test_corrupt_images(workplace, train_opt):
     (workplace / "data/HR/a.png").write_bytes(b"not an image at all")
     (workplace / "data/LR/bx2.png").write_bytes(b"")
     text = messages(only_train(train_opt))
-    contains(text, "datasets.train.dataroot_gt:", "HR/a.png: a file of another kind")
+    contains(text, "datasets.train.dataroot_gt:", "HR/a.png: a file that does not read as an image")
     contains(text, "datasets.train.dataroot_lq:", "LR/bx2.png: an empty file")
 
 
