@@ -8,17 +8,20 @@ for all jobs of a machine.
 import datetime
 import os
 import re
+import time
 
 import torch
 from torch import distributed
+from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
 
 from esc_arch.errors import UserError, first_line
 
-__all__ = ["first_host", "start_pytorch", "start_slurm"]
+__all__ = ["first_host", "job_store", "start_pytorch", "start_slurm"]
 
 # Processes of one job start within seconds, over a slow network file system within minutes.
 RENDEZVOUS_S = 300
+_POLL_S = 0.1
 # The first process may be long in writing a checkpoint over a network.
 _COLLECTIVE = datetime.timedelta(minutes=30)
 # SLURM jobs that share a machine need distinct ports, below those that systems hand out.
@@ -43,20 +46,46 @@ def start_pytorch(backend: str, timeout: datetime.timedelta = _COLLECTIVE) -> No
         torch.cuda.set_device(local_rank % torch.cuda.device_count())
     else:
         backend = "gloo"
+    store = job_store()
+    distributed.init_process_group(
+        backend, store=store, rank=rank, world_size=size, timeout=timeout
+    )
+
+
+def job_store() -> Store:
+    """The store of this attempt of the job, once all processes have reached it.
+
+    Raises:
+        UserError: when they do not find each other; it names the ranks that are missing.
+    """
+    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']} (MASTER_ADDR, MASTER_PORT)"
+    expected = f"--launcher: expected the {size} processes of the job to find each other at {place}"
     try:
         wait = datetime.timedelta(seconds=RENDEZVOUS_S)
         store, _, _ = next(rendezvous("env://", timeout=wait))
-        distributed.init_process_group(
-            backend, store=store, rank=rank, world_size=size, timeout=timeout
-        )
+        # torchrun keeps its store, and in it the addresses of the processes before a restart.
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        store = PrefixStore(f"attempt_{attempt}", store)
+        store.set(f"here/{rank}", "1")
+        end = time.monotonic() + RENDEZVOUS_S
+        missing = list(range(size))
+        while missing and time.monotonic() < end:
+            missing = [other for other in missing if not store.check([f"here/{other}"])]
+            time.sleep(_POLL_S if missing else 0)
     except (RuntimeError, ValueError) as error:
         raise UserError(
-            f"--launcher: expected the {size} processes of the job to find each other at "
-            f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']} (MASTER_ADDR, MASTER_PORT); "
-            f"found, in process {rank}: {first_line(error)}. Set another MASTER_PORT when it is in "
-            "use, start all processes with the same WORLD_SIZE, and check that the machines reach "
-            "each other."
+            f"{expected}; found, in process {rank}: {first_line(error)}. Set another MASTER_PORT "
+            "when it is in use, start all processes with the same WORLD_SIZE, and check that the "
+            "machines reach each other."
         ) from error
+    if missing:
+        raise UserError(
+            f"{expected}; found, after {RENDEZVOUS_S} s, none of rank "
+            f"{', '.join(map(str, missing))}. Start all of them with the same WORLD_SIZE, "
+            "MASTER_ADDR and MASTER_PORT."
+        )
+    return store
 
 
 def start_slurm(backend: str, port: int | None = None) -> None:

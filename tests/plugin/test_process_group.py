@@ -4,6 +4,7 @@ import argparse
 import socket
 
 import pytest
+from torch.distributed import PrefixStore, TCPStore
 
 from esc_arch.cli.train import add_arguments
 from esc_arch.errors import UserError
@@ -66,6 +67,38 @@ def test_a_job_that_lacks_a_process_ends_with_the_number_of_those_that_came(monk
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match=r"--launcher: expected the 3 processes.* 1/3 clients"):
         process_group.start_pytorch("gloo")
+
+
+@pytest.fixture
+def torchruns_store(monkeypatch):
+    """A store such as torchrun keeps over restarts; this is one process of two."""
+    server = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    for name, value in {
+        "RANK": "0",
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(server.port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+        "TORCHELASTIC_RESTART_COUNT": "0",
+    }.items():
+        monkeypatch.setenv(name, value)
+    return server
+
+
+def test_a_restarted_job_does_not_see_what_the_processes_before_wrote(torchruns_store, monkeypatch):
+    """gloo would connect to the addresses of processes that are gone."""
+    for attempt in ("0", "1"):
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", attempt)
+        PrefixStore(f"attempt_{attempt}", torchruns_store).set("here/1", "1")
+        store = process_group.job_store()
+        assert not store.check(["address"])
+        store.set("address", "of an earlier process")
+
+
+def test_a_process_that_does_not_come_is_named(torchruns_store, monkeypatch):
+    monkeypatch.setattr(process_group, "RENDEZVOUS_S", 1)
+    with pytest.raises(UserError, match=r"--launcher: expected the 2 processes.* none of rank 1\."):
+        process_group.job_store()
 
 
 @pytest.mark.parametrize("spelling", ["--local_rank=3", "--local-rank=3"])
