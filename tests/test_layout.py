@@ -77,7 +77,7 @@ def test_the_networks_stand_on_what_is_below_them():
 
 
 def test_pixels_and_files_stand_on_errors_and_files_alone():
-    below = {"esc_arch.errors", "esc_arch.files", "esc_arch.imaging"}
+    below = {"esc_arch.errors", "esc_arch.files", "esc_arch.imaging", "esc_arch.machine"}
     for name, found in IMPORTS.items():
         if package(name) == "esc_arch.imaging":
             assert {package(other) for other in found} <= below, name

@@ -6,17 +6,26 @@ OpenCV and BasicSR; uint8 or uint16.
 
 import io
 import os
+import struct
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.JpegImagePlugin import jpeg_factory
+from PIL.PngImagePlugin import PngImageFile
+from PIL.WebPImagePlugin import WebPImageFile
 
 from esc_arch.errors import UserError, first_line
+from esc_arch.imaging.colour import cmyk_to_srgb
+from esc_arch.imaging.kinds import Refused, kind_of
+from esc_arch.machine import available_bytes
 
 __all__ = [
     "BASICSR_SUFFIXES",
@@ -40,25 +49,42 @@ __all__ = [
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
 # What BasicSR reads by OpenCV beside them.
 BASICSR_SUFFIXES = SUFFIXES | {".jp2", ".pbm", ".pgm", ".ppm"}
-_FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
+# Not by Image.open, which has a limit of its own that holds for the whole process.
+_OPENERS: dict[bytes, Callable[[IO[bytes]], Image.Image]] = {
+    b"\x89PNG\r\n\x1a\n": PngImageFile,
+    b"\xff\xd8\xff": jpeg_factory,
+    b"RIFF": WebPImageFile,
+    b"BM": BmpImageFile,
+}
+_TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # of the last two, sizes have 64 bits
 _EXPECTED = "an image of 8 or 16 bits, grey, RGB or RGBA (PNG, JPEG, BMP, TIFF, WebP)"
 _AGAIN = "Copy or make it again."
+_SMALLER = "Close other programs, or cut the image into pieces."
+_CHUNK = 1 << 20
 
 # A tenth faster than OpenCV's default, and smaller.  Older releases lack the filters.
 PNG_OPTIONS: tuple[int, ...] = (cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_HUFFMAN_ONLY)
 if hasattr(cv2, "IMWRITE_PNG_FILTER"):
     PNG_OPTIONS += (cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_AVG)
 
+# Smaller images are decoded without asking for the memory.
+_SMALL = 1 << 25  # pixels
+# While an image is decoded, it is there up to so many times, at 4 bytes a pixel once.
+_COPIES = 4
+# Of more pixels than the first, each byte of a file may stand for the second: in a flat photo it
+# does for 170 as JPEG and 350 as PNG, in a page of text in black and white for 500.
+_BOMB_PIXELS, _MOST_PIXELS_A_BYTE = 1 << 27, 1000
+
 _EXIF_ORIENTATION = 0x0112
-_TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_BITS_PER_SAMPLE = 256, 257, 258
-_PNG_BIT_DEPTH = 24  # offset in the file
+_PNG_BIT_DEPTH, _PNG_COLOUR_TYPE = 24, 25  # offsets in the file
+_GREY, _TRUECOLOUR = 0, 2  # colour types of PNG
 # Where Pillow finds the orientation of a PNG without decoding it, or that there is one.
 _PNG_ORIENTED = ("exif", "Raw profile type exif", "XML:com.adobe.xmp")
 
 # Pillow modes that OpenCV's order of channels can hold, and what they become first.
 _AS_MODE = {
     **{mode: mode for mode in ("L", "RGB", "RGBA", "I;16", "I;16B")},
-    **{"1": "L", "P": "RGB", "LA": "RGBA", "La": "RGBA", "PA": "RGBA"},
+    **{"1": "L", "P": "RGB", "LA": "RGBA", "La": "RGBA", "PA": "RGBA", "CMYK": "RGB"},
 }
 _CHANNELS = {"L": 1, "I;16": 1, "I;16B": 1, "RGB": 3, "RGBA": 4}
 
@@ -76,7 +102,7 @@ class ImageError(UserError):
 
 
 class TooManyPixels(ImageError):
-    """An image of more pixels than Pillow decodes, as it may be a decompression bomb."""
+    """An image that does not fit the memory, or has too few bytes for so many pixels."""
 
 
 class Decoded(NamedTuple):
@@ -86,10 +112,15 @@ class Decoded(NamedTuple):
         image: as the head of this file says.
         is_stored_so: whether the file is a PNG of just these pixels, so that a copy of its
             bytes is as good as encoding them again.
+        is_srgb: whether they were converted to sRGB, so that the file's profile is not true of
+            them.
+        notes: what was converted or left out, for the user; the same text for the same kind.
     """
 
     image: np.ndarray
     is_stored_so: bool
+    is_srgb: bool = False
+    notes: tuple[str, ...] = ()
 
 
 class Shape(NamedTuple):
@@ -168,7 +199,8 @@ def _is_circle(place: Path, top: Path) -> bool:
 def read_image(path: str | os.PathLike[str]) -> np.ndarray:
     """The pixels of an image file, upright; see :func:`decode`."""
     with _naming(path):
-        return decode(Path(path).read_bytes(), path).image
+        content = Path(path).read_bytes()
+    return decode(content, path).image
 
 
 def read_header(path: str | os.PathLike[str]) -> Header:
@@ -179,10 +211,11 @@ def read_header(path: str | os.PathLike[str]) -> Header:
         ImageError: when it is no image.
     """
     with _naming(path):
-        if not os.path.getsize(path):
+        length = os.path.getsize(path)
+        if not length:
             raise _error(path, "an empty file")
-        with Image.open(path) as opened:
-            return _header(opened, path)
+        with open(path, "rb") as file:
+            return _header(file, length, path, Image.open)
 
 
 def shape_of(content: bytes | memoryview, name: str | os.PathLike[str]) -> Shape:
@@ -195,30 +228,53 @@ def shape_of(content: bytes | memoryview, name: str | os.PathLike[str]) -> Shape
     Raises:
         ImageError: when it is no image, or one that :func:`decode` refuses by its header.
     """
-    with _naming(name), _open(content, name) as opened:
-        header = _header(opened, name)
+    with _naming(name):
+        header = _header(io.BytesIO(content), len(content), name, None)
     if not header.shape.channels:
-        raise _error(name, f"mode {opened.mode}", "Convert it to RGB.")
+        raise _error(name, "another kind of pixels", "Convert it to RGB.")
     return header.shape
 
 
-def _header(opened: Image.Image, name: str | os.PathLike[str]) -> Header:
-    # Pillow gives that of a TIFF upright, or not, by its release.
-    tags: Mapping[int, int] = getattr(opened, "tag_v2", {})
-    size = (tags.get(_TIFF_WIDTH, opened.width), tags.get(_TIFF_HEIGHT, opened.height))
-    mode = "RGBA" if "transparency" in opened.info else _AS_MODE.get(opened.mode, "")
-    # Looking for an orientation after the pixels would decode them.
-    is_png = opened.format == "PNG"
-    has_orientation = not is_png or any(key in opened.info for key in _PNG_ORIENTED)
-    is_turned = has_orientation and _orientation(opened) in (5, 6, 7, 8)
-    width, height = size[::-1] if is_turned else size
-    return Header(opened.format or "", Shape(height, width, _CHANNELS.get(mode, 0)))
+def _header(
+    file: IO[bytes],
+    length: int,
+    name: str | os.PathLike[str],
+    other: Callable[[IO[bytes]], Image.Image] | None,
+) -> Header:
+    """
+    Args:
+        other: opens files of other formats.
+    """
+    start = file.read(8)
+    file.seek(0)
+    if start.startswith(_TIFF_STARTS):
+        from esc_arch.imaging.tiff import tiff_size
+
+        size = tiff_size(file)
+        _check_size(name, size.width, size.height, size.pixel_bytes, length)
+        sides = _turned_sides(size.width, size.height, size.orientation)
+        return Header("TIFF", Shape(*sides, size.channels))
+    is_own = start.startswith(tuple(_OPENERS))
+    with _open(file, length, name) if is_own or other is None else other(file) as opened:
+        mode = "RGBA" if "transparency" in opened.info else _AS_MODE.get(opened.mode, "")
+        # Looking for an orientation after the pixels would decode them.
+        is_png = opened.format == "PNG"
+        has_orientation = not is_png or any(key in opened.info for key in _PNG_ORIENTED)
+        orientation = _orientation(opened) if has_orientation else 1
+        sides = _turned_sides(opened.width, opened.height, orientation)
+        return Header(opened.format or "", Shape(*sides, _CHANNELS.get(mode, 0)))
+
+
+def _turned_sides(width: int, height: int, orientation: int) -> tuple[int, int]:
+    """Of the upright image, height first."""
+    return (width, height) if orientation in (5, 6, 7, 8) else (height, width)
 
 
 def decode(content: bytes, name: str | os.PathLike[str]) -> Decoded:
     """Decode an image file, turned as its EXIF orientation says.
 
-    Palettes become RGB, grey with transparency becomes RGBA, one bit becomes eight.
+    Palettes become RGB, grey with transparency becomes RGBA, one bit becomes eight; CMYK, YCbCr
+    and L*a*b* become RGB; colours that are multiplied by alpha are divided by it.
 
     Args:
         content: the whole file.
@@ -226,21 +282,32 @@ def decode(content: bytes, name: str | os.PathLike[str]) -> Decoded:
 
     Raises:
         ImageError: when it is no image, damaged or cut off, holds several images, or has
-            another kind of pixels (CMYK, floating point, ...).
+            another kind of pixels (floating point, ...).
     """
     return decode_opened(content, name)[0]
 
 
-def decode_opened(content: bytes, name: str | os.PathLike[str]) -> tuple[Decoded, Image.Image]:
-    """Decode as :func:`decode` does, and give Pillow's image too, for its metadata."""
-    with _naming(name):
-        opened = _open(content, name)
+def decode_opened(
+    content: bytes, name: str | os.PathLike[str]
+) -> tuple[Decoded, Image.Image | None]:
+    """Decode as :func:`decode` does, and give Pillow's image too, for its metadata.
+
+    There is none of a TIFF, as Pillow does not open them all.
+    """
+    with _naming(name, content):
+        if content.startswith(_TIFF_STARTS):
+            return _decode_tiff(content, name), None
+        opened = _open(io.BytesIO(content), len(content), name)
         return _decode(opened, content, name), opened
 
 
 @contextmanager
-def _naming(name: str | os.PathLike[str]) -> Iterator[None]:
-    """Turn whatever a decoder raises for a garbled file into an error that names it."""
+def _naming(name: str | os.PathLike[str], content: bytes = b"") -> Iterator[None]:
+    """Turn whatever a decoder raises for a garbled file into an error that names it.
+
+    Args:
+        content: the whole file, to say what it is; read where it is not given.
+    """
     try:
         with warnings.catch_warnings():
             # Of large images and odd metadata; what matters raises.
@@ -248,14 +315,17 @@ def _naming(name: str | os.PathLike[str]) -> Iterator[None]:
             yield
     except ImageError:
         raise
+    except Refused as error:
+        raised = _error(name, error.found, error.advice)
     except UnidentifiedImageError:
-        raised = _error(name, "a file that does not read as an image")
-    except Image.DecompressionBombError as error:
-        most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        raised = _unknown(name, content)
+    except MemoryError:
         raised = TooManyPixels(
-            f"{name}: expected at most {most:,} pixels; found: {error} Cut the image into pieces.",
-            first_line(error),
+            f"{name}: expected an image that fits the free memory; found a larger one. {_SMALLER}",
+            "more pixels than the free memory holds",
         )
+    except Image.DecompressionBombError as error:  # of a format that is not decoded here
+        raised = TooManyPixels(f"{name}: expected fewer pixels; found: {error}", first_line(error))
     except Exception as error:  # of any kind
         if isinstance(error, OSError) and error.strerror:
             raised = _error(name, error.strerror)
@@ -270,48 +340,137 @@ def _error(name: str | os.PathLike[str], found: str, advice: str = _AGAIN) -> Im
     return ImageError(f"{name}: expected {_EXPECTED}; found {found}. {advice}", found)
 
 
-def _open(content: bytes | memoryview, name: str | os.PathLike[str]) -> Image.Image:
+def _unknown(name: str | os.PathLike[str], content: bytes) -> ImageError:
     if not content:
+        with suppress(OSError), open(name, "rb") as file:
+            content = file.read(1 << 16)
+    kind = kind_of(content)
+    if not kind:
+        return _error(name, "a file that does not read as an image")
+    return _error(name, kind, "Save it as PNG or JPEG, or leave it out.")
+
+
+def _open(file: IO[bytes], length: int, name: str | os.PathLike[str]) -> Image.Image:
+    if not length:
         raise _error(name, "an empty file")
-    opened = Image.open(io.BytesIO(content), formats=_FORMATS)
+    start = file.read(8)
+    file.seek(0)
+    opener = next((opener for magic, opener in _OPENERS.items() if start.startswith(magic)), None)
+    if opener is None:
+        raise UnidentifiedImageError
+    opened = opener(file)
     # Photos of some phones are MPO: a JPEG with a second picture for the device's own use.
     frames = getattr(opened, "n_frames", 1)
     if opened.format != "MPO" and frames > 1:
-        raise ImageError(
-            f"{name}: expected one image in a file; found {frames} of them. "
-            "Save each as a file of its own.",
-            f"{frames} of them in one file",
-        )
+        raise _error(name, f"{frames} of them in one file", "Save each as a file of its own.")
+    _check_size(name, *opened.size, 4, length)
     return opened
 
 
+def _check_size(
+    name: str | os.PathLike[str], width: int, height: int, pixel_bytes: int, length: int
+) -> None:
+    """Refuse what does not fit the memory, and what only pretends to be so large.
+
+    Args:
+        pixel_bytes: of a pixel in memory.
+        length: of the file in bytes.
+    """
+    pixels = width * height
+    if pixels < _SMALL:
+        return
+    found = f"{width}x{height} pixels"
+    if pixels > _BOMB_PIXELS and pixels > _MOST_PIXELS_A_BYTE * length:
+        found += f" in a file of {length:,} bytes"
+        raise TooManyPixels(
+            f"{name}: expected at most {_MOST_PIXELS_A_BYTE} pixels for each byte of so large an "
+            f"image; found {found}, as a decompression bomb has. If it is meant to be so large, "
+            "cut it into pieces.",
+            found,
+        )
+    need, room = pixels * pixel_bytes * _COPIES, available_bytes()
+    if need > room:
+        raise TooManyPixels(
+            f"{name}: expected an image that is decoded in the {room / 2**30:.1f} GiB of free "
+            f"memory; found {found}, which take {need / 2**30:.1f} GiB. {_SMALLER}",
+            f"{found}, which do not fit the free memory",
+        )
+
+
+def _decode_tiff(content: bytes, name: str | os.PathLike[str]) -> Decoded:
+    from esc_arch.imaging.tiff import decode_tiff, tiff_size
+
+    size = tiff_size(io.BytesIO(content))
+    _check_size(name, size.width, size.height, size.pixel_bytes, len(content))
+    pixels, orientation, is_srgb, notes = decode_tiff(content)
+    image = _upright(_as_bgr(pixels), orientation)
+    return Decoded(np.ascontiguousarray(image), False, is_srgb, notes)
+
+
 def _decode(opened: Image.Image, content: bytes, name: str | os.PathLike[str]) -> Decoded:
-    file_format = opened.format
-    if file_format == "PNG":
+    is_png = opened.format == "PNG"
+    notes: tuple[str, ...] = ()
+    if is_png:
         # Decoders overlook a changed byte; the checksums of the chunks do not.
-        Image.open(io.BytesIO(content), formats=_FORMATS).verify()
-    if _is_16_bit_colour(opened, content):
+        PngImageFile(io.BytesIO(content)).verify()
+    if is_png and content[_PNG_BIT_DEPTH] == 16 and not opened.mode.startswith("I;16"):
         # Pillow has no such mode.
-        image, orientation = _by_opencv(content, name), _orientation(opened)
-        if file_format == "TIFF":
-            orientation = 1  # OpenCV has turned it
-        converted = False
+        image, converted = _by_opencv(_checked_deep_png(opened, content), name), False
+    elif opened.mode == "CMYK":
+        rgb, note = cmyk_to_srgb(opened, opened.info.get("icc_profile") or b"")
+        image = cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2BGR)
+        converted, notes = True, (note,)
     else:
         image, converted = _by_pillow(opened, name)
-        # Of the loaded image: Pillow turns a TIFF while it loads.
-        orientation = _orientation(opened)
-    turned = _upright(image, orientation)
-    as_stored = file_format == "PNG" and not converted and orientation == 1
-    return Decoded(np.ascontiguousarray(turned), as_stored)
+    if is_png and content[_PNG_COLOUR_TYPE] in (_GREY, _TRUECOLOUR):
+        key = opened.info.get("transparency")
+        if key is not None:
+            image, converted = _keyed(image, key, content[_PNG_BIT_DEPTH]), True
+    orientation = _orientation(opened)
+    as_stored = is_png and not converted and orientation == 1
+    turned = np.ascontiguousarray(_upright(image, orientation))
+    return Decoded(turned, as_stored, bool(notes), notes)
 
 
-def _is_16_bit_colour(opened: Image.Image, content: bytes) -> bool:
-    if opened.mode.startswith("I;16"):
-        return False
-    if opened.format == "PNG":
-        return content[_PNG_BIT_DEPTH] == 16
-    tags: Mapping[int, tuple[int, ...]] = getattr(opened, "tag_v2", {})
-    return set(tags.get(_TIFF_BITS_PER_SAMPLE, ())) == {16}
+def _keyed(image: np.ndarray, key: int | tuple[int, int, int], depth: int) -> np.ndarray:
+    """With alpha: 0 where a pixel has the colour of a PNG's key, which is of the file's depth."""
+    values = np.atleast_1d(key)[::-1] & (1 << depth) - 1
+    if depth < 8:
+        values = values * (255 // ((1 << depth) - 1))
+    colour = np.atleast_3d(image)[..., :3]
+    white = np.iinfo(image.dtype).max
+    alpha = np.where((colour == values.astype(image.dtype)).all(-1), 0, white)
+    colours = [colour[..., i % colour.shape[2]] for i in range(3)]
+    return np.stack([*colours, alpha.astype(image.dtype)], -1)
+
+
+def _checked_deep_png(opened: Image.Image, content: bytes) -> bytes:
+    """A PNG of the chunks of pixels alone, whose data are whole.
+
+    OpenCV's decoder writes to the standard error output of whatever it does not like.
+
+    Raises:
+        ValueError: when the data do not hold the pixels.
+    """
+    kept, data, position = [content[:8]], zlib.decompressobj(), 8
+    pixel_bytes = 2 * {2: 3, 4: 2, 6: 4}[content[_PNG_COLOUR_TYPE]]
+    expected = opened.height * opened.width * pixel_bytes  # and a byte a row, or a few more
+    found = 0
+    while position + 8 <= len(content):
+        length, kind = struct.unpack_from(">I4s", content, position)
+        end = position + 12 + length
+        if kind in (b"IHDR", b"IDAT", b"IEND"):
+            kept.append(content[position:end])
+        if kind == b"IDAT" and not data.eof:
+            part: bytes = content[position + 8 : end - 4]
+            while part and found <= 2 * expected + 2**20:
+                found += len(data.decompress(part, _CHUNK))
+                part = data.unconsumed_tail
+        position = end
+    found += len(data.flush())
+    if found < expected:
+        raise ValueError(f"{found} bytes of pixels instead of {expected}")
+    return b"".join(kept)
 
 
 def _by_opencv(content: bytes, name: str | os.PathLike[str]) -> np.ndarray:
@@ -329,17 +488,23 @@ def _by_pillow(opened: Image.Image, name: str | os.PathLike[str]) -> tuple[np.nd
     mode = _AS_MODE.get(opened.mode)
     if mode is None:
         raise _error(name, f"mode {opened.mode}", "Convert it to RGB.")
-    if "transparency" in opened.info:
+    if opened.mode == "P" and "transparency" in opened.info:
         mode = "RGBA"
     converted = mode != opened.mode
+    if converted and mode == "RGB" and "transparency" in opened.info:
+        opened = opened.copy()
+        del opened.info["transparency"]
     pixels = np.asarray(opened.convert(mode) if converted else opened)
     # Pillow's own conversion from the other byte order cuts values off at 255.
     pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
-    if mode == "RGB":
-        pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
-    elif mode == "RGBA":
-        pixels = cv2.cvtColor(pixels, cv2.COLOR_RGBA2BGRA)
-    return pixels, converted
+    return _as_bgr(pixels), converted
+
+
+def _as_bgr(pixels: np.ndarray) -> np.ndarray:
+    if pixels.ndim == 2:
+        return pixels
+    code = cv2.COLOR_RGB2BGR if pixels.shape[2] == 3 else cv2.COLOR_RGBA2BGRA
+    return cv2.cvtColor(np.ascontiguousarray(pixels), code)
 
 
 def _orientation(opened: Image.Image) -> int:

@@ -19,6 +19,7 @@ _PIXEL_WIDTH, _PIXEL_HEIGHT = 0xA002, 0xA003
 _THUMBNAIL, _THUMBNAIL_LENGTH = 0x0201, 0x0202
 _X_RESOLUTION, _Y_RESOLUTION, _RESOLUTION_UNIT = 282, 283, 296
 _CENTIMETRES = 3
+_XMP, _ICC_PROFILE = 700, 34675
 _SHORT, _LONG = 3, 4
 _EXIF_START = b"Exif\0\0"
 
@@ -51,16 +52,18 @@ class Metadata:
     png_colour: tuple[tuple[bytes, bytes], ...] = ()
 
 
-def metadata_of(opened: Image.Image, content: bytes) -> Metadata:
+def metadata_of(opened: Image.Image | None, content: bytes) -> Metadata:
     """The metadata of an image file; damaged parts are left out.
 
     Of a JPEG, the IPTC block, the previews (MPF) and maker's segments other than EXIF are not
     taken.
 
     Args:
-        opened: by Pillow.
+        opened: by Pillow; None of a TIFF.
         content: the whole file.
     """
+    if opened is None:
+        return _metadata_of_tiff(content)
     info = opened.info
     exif = _exif(opened)
     return Metadata(
@@ -73,18 +76,26 @@ def metadata_of(opened: Image.Image, content: bytes) -> Metadata:
     )
 
 
+def _metadata_of_tiff(content: bytes) -> Metadata:
+    tags = Image.Exif()
+    try:
+        tags.load(content)
+        exif = _described(tags)
+        xmp, profile = _bytes(tags.get(_XMP)).rstrip(b"\0"), _bytes(tags.get(_ICC_PROFILE))
+    except _DAMAGED:
+        return Metadata()
+    return Metadata(exif, xmp, profile, _dpi(_exif_dpi(exif)))
+
+
 def _bytes(value: object) -> bytes:
     return value if isinstance(value, bytes) else b""
 
 
 def _exif(opened: Image.Image) -> bytes:
     try:
-        if opened.format == "TIFF":
-            exif = _described(opened.getexif())
-        else:
-            exif = _bytes(opened.info.get("exif"))
-            if not exif and "Raw profile type exif" in opened.info:
-                exif = opened.getexif().tobytes()
+        exif = _bytes(opened.info.get("exif"))
+        if not exif and "Raw profile type exif" in opened.info:
+            exif = opened.getexif().tobytes()
     except _DAMAGED:
         return b""
     exif = exif.removeprefix(_EXIF_START)

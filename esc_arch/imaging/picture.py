@@ -65,10 +65,17 @@ _TIFF_OPTIONS = (cv2.IMWRITE_TIFF_COMPRESSION, 8)  # Deflate of Adobe, which all
 
 @dataclass(frozen=True)
 class Picture:
-    """An image in memory: pixels, as described at the head of this file, and metadata."""
+    """An image in memory.
+
+    Attributes:
+        pixels: as described at the head of this file.
+        notes: what was converted or left out when it was read, for the user; the same text for
+            the same kind.
+    """
 
     pixels: np.ndarray
     metadata: Metadata
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -89,12 +96,12 @@ class Encoding:
 def read_picture(path: Path) -> Picture:
     """Read an image file, turned as its orientation says.
 
-    Palettes become RGB, grey with transparency becomes RGBA, one bit becomes eight.  The
-    metadata are as in the file; :func:`write_picture` makes them true of the written image.
+    What becomes what is said at :func:`esc_arch.imaging.codecs.decode`.  The metadata are as in
+    the file; :func:`write_picture` makes them true of the written image.
 
     Raises:
         UserError: when it cannot be read, is no image, damaged or cut off, holds several
-            images, or has another kind of pixels (CMYK, floating point, ...).
+            images, or has another kind of pixels (floating point, ...).
     """
     try:
         content = path.read_bytes()
@@ -106,7 +113,10 @@ def read_picture(path: Path) -> Picture:
     pixels = decoded.image
     if pixels.ndim == 3:
         pixels = cv2.cvtColor(pixels, _AS_RGB[pixels.shape[2]])
-    return Picture(pixels, metadata_of(opened, content))
+    metadata = metadata_of(opened, content)
+    if decoded.is_srgb:
+        metadata = replace(metadata, icc_profile=b"")
+    return Picture(pixels, metadata, decoded.notes)
 
 
 def format_of(path: Path) -> str | None:

@@ -49,8 +49,7 @@ def test_metadata_of_each_format(tmp_path, suffix):
     # PNG counts pixels per metre; WebP has no place but the EXIF, which says none.
     if suffix != "webp":
         assert metadata.dpi == pytest.approx((300, 200), abs=0.02)
-    # Pillow takes the orientation out when it has turned a TIFF.
-    assert metadata.xmp == (XMP.replace(b'tiff:Orientation="6"', b"") if suffix == "tif" else XMP)
+    assert metadata.xmp == XMP
     exif = Image.Exif()
     exif.load(metadata.exif)
     assert exif[0x010F] == "Maker"
@@ -82,14 +81,12 @@ def test_the_text_of_a_png(tmp_path):
     assert metadata.text == {"Title": "Größe", "Description": "写真"}
 
 
-def test_several_images_cmyk_and_no_file_are_named(tmp_path):
+def test_several_images_and_no_file_are_named(tmp_path):
     image = Image.fromarray(photo(5, 6))
     image.save(tmp_path / "pages.tif", save_all=True, append_images=[image])
-    image.convert("CMYK").save(tmp_path / "cmyk.jpg")
     (tmp_path / "empty.png").write_bytes(b"")
     for name, says in (
-        ("pages.tif", "expected one image in a file; found 2"),
-        ("cmyk.jpg", "found mode CMYK. Convert it to RGB"),
+        ("pages.tif", "found 2 of them"),
         ("empty.png", "found an empty file"),
         ("none.png", "No such file"),
     ):

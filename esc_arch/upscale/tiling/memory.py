@@ -2,12 +2,10 @@
 
 import ctypes
 import gc
-import os
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from math import inf
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from esc_arch.fast.maps import cut
+from esc_arch.machine import available_bytes
 
 __all__ = [
     "AMPLE_BYTES_PER_PIXEL",
@@ -30,9 +29,6 @@ __all__ = [
 # Side of the image that a network is measured with.  Networks that run by bands of rows do so
 # from 20,000 pixels.
 _SIDE = 160
-
-# Where the system does not say how much is available: 4 GB.
-_UNKNOWN_MEMORY = 4 << 30
 
 # Of what is measured: work space inside the operations is not seen.
 _ALLOWANCE = 1.25
@@ -56,48 +52,7 @@ def available_memory(device: torch.device) -> int:
         free = torch.cuda.mem_get_info(device)[0]
         held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(0.9 * (free + held))
-    return min([_system_memory(), *_group_memory()]) // 2
-
-
-def _system_memory() -> int:
-    with suppress(OSError, StopIteration):
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        line = next(line for line in lines if line.startswith("MemAvailable:"))
-        return int(line.split()[1]) * 1024
-    with suppress(AttributeError, ValueError):  # no Linux, perhaps Windows
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    return _UNKNOWN_MEMORY
-
-
-def _group_memory() -> list[int]:
-    """Bytes below the limit of each control group that this process is in."""
-    rooms = []
-    with suppress(OSError):
-        for line in Path("/proc/self/cgroup").read_text().splitlines():
-            _, controllers, name = line.split(":", 2)
-            if controllers == "":
-                root, names = Path("/sys/fs/cgroup"), ("memory.max", "memory.current")
-            elif "memory" in controllers.split(","):
-                root = Path("/sys/fs/cgroup/memory")
-                names = ("memory.limit_in_bytes", "memory.usage_in_bytes")
-            else:
-                continue
-            group = root / name.lstrip("/")
-            # Inside a container the group may be mounted as the root.
-            for folder in {root, group, *group.parents} - set(root.parents):
-                with suppress(OSError, ValueError):  # no limit there, or "max"
-                    limit, used = (int((folder / file).read_text()) for file in names)
-                    rooms.append(max(limit - used + _cached(folder), 0))
-    return rooms
-
-
-def _cached(group: Path) -> int:
-    """Bytes of files that a group would give back when asked for memory."""
-    for line in (group / "memory.stat").read_text().splitlines():
-        key, value = line.split()
-        if key in ("total_inactive_file", "inactive_file"):
-            return int(value)
-    return 0
+    return available_bytes() // 2
 
 
 def bytes_per_pixel(network: Callable[[Tensor], Tensor], image: Tensor) -> float:
