@@ -26,6 +26,18 @@ _EXIF_START = b"Exif\0\0"
 _XMP_NUMBERS = rb"""((?:tiff:|exif:)%b\s*(?:=\s*["']|>))\s*\d+"""
 _XMP_THUMBNAILS = re.compile(rb"<(xmp|xap):Thumbnails\b.*?</\1:Thumbnails>", re.DOTALL)
 
+# What describes a film, a second picture or a depth map that only the file it came in holds: by
+# namespace, the names in it.
+_EMBEDDED = (
+    (rb"http://ns\.google\.com/photos/1\.0/camera/", rb"(?:MotionPhoto|MicroVideo)\w*"),
+    (rb"http://ns\.google\.com/photos/1\.0/(?:container|image|audio|depthmap)/(?:item/)?", rb"\w+"),
+    (rb"http://ns\.google\.com/photos/dd/1\.0/\w+/", rb"\w+"),
+    (rb"http://ns\.adobe\.com/hdr-gain-map/1\.0/", rb"\w+"),
+    (rb"http://ns\.apple\.com/(?:HDRGainMap|pixeldatainfo)/1\.0/", rb"\w+"),
+    (rb"http://ns\.adobe\.com/xmp/note/", rb"HasExtendedXMP"),
+)
+_EXIF_FILM = 0x8897  # of one maker: there is a film behind the picture
+
 # They say how numbers of a PNG are meant as colours.
 _PNG_COLOUR = (b"cHRM", b"gAMA", b"sRGB", b"cICP")
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, KeyError, TypeError, struct.error)
@@ -184,7 +196,9 @@ def resized_exif(exif: bytes, width: int, height: int) -> bytes:
     data = bytearray(exif)
     try:
         _resize(
-            data, {_WIDTH: width, _HEIGHT: height}, {_PIXEL_WIDTH: width, _PIXEL_HEIGHT: height}
+            data,
+            {_WIDTH: width, _HEIGHT: height, _EXIF_FILM: 0},
+            {_PIXEL_WIDTH: width, _PIXEL_HEIGHT: height, _EXIF_FILM: 0},
         )
     except struct.error:
         return b""
@@ -239,11 +253,24 @@ def _blank_thumbnail(data: bytearray, order: str, directory: int) -> None:
 
 
 def resized_xmp(xmp: bytes, width: int, height: int) -> bytes:
-    """An XMP packet for an upright image of another size, without thumbnails."""
+    """An XMP packet for an upright image of another size.
+
+    Thumbnails are left out, and what describes films and pictures that came in the same file.
+    """
     for names, value in (
         (b"Orientation", 1),
         (b"(?:ImageWidth|PixelXDimension)", width),
         (b"(?:ImageLength|PixelYDimension)", height),
     ):
         xmp = re.sub(_XMP_NUMBERS % names, rb"\g<1>%d" % value, xmp)
-    return _XMP_THUMBNAILS.sub(b"", xmp)
+    xmp = _XMP_THUMBNAILS.sub(b"", xmp)
+    for space, names in _EMBEDDED:
+        xmlns = rb"""\s+xmlns:([\w.-]+)\s*=\s*(["'])%b\2""" % space
+        for prefix in {match[1] for match in re.finditer(xmlns, xmp)}:
+            name = rb"%b:%b" % (re.escape(prefix), names)
+            xmp = re.sub(rb"""\s+%b\s*=\s*(?:"[^"]*"|'[^']*')""" % name, b"", xmp)
+            xmp = re.sub(rb"<%b(?:\s[^<>]*)?/>" % name, b"", xmp)
+            xmp = re.sub(rb"<(%b)(?:\s[^<>]*)?>.*?</\1\s*>" % name, b"", xmp, flags=re.DOTALL)
+            if re.search(rb"[<\s]%b:" % re.escape(prefix), xmp) is None:
+                xmp = re.sub(xmlns.replace(rb"[\w.-]+", re.escape(prefix)), b"", xmp)
+    return xmp

@@ -14,8 +14,8 @@ WebP    8          yes    yes   yes  yes  in EXIF  no
 BMP     8          no     no    no   no   yes  no
 ======  =========  =====  ====  ===  ===  ===  ====
 
-16 bits are rounded to 8 where a format has no more, and alpha is laid on white where it has
-none; what is not kept is said.
+16 bits are rounded to 8 where a format has no more, alpha is laid on white where it has none,
+and colours become those of sRGB where it has no profile; what is not kept is said.
 """
 
 import io
@@ -32,6 +32,7 @@ from esc_arch.errors import UserError
 from esc_arch.files import whole_file
 from esc_arch.imaging.alpha import on_white
 from esc_arch.imaging.codecs import PNG_OPTIONS, decode_opened
+from esc_arch.imaging.colour import is_srgb, to_srgb
 from esc_arch.imaging.embedding import with_chunks, with_tags
 from esc_arch.imaging.metadata import Metadata, metadata_of, resized_exif, resized_xmp
 
@@ -211,15 +212,72 @@ def encode(
     if picture.metadata.exif and not metadata.exif:
         notes.append("its EXIF is damaged and was left out")
     channels = 1 if pixels.ndim == 2 else pixels.shape[2]
-    if metadata.icc_profile and metadata.icc_profile[16:20] != _ICC_SPACES[channels]:
-        metadata = replace(metadata, icc_profile=b"")
-        notes.append("its ICC profile is of another kind of pixels and was left out")
+    if metadata.icc_profile:
+        pixels, is_true = _fitting_profile(pixels, metadata.icc_profile, image_format, notes)
+        metadata = metadata if is_true else replace(metadata, icc_profile=b"")
+    elif image_format != "png" and any(kind == b"cICP" for kind, _ in metadata.png_colour):
+        notes.append(
+            f"its cICP chunk on the colours was left out, as {image_format.upper()} has none"
+        )
     if image_format == "png":
         return with_chunks(_by_opencv(".png", pixels, PNG_OPTIONS), metadata), notes
     if image_format == "tiff":
         encoded = _by_opencv(".tiff", pixels, _TIFF_OPTIONS)
         return with_tags(encoded, metadata, has_alpha=channels == 4), notes
     return [_by_pillow(pixels, metadata, encoding, notes)], notes
+
+
+def _fitting_profile(
+    pixels: np.ndarray, profile: bytes, image_format: str, notes: list[str]
+) -> tuple[np.ndarray, bool]:
+    """Pixels for which no profile is needed where theirs cannot be kept.
+
+    Returns:
+        The pixels, and whether the profile is true of them and is kept.
+    """
+    channels = 1 if pixels.ndim == 2 else pixels.shape[2]
+    is_true = profile[16:20] == _ICC_SPACES[channels]
+    if is_true and image_format != "bmp":
+        return pixels, True
+    converted = None
+    if profile[16:20] == b"GRAY":
+        if channels == 1:
+            converted = _by_grey_profile(pixels, profile)
+        elif np.array_equal(pixels[..., 0], pixels[..., 1]) and np.array_equal(
+            pixels[..., 0], pixels[..., 2]
+        ):
+            grey = _by_grey_profile(pixels[..., 0], profile)
+            if grey is not None:
+                converted = np.dstack([grey, grey, grey, pixels[..., 3:]])
+    elif is_true:
+        if is_srgb(profile):
+            return pixels, False  # which is what is meant without one
+        converted = to_srgb(Image.fromarray(pixels), profile)
+    if converted is not None:
+        notes.append(f"colours were converted from its ICC profile to sRGB{_why(is_true)}")
+        return converted, False
+    if is_true:
+        notes.append("its ICC profile was left out, as BMP has none")
+    else:
+        notes.append("its ICC profile is of another kind of pixels and was left out")
+    return pixels, False
+
+
+def _why(is_true: bool) -> str:
+    return ", as BMP has none" if is_true else ", as it is one of grey without transparency"
+
+
+def _by_grey_profile(grey: np.ndarray, profile: bytes) -> np.ndarray | None:
+    """Grey of any depth as the grey of sRGB; None when the profile is damaged."""
+    levels = np.arange(256, dtype=np.uint8)
+    table = to_srgb(Image.fromarray(levels[None]), profile)
+    if table is None:
+        return None
+    if grey.dtype == np.uint8:
+        return table[0, :, 1][grey]
+    # Pillow converts 8 bits; between its levels the curve is straight.
+    fine = np.interp(np.arange(65536) / 257, levels, table[0, :, 1] * 257.0)
+    return np.rint(fine).astype(np.uint16)[grey]
 
 
 def _rounded_to_8_bits(pixels: np.ndarray) -> np.ndarray:

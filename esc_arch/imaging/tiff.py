@@ -39,6 +39,7 @@ _UNSIGNED = 1
 _SAMPLE_FORMATS = {2: "signed integers", 3: "floating point", 5: "complex", 6: "complex"}
 _CODES_OF_TIFFFILE = frozenset({1, 8, 32946, 34925})  # none, deflate, its old number, LZMA
 _CODES_OF_LIBTIFF = frozenset({5, 32773, 50000})  # LZW, PackBits, Zstandard
+_WITHOUT_PREDICTOR = (1, 32773)
 _CODES_OF_IMAGES = frozenset({2, 3, 4, 7})  # CCITT, JPEG
 _JPEG = 7
 # Photometric interpretations, and how many channels each has.
@@ -284,14 +285,19 @@ def _samples(file: io.BytesIO, page: tifffile.TiffPage) -> np.ndarray:
     if max(ends) > file.getbuffer().nbytes:
         raise ValueError("cut off")
     page.subsampling = (1, 1)  # checked
+    if page.compression in _WITHOUT_PREDICTOR:
+        page.predictor = 1  # as libtiff does, whatever the tag says
     if page.compression in _CODES_OF_LIBTIFF:
         _unpack(file, page)
     # (separate samples, depth, H, W, contiguous samples)
+    array: np.ndarray
     if page.predictor == 1:
         array = page.asarray(maxworkers=1).reshape(page.shaped)
     else:  # which tifffile undoes by segments alone
-        array = np.empty(page.shaped, page.dtype)
+        array = np.zeros(page.shaped, page.dtype)
         for part, (plane, _, top, left, _), _ in page.segments(maxworkers=1):
+            if part is None:
+                continue  # of an empty segment
             to = array[plane, 0, top : top + part.shape[1], left : left + part.shape[2]]
             to[:] = part[0, : to.shape[0], : to.shape[1]]
     planes = array[:, 0]
@@ -406,6 +412,5 @@ def _unmultiplied(colour: np.ndarray, alpha: np.ndarray) -> np.ndarray:
 
 def _of_palette(index: np.ndarray, colours: object) -> np.ndarray:
     table = np.asarray(colours, np.uint16).reshape(3, -1).T
-    if table.max() > 255:  # some writers use 8 bits of the 16
-        table = (table.astype(np.uint32) + 128) // 257
-    return table.astype(np.uint8)[index]
+    # A value of 8 bits is there times 256 or 257, and of some writers as it is.
+    return (table >> 8 if table.max() > 255 else table).astype(np.uint8)[index]

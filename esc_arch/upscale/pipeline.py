@@ -81,6 +81,7 @@ def upscale_files(
     """
     reading, writing = ThreadPoolExecutor(1, "reading"), ThreadPoolExecutor(1, "writing")
     waiting: deque[_Written] = deque()
+    said: set[str] = set()
 
     def fail(job: Job, reason: str) -> None:
         outcome.failed.append(job.source)
@@ -114,6 +115,10 @@ def upscale_files(
             part = progress.part()
             try:
                 picture = future.result()
+                for note in picture.notes:
+                    if note not in said:
+                        said.add(note)
+                        say(f"note: {job.source}: {note}; the same of others is not said again")
                 encoding = Encoding(job.format, quality, lossless)
                 height, width = picture.pixels.shape[:2]
                 size = upscaler.size(height, width)

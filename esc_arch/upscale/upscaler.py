@@ -108,8 +108,9 @@ class Upscaler:
         """Enlarge an image.
 
         Alpha is resized by antialiased bicubic interpolation, and colours under fully
-        transparent pixels do not reach the visible ones.  Grey goes through a network of three
-        channels as three equal ones, whose mean is taken.  Values are clamped and rounded
+        transparent pixels do not reach the visible ones.  Grey, three equal channels too, goes
+        through a network of three channels as three equal ones, whose mean is taken, as the
+        network would tint it.  Values are clamped and rounded
         once, at the end.
 
         Args:
@@ -220,15 +221,21 @@ class Upscaler:
             colour = torch.from_numpy(filled)
             done.append((len(planes) - 1, imresize(alpha, size=size)[0]))
         device = self.device if isinstance(self.network, nn.Module) else torch.device("cpu")
+        channels = len(colour)
+        if channels == 3 and colour[0].equal(colour[1]) and colour[0].equal(colour[2]):
+            colour = colour[:1]
+        is_grey = len(colour) == 1
         colour = colour.to(device)[None]
-        if array is not None and self._is_one_run(len(colour[0])):
-            self._run(colour, progress, array[..., : len(colour[0])])
+        if array is not None and self._is_one_run(is_grey):
+            colour = colour.expand(1, self._channels, -1, -1)
+            self._run(colour, progress, array[..., :channels], is_grey)
             return done
-        return done + list(enumerate(self._colour(colour, size, progress)[0]))
+        planes = self._colour(colour, size, progress)[0]
+        return done + list(enumerate(planes.expand(channels, -1, -1)))
 
-    def _is_one_run(self, channels: int) -> bool:
-        """Whether the network's output is the result."""
-        as_wanted = self.scale == self.network_scale and channels == self._channels
+    def _is_one_run(self, is_grey: bool) -> bool:
+        """Whether the network's output is the result, or its mean for grey."""
+        as_wanted = self.scale == self.network_scale and (is_grey or self._channels == 3)
         return as_wanted and not self._self_ensemble
 
     def _colour(self, colour: Tensor, size: tuple[int, int], progress: Progress) -> Tensor:
@@ -280,20 +287,25 @@ class Upscaler:
         return result
 
     def _run(
-        self, colour: Tensor, progress: Progress, array: np.ndarray | None = None
+        self,
+        colour: Tensor,
+        progress: Progress,
+        array: np.ndarray | None = None,
+        is_grey: bool = False,
     ) -> Tensor | None:
         """The network once, by tiles where the memory asks for them.
 
         Args:
             colour: (1, C, H, W).
             array: (rH, rW, C) of integers, which takes the result if it is given.
+            is_grey: whether it takes the mean of the channels instead.
 
         Returns:
             (1, C, rH, rW), or None when an array takes it.
         """
         from esc_arch.upscale.tiling import ArrayOutput
 
-        output = None if array is None else ArrayOutput(array)
+        output = None if array is None else ArrayOutput(array, is_grey)
         result = self._enlarge(colour, output, progress)
         if self.dtype != torch.float32:
             if output is not None:
