@@ -118,7 +118,7 @@ def tiff_size(file: IO[bytes]) -> TiffSize:
         Exception: of many kinds, when it is damaged.
     """
     with tifffile.TiffFile(file) as opened:
-        page = opened.pages.first
+        page = _first(opened)
         try:
             layout = _layout(opened, page)
         except Refused:
@@ -140,7 +140,7 @@ def decode_tiff(content: bytes) -> TiffPixels:
     """
     file = io.BytesIO(content)
     with tifffile.TiffFile(file) as opened:
-        page = opened.pages.first
+        page = _first(opened)
         layout = _layout(opened, page)
         profile = bytes(page.tags.valueof(_ICC_PROFILE, b"") or b"")
         if page.bitspersample < 8 or page.compression in _CODES_OF_IMAGES:
@@ -188,6 +188,13 @@ def decode_tiff(content: bytes) -> TiffPixels:
         colour = np.concatenate([colour, alpha], 2)
     pixels = colour[..., 0] if colour.shape[2] == 1 else colour
     return TiffPixels(pixels, orientation, is_srgb, tuple(notes))
+
+
+def _first(opened: tifffile.TiffFile) -> tifffile.TiffPage:
+    try:
+        return opened.pages.first
+    except IndexError:
+        raise ValueError("its directory is cut off") from None
 
 
 def _layout(opened: tifffile.TiffFile, page: tifffile.TiffPage) -> _Layout:

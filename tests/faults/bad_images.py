@@ -98,7 +98,7 @@ ODD = (
     Odd("cut_tiff.tiff", lambda: cut(".tiff"), True, "damaged|not read|identify|decoder"),
     Odd("cut_bmp.bmp", lambda: cut(".bmp"), True, "damaged"),
     Odd("cut16_png.png", lambda: encoded(".png", 3, np.uint16)[:900], True, "damaged"),
-    Odd("cut16_tiff.tiff", lambda: encoded(".tiff", 3, np.uint16)[:900], True, "not read|identify"),
+    Odd("cut16_tiff.tiff", lambda: encoded(".tiff", 3, np.uint16)[:900], True, "damaged"),
     Odd("flipped.png", lambda: flipped(encoded(".png"), 0.5), True, "damaged"),
     Odd("flipped16.png", lambda: flipped(encoded(".png", 3, np.uint16), 0.5), True, "damaged"),
     Odd("empty.png", lambda: b"", True, "empty"),

@@ -66,8 +66,21 @@ def exif(orientation: int) -> bytes:
     return b"MM\0*" + struct.pack(">IHHHIHHI", 8, 1, 0x0112, 3, 1, orientation, 0, 0)
 
 
-def png(image: np.ndarray, orientation: int | None = None, bits: int = 0) -> bytes:
-    """A PNG file by the specification; rows are not filtered."""
+def png(
+    image: np.ndarray,
+    orientation: int | None = None,
+    bits: int = 0,
+    key: tuple[int, ...] = (),
+    palette: bytes = b"",
+    opacity: bytes = b"",
+) -> bytes:
+    """A PNG file by the specification; rows are not filtered.
+
+    Args:
+        key: the colour that is transparent.
+        palette: RGB, which makes indices of grey.
+        opacity: of the palette's colours.
+    """
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + crc(kind + content)
@@ -77,7 +90,7 @@ def png(image: np.ndarray, orientation: int | None = None, bits: int = 0) -> byt
 
     height, width, channels = image.shape
     bits = bits or image.dtype.itemsize * 8
-    colour = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
+    colour = 3 if palette else {1: 0, 2: 4, 3: 2, 4: 6}[channels]
     if bits < 8:
         values = np.unpackbits(image, axis=2)[..., 8 - bits :].reshape(height, -1)
         rows = [np.packbits(row).tobytes() for row in values]
@@ -88,6 +101,9 @@ def png(image: np.ndarray, orientation: int | None = None, bits: int = 0) -> byt
             b"\x89PNG\r\n\x1a\n",
             chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)),
             b"" if orientation is None else chunk(b"eXIf", exif(orientation)),
+            chunk(b"PLTE", palette) if palette else b"",
+            chunk(b"tRNS", struct.pack(f">{len(key)}H", *key)) if key else b"",
+            chunk(b"tRNS", opacity) if opacity else b"",
             chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row for row in rows))),
             chunk(b"IEND", b""),
         ]
