@@ -123,7 +123,7 @@ def _described(tiff: Image.Exif) -> bytes:
     for ifd in (EXIF_IFD, GPS_IFD):
         if entries := tiff.get_ifd(ifd):
             exif[ifd] = dict(entries)
-    return exif.tobytes() if len(exif) else b""
+    return exif.tobytes().removeprefix(_EXIF_START) if len(exif) else b""
 
 
 def _xmp(opened: Image.Image) -> bytes:

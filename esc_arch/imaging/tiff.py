@@ -143,7 +143,8 @@ def decode_tiff(content: bytes) -> TiffPixels:
         page = _first(opened)
         layout = _layout(opened, page)
         profile = bytes(page.tags.valueof(_ICC_PROFILE, b"") or b"")
-        if page.bitspersample < 8 or page.compression in _CODES_OF_IMAGES:
+        _check_segments(page, len(content))
+        if page.bitspersample < 8 or page.compression in _CODES_OF_IMAGES or _is_plain(page):
             return _by_pillow(content, page, profile)
         samples = _samples(file, page)
         orientation = _orientation(page)
@@ -271,6 +272,13 @@ def _name(number: int) -> str:
     return str(getattr(number, "name", number))
 
 
+def _is_plain(page: tifffile.TiffPage) -> bool:
+    """Whether Pillow gives the same pixels sooner: packed grey or RGB of 8 bits."""
+    is_packed = page.compression in _CODES_OF_LIBTIFF and page.bitspersample == 8
+    is_colour = page.photometric in (_BLACK_IS_ZERO, _RGB) and page.planarconfig == 1
+    return is_packed and is_colour and page.samplesperpixel == _CHANNELS[page.photometric]
+
+
 def _orientation(page: tifffile.TiffPage) -> int:
     value = page.tags.valueof(_ORIENTATION, 1)
     return int(value) if isinstance(value, int) else 1
@@ -283,14 +291,20 @@ def _numbers(value: object, count: int) -> tuple[float, ...] | None:
     return tuple(above / below for above, below in zip(value[::2], value[1::2], strict=True))
 
 
-def _samples(file: io.BytesIO, page: tifffile.TiffPage) -> np.ndarray:
-    """(H, W, samples), in the machine's byte order."""
+def _check_segments(page: tifffile.TiffPage, length: int) -> None:
+    """
+    Raises:
+        ValueError: when some of the pixels are not in the file.
+    """
     segments, expected = len(page.dataoffsets), math.prod(page.chunked)
     if segments < expected or 0 in page.databytecounts[:expected]:
         raise ValueError(f"{segments} parts of the image instead of {expected}, or empty ones")
-    ends = map(sum, zip(page.dataoffsets, page.databytecounts, strict=False))
-    if max(ends) > file.getbuffer().nbytes:
+    if max(map(sum, zip(page.dataoffsets, page.databytecounts, strict=False))) > length:
         raise ValueError("cut off")
+
+
+def _samples(file: io.BytesIO, page: tifffile.TiffPage) -> np.ndarray:
+    """(H, W, samples), in the machine's byte order."""
     page.subsampling = (1, 1)  # checked
     if page.compression in _WITHOUT_PREDICTOR:
         page.predictor = 1  # as libtiff does, whatever the tag says
@@ -392,7 +406,7 @@ def _libtiff_quiet() -> Iterator[None]:
 
 
 def _by_pillow(content: bytes, page: tifffile.TiffPage, profile: bytes) -> TiffPixels:
-    """A whole file of one, two or four bits, or of a code of images."""
+    """A whole file: of one, two or four bits, of a code of images, or a plain one."""
     image = TiffImageFile(io.BytesIO(content))
     with _libtiff_quiet():
         image.load()
@@ -404,7 +418,8 @@ def _by_pillow(content: bytes, page: tifffile.TiffPage, profile: bytes) -> TiffP
     mode = {"1": "L", "P": "RGB", "YCbCr": "RGB"}.get(image.mode, image.mode)
     if mode not in ("L", "RGB"):
         raise Refused(f"pixels of Pillow's mode {image.mode}", "Convert it to RGB.")
-    return TiffPixels(np.asarray(image.convert(mode)), orientation, False, ())
+    plain = image if mode == image.mode else image.convert(mode)
+    return TiffPixels(np.asarray(plain), orientation, False, ())
 
 
 def _unmultiplied(colour: np.ndarray, alpha: np.ndarray) -> np.ndarray:
