@@ -231,7 +231,8 @@ class Upscaler:
             self._run(colour, progress, array[..., :channels], is_grey)
             return done
         planes = self._colour(colour, size, progress)[0]
-        return done + list(enumerate(planes.expand(channels, -1, -1)))
+        # Copies, as each is rounded in place.
+        return done + list(enumerate(planes.repeat(channels // len(planes), 1, 1)))
 
     def _is_one_run(self, is_grey: bool) -> bool:
         """Whether the network's output is the result, or its mean for grey."""

@@ -1,7 +1,9 @@
 """Pixels and metadata of files that Pillow and OpenCV have written."""
 
 import io
+import re
 import struct
+from xml.etree import ElementTree
 
 import cv2
 import numpy as np
@@ -93,6 +95,38 @@ def test_several_images_and_no_file_are_named(tmp_path):
         with pytest.raises(UserError, match=says) as error:
             read_picture(tmp_path / name)
         assert str(error.value).startswith(str(tmp_path / name))
+
+
+FILMS = b"""<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
+<rdf:Description rdf:about="" xmlns:Cam='http://ns.google.com/photos/1.0/camera/'
+ xmlns:Container="http://ns.google.com/photos/1.0/container/" xmlns:xmp="http://ns.adobe.com/xap/1.0/"
+ xmlns:Item="http://ns.google.com/photos/1.0/container/item/" xmlns:dc="http://purl.org/dc/elements/1.1/"
+ xmlns:hdrgm="http://ns.adobe.com/hdr-gain-map/1.0/" xmlns:xmpNote="http://ns.adobe.com/xmp/note/"
+ Cam:MotionPhoto="1" Cam:MicroVideoOffset='123' Cam:BurstID="b" hdrgm:Version="1.0"
+ xmpNote:HasExtendedXMP="0123" xmp:Rating="5">
+<Cam:MotionPhotoPresentationTimestampUs>9</Cam:MotionPhotoPresentationTimestampUs>
+<hdrgm:GainMapMax><rdf:Seq><rdf:li>4</rdf:li></rdf:Seq></hdrgm:GainMapMax>
+<Container:Directory><rdf:Seq><rdf:li rdf:parseType="Resource"><Container:Item Item:Mime="video/mp4"
+ Item:Length="99"/></rdf:li></rdf:Seq></Container:Directory><hdrgm:Gamma/>
+<dc:creator><rdf:Seq><rdf:li>MotionPhoto</rdf:li></rdf:Seq></dc:creator></rdf:Description></rdf:RDF></x:xmpmeta>"""
+
+
+def test_xmp_tells_nothing_of_films_and_gain_maps_that_are_gone():
+    root = ElementTree.fromstring(resized_xmp(FILMS, 4, 5))
+    names = {re.sub(r".*}", "", name) for node in root.iter() for name in (node.tag, *node.attrib)}
+    kept = {"xmpmeta", "RDF", "Description", "about", "BurstID", "Rating", "creator", "Seq", "li"}
+    assert names == kept
+    assert [node.text for node in root.iter() if node.tag.endswith("li")] == ["MotionPhoto"]
+    assert resized_xmp(XMP, 4, 5) == XMP.replace(b'"6"', b'"1"')
+
+
+def test_exif_tells_nothing_of_a_film_that_is_gone():
+    exif = Image.Exif()
+    exif[0x010F] = "Maker"
+    exif.get_ifd(0x8769)[0x8897] = 1
+    again = Image.Exif()
+    again.load(resized_exif(exif.tobytes().removeprefix(b"Exif\0\0"), 4, 5))
+    assert again.get_ifd(0x8769)[0x8897] == 0 and again[0x010F] == "Maker"
 
 
 def tiff_structure(order: str, thumbnail: bytes) -> bytes:

@@ -195,6 +195,17 @@ def test_notes_are_said(here, monkeypatch):
     assert said == ["note: a.jpg: transparency was laid on white, as JPEG has none"]
 
 
+def test_what_was_converted_is_said_once(here, monkeypatch):
+    use(monkeypatch)
+    for name in ("a.jpg", "b.jpg"):
+        Image.fromarray(photo(4, 5)).convert("CMYK").save(name)
+    jobs = plan(["a.jpg", "b.jpg"], "out", None, Existing()).jobs
+    outcome, said, _ = run(jobs, esc_arch.Upscaler())
+    assert len(outcome.written) == 2
+    (note,) = said
+    assert note.startswith("note: a.jpg: ") and "CMYK" in note
+
+
 def test_no_room_stops_everything(here, monkeypatch):
     use(monkeypatch)
 

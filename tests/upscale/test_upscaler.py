@@ -108,6 +108,26 @@ def test_grey_is_the_mean_of_the_network_on_equal_channels(monkeypatch):
     assert np.abs(result - expected.detach().numpy()).max() < 0.51
 
 
+@pytest.mark.parametrize("settings", [{}, {"scale": 3.0}, {"self_ensemble": True}, {"tile": 7}])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_grey_stored_as_three_channels_is_what_one_channel_is(monkeypatch, dtype, settings):
+    use(monkeypatch, Lopsided())
+    upscaler = esc_arch.Upscaler(**settings)
+    for channels in (1, 2):
+        is_float = dtype == np.float32
+        one = photo(11, 8, 3, np.uint8 if is_float else dtype)[..., :channels]
+        one = one.astype(dtype) / 255 if is_float else one
+        three = np.dstack([one[..., :1]] * 3 + [one[..., 1:]])
+        result, expected = upscaler(three), upscaler(one)
+        assert result.dtype == dtype and result.shape[2] == three.shape[2]
+        for channel in range(3):
+            assert np.array_equal(result[..., channel], expected[..., 0])
+    almost = three.copy()
+    almost[5, 5, 1] += dtype(0.25) if is_float else 1
+    result = upscaler(almost)
+    assert not np.array_equal(result[..., 0], result[..., 1])
+
+
 def test_a_grey_network_takes_colours_one_by_one(monkeypatch):
     use(monkeypatch, Lopsided(1), channels=1)
     upscaler = esc_arch.Upscaler()
