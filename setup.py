@@ -94,6 +94,7 @@ setup(
         "requests",  # downloads
         "rich",  # tables and progress of the command line
         "safetensors",  # checkpoints that cannot hold code
+        "tifffile",  # TIFF files of any layout and depth
     ],
     extras_require={
         "compare": [

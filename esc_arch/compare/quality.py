@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-import cv2
 import numpy as np
 import torch
 from basicsr.metrics import calculate_psnr, calculate_ssim
@@ -29,7 +28,7 @@ from esc_arch.compare.candidates import Candidate
 from esc_arch.compare.results import Row
 from esc_arch.compare.series import BICUBIC
 from esc_arch.errors import UserError, first_line
-from esc_arch.imaging.codecs import encode_png
+from esc_arch.imaging.codecs import ImageError, encode_png, read_header
 from esc_arch.imaging.imresize import imresize
 from esc_arch.ops.padding import pad_to_windows
 from esc_arch.options.constructors import registered
@@ -281,5 +280,7 @@ def without_greyscale(rows: Iterable[Row]) -> list[Row]:
 
 
 def _is_greyscale(path: str) -> bool:
-    image = cv2.imread(path, cv2.IMREAD_UNCHANGED)
-    return image is not None and image.ndim == 2
+    try:
+        return read_header(path).shape.channels == 1
+    except ImageError:
+        return False

@@ -69,8 +69,8 @@ if hasattr(cv2, "IMWRITE_PNG_FILTER"):
 
 # Smaller images are decoded without asking for the memory.
 _SMALL = 1 << 25  # pixels
-# While an image is decoded, it is there up to so many times, at 4 bytes a pixel once.
-_COPIES = 4
+# While an image is decoded, it is there up to so many times.
+_COPIES = 3
 # Of more pixels than the first, each byte of a file may stand for the second: in a flat photo it
 # does for 170 as JPEG and 350 as PNG, in a page of text in black and white for 500.
 _BOMB_PIXELS, _MOST_PIXELS_A_BYTE = 1 << 27, 1000
@@ -363,7 +363,8 @@ def _open(file: IO[bytes], length: int, name: str | os.PathLike[str]) -> Image.I
     frames = getattr(opened, "n_frames", 1)
     if opened.format != "MPO" and frames > 1:
         raise _error(name, f"{frames} of them in one file", "Save each as a file of its own.")
-    _check_size(name, *opened.size, 4, length)
+    pixel_bytes = len(opened.getbands()) if opened.mode != "RGB" else 4  # as Pillow holds it
+    _check_size(name, opened.width, opened.height, pixel_bytes, length)
     return opened
 
 

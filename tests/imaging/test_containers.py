@@ -5,7 +5,13 @@ the specification.  What they should become is computed from the pixels that wer
 """
 
 import io
+import os
+import re
 import struct
+import threading
+import time
+import zlib
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 
 import cv2
@@ -16,7 +22,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from esc_arch.imaging.codecs import decode, shape_of
+from esc_arch.errors import UserError
+from esc_arch.imaging.codecs import ImageError, TooManyPixels, decode, read_image, shape_of
+from tests.faults.bad_images import one_colour, only_header
 from tests.imaging.test_codecs import as_opencv, png, stored
 
 CODES = {None: 1, "zlib": 8, "lzma": 34925, "tiff_lzw": 5, "packbits": 32773, "zstd": 50000}
@@ -248,3 +256,175 @@ def test_png_of_any_kind(given_png):
 @given(pngs())
 def test_png_of_many_kinds(given_png):
     check_png(**given_png)
+
+
+def tiff_by(**options) -> bytes:
+    file = io.BytesIO()
+    data = options.pop("data", np.zeros((8, 9, 3), np.uint8))
+    tifffile.imwrite(file, data, **options)
+    return file.getvalue()
+
+
+def floats(kind: type) -> bytes:
+    return tiff_by(data=np.ones((8, 9, 3), kind), photometric="rgb")
+
+
+def ftyp(brand: bytes) -> bytes:
+    return struct.pack(">I4s4sI", 24, b"ftyp", brand, 0) + b"mif1" + brand + bytes(400)
+
+
+def saved(image_format: str) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (9, 8)).save(file, image_format)
+    return file.getvalue()
+
+
+REFUSED = {
+    "half": (floats(np.float16), "floating point of 16 bits .* white"),
+    "float": (floats(np.float32), "floating point of 32 bits .* white"),
+    "double": (floats(np.float64), "floating point of 64 bits .* white"),
+    "grey float": (tiff_by(data=np.ones((8, 9), np.float32)), "floating point .* white"),
+    "int32": (tiff_by(data=np.ones((8, 9), np.int32)), "signed integers of 32 bits"),
+    "int16": (tiff_by(data=np.ones((8, 9), np.int16)), "signed integers of 16 bits"),
+    "uint32": (tiff_by(data=np.ones((8, 9), np.uint32)), "32 bits a channel"),
+    "complex": (tiff_by(data=np.ones((8, 9), np.complex64)), "complex"),
+    "pages": (tiff_by(data=np.zeros((3, 8, 9), np.uint8), photometric="minisblack"), "3 of them"),
+    "a raw photo": (tiff_by(data=np.zeros((8, 9), np.uint16), photometric="cfa"), "CFA"),
+    "WebP in a TIFF": (with_code(io.BytesIO(tiff_by(compression="zlib")), "<", 50001), "WEBP"),
+    "a GIF": (saved("GIF"), "GIF"),
+    "an AVIF": (saved("AVIF"), "AVIF"),
+    "an AVIF by its brand": (ftyp(b"avif"), "AVIF"),
+    "a HEIC": (ftyp(b"heic"), "HEIC"),
+    "a film": (ftyp(b"isom"), "film"),
+    "a JPEG 2000": (saved("JPEG2000"), "JPEG2000"),
+    "a PPM": (saved("PPM"), "PPM"),
+    "a PSD": (b"8BPS\0\1" + bytes(90), "Photoshop"),
+    "a PDF": (b"%PDF-1.4\n" + bytes(90), "PDF"),
+    "a page": (b"<!DOCTYPE html><html>not found</html>", "HTML"),
+    "a drawing": (b'<?xml version="1.0"?><svg></svg>', "SVG"),
+    "a pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git LFS"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_is_not_read_is_named(kind, tmp_path):
+    content, found = REFUSED[kind]
+    with pytest.raises(ImageError, match=found) as error:
+        decode(content, "a/b.png")
+    assert str(error.value).startswith("a/b.png: expected an image")
+    assert re.search(found, error.value.found)
+    file = tmp_path / "b.png"
+    file.write_bytes(content)
+    with pytest.raises(ImageError, match=found):
+        read_image(file)
+
+
+def test_reduced_images_and_masks_beside_a_picture_are_passed_over():
+    file, image = io.BytesIO(), noise(0, (40, 60, 3), np.uint16)
+    with tifffile.TiffWriter(file) as writer:
+        writer.write(image, photometric="rgb", subfiletype=0)
+        writer.write(image[::2, ::2], photometric="rgb", subfiletype=1)
+    np.testing.assert_array_equal(decode(file.getvalue(), "a").image, image[..., ::-1])
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+@pytest.mark.parametrize("white_is_zero", [False, True])
+def test_tiff_of_few_bits(bits, white_is_zero):
+    """As Pillow reads them, whose own decoder it is, and by their meaning."""
+    values = np.arange(2**bits, dtype=np.uint8).repeat(8 // bits)[None].repeat(3, 0)
+    raw = np.packbits(np.unpackbits(values[..., None], axis=2)[..., 8 - bits :].reshape(3, -1), 1)
+    content = bytearray(tiff_by(data=raw, photometric="minisblack"))
+    with tifffile.TiffFile(io.BytesIO(content)) as opened:
+        for tag, value in ((256, values.shape[1]), (258, bits), (262, 0 if white_is_zero else 1)):
+            place = opened.pages.first.tags[tag]
+            kind = {3: "H", 4: "I"}[place.dtype]
+            struct.pack_into("<" + kind, content, place.valueoffset, value)
+    expected = values * (255 // (2**bits - 1))
+    decoded = decode(bytes(content), "a").image
+    np.testing.assert_array_equal(decoded, 255 - expected if white_is_zero else expected)
+
+
+@pytest.mark.parametrize("compression", ["group3", "group4"])
+def test_fax_codes(compression):
+    image = Image.fromarray(noise(1, (30, 40), np.uint8)).convert("1")
+    file = io.BytesIO()
+    image.save(file, "TIFF", compression=compression)
+    np.testing.assert_array_equal(decode(file.getvalue(), "a").image, np.asarray(image) * 255)
+
+
+def test_an_extra_channel_without_a_name_is_transparency_as_writers_mean_it():
+    """OpenCV writes no tag; a named one of no meaning is in the property test."""
+    image = noise(2, (9, 8, 4), np.uint16)
+    content = cv2.imencode(".tif", image)[1].tobytes()
+    with tifffile.TiffFile(io.BytesIO(content)) as opened:
+        assert 338 not in opened.pages.first.tags
+    np.testing.assert_array_equal(decode(content, "a").image, image)
+
+
+def test_a_large_photo_is_read_and_a_bomb_is_not(monkeypatch):
+    """Beyond Pillow's limit of 179 million pixels."""
+    file = io.BytesIO()
+    Image.new("L", (14_000, 13_000), 130).save(file, "JPEG")
+    assert shape_of(file.getvalue(), "a") == (13_000, 14_000, 1)
+    image = decode(file.getvalue(), "a").image
+    assert image.shape == (13_000, 14_000) and (image[::1000, ::1000] == 130).all()
+    for content in (
+        only_header(60_000),
+        one_colour(20_000),
+        tiff_by(data=np.zeros((1, 1), np.uint8)).replace(*sizes_of_a_bomb()),
+    ):
+        started = time.monotonic()
+        for read in (decode, shape_of):
+            with pytest.raises(TooManyPixels, match=r"found [26]0000x[26]0000 pixels in a file of"):
+                read(content, "a.png")
+        assert time.monotonic() - started < 1
+    monkeypatch.setattr("esc_arch.imaging.codecs.available_bytes", lambda: 2**28)
+    with pytest.raises(TooManyPixels, match=r"memory; found 14000x13000"):
+        decode(file.getvalue(), "a.jpg")
+
+
+def sizes_of_a_bomb() -> tuple[bytes, bytes]:
+    entry = struct.pack("<HHI", 256, 4, 1), struct.pack("<HHI", 257, 4, 1)
+    small = b"".join(each + struct.pack("<I", 1) for each in entry)
+    return small, b"".join(each + struct.pack("<I", 60_000) for each in entry)
+
+
+def test_decoders_write_no_lines_of_their_own(capfd):
+    lzw = bytearray(cv2.imencode(".tif", noise(0, (60, 50), np.uint8))[1].tobytes())
+    lzw[30:60] = bytes(30)
+    with pytest.raises(UserError, match=r"damaged one .*(code|LZW|[Dd]ecod)"):
+        decode(bytes(lzw), "a.tif")
+    deep = noise(0, (30, 20, 3), np.uint16)
+    content = png(deep)
+    profile = struct.pack(">I", 9) + b"iCCP" + b"name\0\0xyz"
+    odd = content[:33] + profile + struct.pack(">I", zlib.crc32(profile[4:])) + content[33:]
+    np.testing.assert_array_equal(decode(odd, "a.png").image, deep[..., ::-1])
+    place = content.index(b"IDAT")
+    packed = bytearray(content[place + 4 : -16])
+    packed[40:60] = bytes(20)
+    broken = b"IDAT" + bytes(packed)
+    broken += struct.pack(">I", zlib.crc32(broken))
+    with pytest.raises(UserError, match=r"damaged one .*decompress"):
+        decode(content[:place] + broken + content[-12:], "a.png")
+    with pytest.raises(UserError, match="damaged"):
+        decode(tiff_by(compression="zlib")[:-20], "a.tif")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_lines_of_others_are_not_lost_while_libtiff_decodes(capfd):
+    file = io.BytesIO()
+    Image.fromarray(noise(0, (2000, 500), np.uint8)).save(file, "TIFF", compression="tiff_lzw")
+    done = threading.Event()
+
+    def write() -> None:
+        while not done.is_set():
+            os.write(2, b"line\n")
+            time.sleep(0.001)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(lambda _: decode(file.getvalue(), "a"), range(20)))
+    done.set()
+    thread.join()
+    assert set(capfd.readouterr().err.splitlines()) == {"line"}
