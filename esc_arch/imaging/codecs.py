@@ -139,7 +139,8 @@ class Header(NamedTuple):
 
     Attributes:
         format: as Pillow names it.
-        shape: upright; 0 channels of pixels that :func:`decode` does not take.
+        shape: upright; 0 channels of pixels of another format that are no 1, 3 or 4 of 8 or 16
+            bits.
     """
 
     format: str
@@ -204,18 +205,21 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
 
 
 def read_header(path: str | os.PathLike[str]) -> Header:
-    """The header of an image file of any format that Pillow knows.
+    """The header of an image file, by the rules of :func:`decode`.
+
+    A file whose name has none of SUFFIXES may be of any format that Pillow knows.
 
     Raises:
         TooManyPixels: for an image that :func:`decode` refuses by its size.
-        ImageError: when it is no image.
+        ImageError: when it is no image, or one that :func:`decode` refuses by its header.
     """
+    is_own = os.path.splitext(path)[1].lower() in SUFFIXES
     with _naming(path):
         length = os.path.getsize(path)
         if not length:
             raise _error(path, "an empty file")
         with open(path, "rb") as file:
-            return _header(file, length, path, Image.open)
+            return _header(file, length, path, None if is_own else Image.open)
 
 
 def shape_of(content: bytes | memoryview, name: str | os.PathLike[str]) -> Shape:

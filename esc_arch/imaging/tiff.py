@@ -67,7 +67,7 @@ class TiffSize(NamedTuple):
     """Of an image as it is stored.
 
     Attributes:
-        channels: as it is decoded: 1, 3 or 4; 0 of one that is refused.
+        channels: as it is decoded: 1, 3 or 4.
         pixel_bytes: that a decoded pixel takes.
         orientation: by EXIF's numbers.
     """
@@ -115,17 +115,14 @@ def tiff_size(file: IO[bytes]) -> TiffSize:
     """The size of the image in a file, by its header.
 
     Raises:
+        Refused: for an image that is not used.
         Exception: of many kinds, when it is damaged.
     """
     with tifffile.TiffFile(file) as opened:
         page = _first(opened)
-        try:
-            layout = _layout(opened, page)
-        except Refused:
-            channels = 0
-        else:
-            grey = layout.colours == 1 and page.photometric != _PALETTE
-            channels = 4 if layout.alpha is not None else 1 if grey else 3
+        layout = _layout(opened, page)
+        grey = layout.colours == 1 and page.photometric != _PALETTE
+        channels = 4 if layout.alpha is not None else 1 if grey else 3
         pixel_bytes = page.samplesperpixel * max(page.bitspersample // 8, 1)
         size = page.imagewidth, page.imagelength
         return TiffSize(*size, channels, pixel_bytes, _orientation(page))

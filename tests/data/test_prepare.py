@@ -12,10 +12,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import tifffile
 import yaml
 from basicsr.data.paired_image_dataset import PairedImageDataset
+from PIL import Image
 
-from esc_arch.data.prepare import option_lines, prepare, run, settings
+from esc_arch.data.prepare import option_lines, prepare, run, settings, summary
 from esc_arch.data.prepare.records import WORK, Journal, read_state
 from esc_arch.errors import UserError
 from esc_arch.files import locked
@@ -85,6 +87,27 @@ def test_every_format_becomes_hr_and_lr(tmp_path):
             lr = read(tmp_path / "out" / f"LR_bicubic/X{scale}/{path.stem}x{scale}.png")
             np.testing.assert_array_equal(lr, shrunk(hr, scale))
     assert {p.name for p in (tmp_path / "out").iterdir()} == {"HR", "LR_bicubic", "prepared.jsonl"}
+
+
+def test_odd_files_become_the_pixels_that_they_mean(tmp_path):
+    """Planes apart, white as zero, inks: what a TIFF reader or a press would show."""
+    folder = tmp_path / "src"
+    folder.mkdir()
+    image, grey = smooth(40, 48, 3, 16), smooth(40, 48, 1, 16)
+    planes = np.moveaxis(image[..., ::-1], -1, 0)
+    tifffile.imwrite(folder / "planes.tif", planes, photometric="rgb", planarconfig="separate")
+    tifffile.imwrite(folder / "white.tif", 65535 - grey, photometric="miniswhite")
+    for name in ("ink.jpg", "ink2.jpg"):
+        ink = Image.new("CMYK", (48, 40), (255, 0, 0, 0))
+        ink.save(folder / name, quality=100)
+    done = prepare(folder, tmp_path / "out", settings([2]))
+    assert (done.images, done.skipped) == (4, [])
+    np.testing.assert_array_equal(read(tmp_path / "out/HR/planes.png"), image)
+    np.testing.assert_array_equal(read(tmp_path / "out/HR/white.png"), grey)
+    assert np.abs(read(tmp_path / "out/HR/ink.png").astype(int) - (255, 255, 0)).max() <= 2
+    ((note, count),) = done.noted.items()
+    assert "CMYK" in note and count == 2
+    assert note in summary(done, tmp_path / "out", settings([2]))
 
 
 def test_hr_alone_of_one_file(tmp_path, src):

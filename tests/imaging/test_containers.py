@@ -23,7 +23,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from esc_arch.errors import UserError
-from esc_arch.imaging.codecs import ImageError, TooManyPixels, decode, read_image, shape_of
+from esc_arch.imaging.codecs import (
+    ImageError,
+    TooManyPixels,
+    decode,
+    read_header,
+    read_image,
+    shape_of,
+)
 from tests.faults.bad_images import one_colour, only_header
 from tests.imaging.test_codecs import as_opencv, png, stored
 
@@ -428,3 +435,13 @@ def test_lines_of_others_are_not_lost_while_libtiff_decodes(capfd):
     done.set()
     thread.join()
     assert set(capfd.readouterr().err.splitlines()) == {"line"}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_a_header_is_refused_as_the_pixels_are(kind, tmp_path):
+    content, found = REFUSED[kind]
+    file = tmp_path / "b.png"
+    file.write_bytes(content)
+    for read in (lambda: read_header(file), lambda: shape_of(content, file)):
+        with pytest.raises(ImageError, match=found):
+            read()

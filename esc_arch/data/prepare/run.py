@@ -14,7 +14,8 @@ are done and on the disk, so that a killed run resumes.
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -62,6 +63,7 @@ class Prepared(NamedTuple):
         skipped: an error message for each image that could not be used.
         sub_images: windows of all images.
         narrow: images with a side shorter than a window.
+        noted: what this run converted or left out, with the number of images.
     """
 
     images: int
@@ -69,6 +71,7 @@ class Prepared(NamedTuple):
     skipped: list[str]
     sub_images: int
     narrow: int
+    noted: Mapping[str, int]
 
 
 def prepare(
@@ -119,8 +122,9 @@ def _prepare(
     for task in tasks:
         lines.pop(task.name, None)
     skipped: list[str] = []
+    noted: Counter[str] = Counter()
     if tasks:
-        skipped = _make(tasks, sources, lines, dest, settings, jobs, strict)
+        skipped = _make(tasks, sources, lines, noted, dest, settings, jobs, strict)
     _remove_leftovers(dest, settings, lines)
     for folder in settings.packed_folders():
         if lines:
@@ -132,19 +136,20 @@ def _prepare(
             record = Record.from_line(line)
             sub_images += len(record.outputs[Folder(1, True).path])
             narrow += min(record.height, record.width) < settings.grid.size
-    return Prepared(len(lines), len(tasks) - len(skipped), skipped, sub_images, narrow)
+    return Prepared(len(lines), len(tasks) - len(skipped), skipped, sub_images, narrow, noted)
 
 
 def _make(
     tasks: list[Task],
     sources: dict[str, Source],
     lines: dict[str, str],
+    noted: Counter[str],
     dest: Path,
     settings: Settings,
     jobs: int,
     strict: bool,
 ) -> list[str]:
-    """Do the tasks and add their records to ``lines``.
+    """Do the tasks, add their records to ``lines``, and count their notes in ``noted``.
 
     Returns:
         Error messages of the images that are skipped.
@@ -176,7 +181,10 @@ def _make(
                     if strict and len(skipped) == 1:
                         raise UserError(result.reason)
                 else:
-                    lines[task.name] = Record(*sources[task.name][1:], *result).line()
+                    source = sources[task.name]
+                    made = Record(*source[1:], result.height, result.width, result.outputs)
+                    lines[task.name] = made.line()
+                    noted.update(result.notes)
                     journal.add(lines[task.name])
                 advance(1)
                 if time.monotonic() - committed > _COMMIT_INTERVAL_S:
@@ -198,11 +206,12 @@ def _make(
 
 
 class _Made(NamedTuple):
-    """An image whose files are complete; fields as in Record."""
+    """An image whose files are complete; fields as in Record, and the decoder's notes."""
 
     height: int
     width: int
     outputs: dict[str, list[int]]
+    notes: tuple[str, ...]
 
 
 class _Skipped(NamedTuple):
@@ -244,7 +253,7 @@ def _make_files(task: Task, dest: Path, settings: Settings) -> _Made | _Skipped:
         else:
             files = iter([encode_png(image)])
         outputs[folder.path] = _write_files(files, folder, task, dest)
-    return _Made(height, width, outputs)
+    return _Made(height, width, outputs, decoded.notes)
 
 
 def _check_size(image: _Image, path: Path, settings: Settings) -> None:
@@ -323,6 +332,7 @@ def summary(done: Prepared, dest: Path, settings: Settings) -> str:
     if done.skipped:
         made += f"; {len(done.skipped)} skipped"
     lines = [f"{dest}: {made}."]
+    lines += [f"note: {count} images: {note}." for note, count in done.noted.items()]
     if done.narrow and settings.grid:
         lines.append(
             f"Images with a side shorter than {settings.grid.size}, whose sub-images are smaller: "
