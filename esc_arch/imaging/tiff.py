@@ -271,9 +271,11 @@ def _name(number: int) -> str:
 
 def _is_plain(page: tifffile.TiffPage) -> bool:
     """Whether Pillow gives the same pixels sooner: packed grey or RGB of 8 bits."""
-    is_packed = page.compression in _CODES_OF_LIBTIFF and page.bitspersample == 8
+    # Pillow finds nothing in a BigTIFF of the other byte order.
+    is_packed = page.compression in _CODES_OF_LIBTIFF and not page.parent.is_bigtiff
     is_colour = page.photometric in (_BLACK_IS_ZERO, _RGB) and page.planarconfig == 1
-    return is_packed and is_colour and page.samplesperpixel == _CHANNELS[page.photometric]
+    is_plain = is_packed and is_colour and page.bitspersample == 8
+    return is_plain and page.samplesperpixel == _CHANNELS[page.photometric]
 
 
 def _orientation(page: tifffile.TiffPage) -> int:
