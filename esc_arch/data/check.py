@@ -35,7 +35,6 @@ from esc_arch.imaging.codecs import (
     SUFFIXES,
     ImageError,
     Shape,
-    TooManyPixels,
     decode,
     read_header,
 )
@@ -339,14 +338,8 @@ def check_sizes(
     return sizes, findings
 
 
-def _file_size(file: str, decoded: bool) -> Size | None:
-    try:
-        # Upright, as OpenCV reads it.
-        height, width, _ = read_header(file).shape
-    except TooManyPixels:
-        if decoded:
-            raise
-        return None  # OpenCV reads larger images than Pillow, which thinks them suspicious
+def _file_size(file: str, decoded: bool) -> Size:
+    height, width, _ = read_header(file).shape  # upright, as OpenCV reads it
     if decoded and os.path.splitext(file)[1].lower() in SUFFIXES:
         decode(Path(file).read_bytes(), file)
     return Size(width, height)

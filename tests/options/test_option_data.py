@@ -155,6 +155,21 @@ def test_turned_jpeg_has_the_size_that_opencv_reads(workplace, train_opt):
     options.check_files(train_opt, "tiny.yml", TRAIN_RUN)
 
 
+def test_one_rule_for_training_and_validation(workplace, train_opt):
+    """Inks are taken in both, and floating point, whose white is not known, in none."""
+    for folder, name, side in (("HR", "d.jpg", (32, 24)), ("LR", "dx2.jpg", (16, 12))):
+        Image.new("CMYK", side, (90, 0, 0, 0)).save(workplace / "data" / folder / name)
+    val = {**train_opt["datasets"]["val"], "dataroot_gt": "data/HR", "dataroot_lq": "data/LR"}
+    train_opt["datasets"]["val"] = val
+    options.check_files(train_opt, "tiny.yml", TRAIN_RUN)
+    for folder, name, side in (("HR", "e.tif", (24, 32)), ("LR", "ex2.tif", (12, 16))):
+        image = Image.fromarray(np.zeros(side, np.float32))
+        image.save(workplace / "data" / folder / name)
+    text = messages(train_opt)
+    for part in ("train", "val"):
+        contains(text, f"datasets.{part}.dataroot_gt:", "HR/e.tif: floating point")
+
+
 def test_sizes_of_large_data_are_sampled(workplace, train_opt, monkeypatch):
     monkeypatch.setattr(check, "SIZE_SAMPLE", 2)
     (workplace / "data/HR/b.png").write_bytes(b"")  # second of three: not among a and c
