@@ -57,7 +57,7 @@ _OPENERS: dict[bytes, Callable[[IO[bytes]], Image.Image]] = {
     b"BM": BmpImageFile,
 }
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # of the last two, sizes have 64 bits
-_EXPECTED = "an image of 8 or 16 bits, grey, RGB or RGBA (PNG, JPEG, BMP, TIFF, WebP)"
+_EXPECTED = "an image of 8 or 16 bits a channel (PNG, JPEG, BMP, TIFF, WebP)"
 _AGAIN = "Copy or make it again."
 _SMALLER = "Close other programs, or cut the image into pieces."
 _CHUNK = 1 << 20

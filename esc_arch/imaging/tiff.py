@@ -60,7 +60,6 @@ _libtiff = threading.Lock()
 
 # What it says of odd tags would stand between the user's lines; what matters raises.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
-logging.getLogger("tifffile").propagate = False
 
 
 class TiffSize(NamedTuple):

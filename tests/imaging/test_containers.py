@@ -191,7 +191,7 @@ def test_tiff_of_any_layout(layout):
 
 
 @pytest.mark.slow
-@settings(max_examples=3000, deadline=None)
+@settings(max_examples=800, deadline=None)
 @given(layouts())
 def test_tiff_of_many_layouts(layout):
     check_tiff(layout)
@@ -259,7 +259,7 @@ def test_png_of_any_kind(given_png):
 
 
 @pytest.mark.slow
-@settings(max_examples=3000, deadline=None)
+@settings(max_examples=800, deadline=None)
 @given(pngs())
 def test_png_of_many_kinds(given_png):
     check_png(**given_png)
