@@ -16,6 +16,7 @@ import itertools
 import logging
 import math
 import os
+import re
 import struct
 import sys
 import tempfile
@@ -55,7 +56,10 @@ _BT601 = (0.299, 0.587, 0.114)
 _FULL_RANGE = (0.0, 255.0, 128.0, 255.0, 128.0, 255.0)
 _LONG = 4  # type of a tag
 _REDUCED_OR_MASK = 1 | 4  # of NewSubfileType
-_LIBTIFF_LINE = (b"tempfile.tif:", b"TIFF", b"LZW", b"PackBits", b"ZSTD", b"JPEG", b"Fax")
+# The name that Pillow gives the file, or that of a function of libtiff.
+_LIBTIFF_LINE = re.compile(
+    rb"tempfile\.tif:|\w*(?:TIFF|Decode|Setup|JPEG|Fax|ZSTD|LZMA)\w*:|.*\btempfile\.tif\b"
+)
 _libtiff = threading.Lock()
 
 # What it says of odd tags would stand between the user's lines; what matters raises.
@@ -189,9 +193,12 @@ def decode_tiff(content: bytes) -> TiffPixels:
 
 def _first(opened: tifffile.TiffFile) -> tifffile.TiffPage:
     try:
-        return opened.pages.first
+        page = opened.pages.first
     except IndexError:
         raise ValueError("its directory is cut off") from None
+    if 0 in (page.imagewidth, page.imagelength):
+        raise ValueError("no pixels")
+    return page
 
 
 def _layout(opened: tifffile.TiffFile, page: tifffile.TiffPage) -> _Layout:
@@ -396,7 +403,7 @@ def _libtiff_quiet() -> Iterator[None]:
             os.close(kept)
             held.seek(0)
             lines = held.read().splitlines(keepends=True)
-        own = [line for line in lines if line.startswith(_LIBTIFF_LINE)]
+        own = [line for line in lines if _LIBTIFF_LINE.match(line)]
         os.write(2, b"".join(line for line in lines if line not in own))
         if failed is not None:
             text = own[0].decode("utf-8", "replace").split(":", 1)[1] if own else str(failed)

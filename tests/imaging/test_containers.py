@@ -445,3 +445,12 @@ def test_a_header_is_refused_as_the_pixels_are(kind, tmp_path):
     for read in (lambda: read_header(file), lambda: shape_of(content, file)):
         with pytest.raises(ImageError, match=found):
             read()
+
+
+def test_a_tiff_without_pixels_is_damaged():
+    content = tiff_by(photometric="rgb")
+    height = struct.pack("<HHI", 257, 4, 1)
+    content = content.replace(height + struct.pack("<I", 8), height + bytes(4))
+    for read in (decode, shape_of):
+        with pytest.raises(ImageError, match="damaged"):
+            read(content, "a")
