@@ -1,7 +1,9 @@
 """EXIF, XMP, ICC profile, resolution and text of image files, also for another size."""
 
+import io
 import re
 import struct
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -91,12 +93,18 @@ def metadata_of(opened: Image.Image | None, content: bytes) -> Metadata:
 def _metadata_of_tiff(content: bytes) -> Metadata:
     tags = Image.Exif()
     try:
-        tags.load(content)
-        exif = _described(tags)
-        xmp, profile = _bytes(tags.get(_XMP)).rstrip(b"\0"), _bytes(tags.get(_ICC_PROFILE))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd tags
+            tags.load(content)
+            exif = _described(tags)
     except _DAMAGED:
-        return Metadata()
-    return Metadata(exif, xmp, profile, _dpi(_exif_dpi(exif)))
+        exif = b""
+    import tifffile  # with codecs, which has read it; Pillow finds no tag in some BigTIFF files
+
+    with tifffile.TiffFile(io.BytesIO(content)) as opened:
+        of_page = opened.pages.first.tags
+        xmp, profile = (_bytes(of_page.valueof(tag)) for tag in (_XMP, _ICC_PROFILE))
+    return Metadata(exif, xmp.rstrip(b"\0"), profile, _dpi(_exif_dpi(exif)))
 
 
 def _bytes(value: object) -> bytes:

@@ -136,3 +136,15 @@ def test_a_profile_of_grey_is_applied_where_it_cannot_stay(tmp_path, name, dtype
         kept = write_picture(tmp_path / name, Picture(grey, metadata), encoding, overwrite=True)
         assert kept == []
         assert read_picture(tmp_path / name).metadata.icc_profile == metadata.icc_profile
+
+
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("big", [False, True])
+def test_the_profile_and_xmp_of_any_tiff(tmp_path, big, order):
+    xmp = b"<x:xmpmeta xmlns:x='adobe:ns:meta/'/>"
+    tifffile.imwrite(
+        tmp_path / "a.tif", photo(8, 9), photometric="rgb", bigtiff=big, byteorder=order,
+        iccprofile=rgb_profile(), extratags=[(700, 1, len(xmp), xmp, True)],
+    )  # fmt: skip
+    metadata = read_picture(tmp_path / "a.tif").metadata
+    assert metadata.icc_profile == rgb_profile() and metadata.xmp == xmp
