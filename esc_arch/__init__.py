@@ -18,6 +18,7 @@ from esc_arch.version import __version__
 _MODULES = {
     **dict.fromkeys(("ESC", "ESCFP", "ESCReal", "ESCRealM", "PRESETS"), "esc_arch.archs"),
     "DownsampleImageDataset": "esc_arch.data.downsample_image_dataset",
+    "PhotoImageDataset": "esc_arch.data.photo_image_dataset",
     "ESCModel": "esc_arch.models",
     "ESRModel": "esc_arch.models",
     "VGGPerceptualLoss": "esc_arch.losses",

@@ -6,7 +6,7 @@ Shapes: images are (H, W, 3), BGR, as OpenCV decodes them, until they become ten
 import os
 import random
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from basicsr.data.transforms import augment, mod_crop
@@ -21,7 +21,10 @@ from esc_arch.errors import UserError
 from esc_arch.imaging.imresize import imresize
 from esc_arch.plugin.registration import register_dataset
 
-__all__ = ["DOWNSAMPLING", "DownsampleImageDataset", "one_per_root", "roots_of"]
+__all__ = ["DOWNSAMPLING", "DownsampleImageDataset", "Pixels", "one_per_root", "roots_of"]
+
+
+Pixels: TypeAlias = NDArray[np.uint8]
 
 
 class _Source(NamedTuple):
@@ -31,17 +34,17 @@ class _Source(NamedTuple):
     root: str
 
 
-def _pil_bicubic(image: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
+def _pil_bicubic(image: Pixels, scale: int) -> Pixels:
     size = (image.shape[1] // scale, image.shape[0] // scale)
     return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
 
 
-def _matlab_bicubic(image: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
+def _matlab_bicubic(image: Pixels, scale: int) -> Pixels:
     return imresize(image, 1 / scale)
 
 
 # Functions of an (H, W, 3) uint8 image, whose sides are multiples of the scale.
-DOWNSAMPLING: Mapping[str, Callable[[NDArray[np.uint8], int], NDArray[np.uint8]]] = {
+DOWNSAMPLING: Mapping[str, Callable[[Pixels, int], Pixels]] = {
     "pil_bicubic": _pil_bicubic,
     "matlab_bicubic": _matlab_bicubic,
 }
@@ -122,29 +125,39 @@ class DownsampleImageDataset(Dataset[dict[str, Tensor | str]]):
             UserError: when the image cannot be decoded, or is smaller than ``gt_size`` or
                 than one LR pixel.
         """
-        source, scale = self.paths[index], self.opt["scale"]
+        source = self.paths[index]
         image = self._read(source)
         if self.opt["phase"] == "train":
-            image = self._random_patch(image, source.path)
-        elif min(image.shape[:2]) < scale:
-            raise UserError(
-                f"{source.path}: expected sides of at least the scale {scale}; found "
-                f"{_size(image)}. Remove this image."
-            )
+            pair = self._training_pair(image, source.path)
         else:
-            image = mod_crop(image, scale)
-        images = [image, self._downsample(image, scale)]
-        gt, lq = img2tensor([i.astype(np.float32) / 255 for i in images])
+            pair = self._whole_pair(image, source.path)
+        gt, lq = img2tensor([i.astype(np.float32) / 255 for i in pair])
         return {"lq": lq, "gt": gt, "lq_path": source.path, "gt_path": source.path}
 
-    def _read(self, source: _Source) -> NDArray[np.uint8]:
+    def _training_pair(self, image: Pixels, path: str) -> tuple[Pixels, Pixels]:
+        """A random HR patch and its LR image."""
+        patch = self._random_patch(image, path, self.opt["gt_size"])
+        return patch, self._downsample(patch, self.opt["scale"])
+
+    def _whole_pair(self, image: Pixels, path: str) -> tuple[Pixels, Pixels]:
+        """The HR image, cropped to a multiple of the scale, and its LR image."""
+        scale = self.opt["scale"]
+        if min(image.shape[:2]) < scale:
+            raise UserError(
+                f"{path}: expected sides of at least the scale {scale}; found "
+                f"{_size(image)}. Remove this image."
+            )
+        image = mod_crop(image, scale)
+        return image, self._downsample(image, scale)
+
+    def _read(self, source: _Source) -> Pixels:
         if self._client is None:
             # In the worker that reads: an open LMDB must not be carried into a fork.
             kind = {name: value for name, value in self._backend.items() if name != "type"}
             self._client = FileClient(self._backend["type"], **kind)
         content = self._client.get(source.path, source.root)
         # OpenCV stops with an assertion for no bytes at all.
-        image: NDArray[np.uint8] | None = imfrombytes(content) if content else None
+        image: Pixels | None = imfrombytes(content) if content else None
         if image is None:
             found = "no readable image" if content else "nothing"
             raise UserError(
@@ -152,8 +165,8 @@ class DownsampleImageDataset(Dataset[dict[str, Tensor | str]]):
             )
         return image
 
-    def _random_patch(self, image: NDArray[np.uint8], path: str) -> NDArray[np.uint8]:
-        size = self.opt["gt_size"]
+    def _random_patch(self, image: Pixels, path: str, size: int) -> Pixels:
+        """A crop of ``size`` at a random place, flipped and rotated at random."""
         height, width = image.shape[:2]
         if min(height, width) < size:
             raise UserError(
@@ -184,5 +197,5 @@ def _paths(root: str, meta: str | None, is_lmdb: bool) -> list[str]:
     return [os.path.join(root, name) for name in names]
 
 
-def _size(image: NDArray[np.uint8]) -> str:
+def _size(image: Pixels) -> str:
     return f"{image.shape[1]}x{image.shape[0]}"

@@ -22,7 +22,7 @@ from esc_arch.data.check import (
     sample,
 )
 from esc_arch.data.downsample_image_dataset import one_per_root, roots_of
-from esc_arch.options.datasets import DOWNSAMPLE, PAIRED, REAL, SINGLE
+from esc_arch.options.datasets import MADE, PAIRED, REAL, SINGLE
 from esc_arch.options.invocation import Run
 from esc_arch.options.problems import Problems
 from esc_arch.options.real_esrgan import LEAST_SHARPENED, check_queue, synthesizes
@@ -48,7 +48,7 @@ def inspect_data(problems: Problems, opt: Mapping[str, object], run: Run) -> Non
             number = _inspect_one(problems, key, section, "dataroot_lq", "meta_info_file", train)
         elif kind == REAL:
             number = _inspect_one(problems, key, section, "dataroot_gt", "meta_info", train)
-        elif kind == DOWNSAMPLE:
+        elif kind in MADE:
             number = _inspect_downsample(problems, key, section, scale, train)
         else:
             _inspect_roots(problems, key, section)

@@ -11,12 +11,15 @@ from esc_arch.data.downsample_image_dataset import one_per_root, roots_of
 from esc_arch.options.constructors import resolve_type
 from esc_arch.options.problems import MISSING, Problems, describe
 from esc_arch.options.types import (
+    Amount,
+    Chance,
     FolderName,
     Kind,
     Mapped,
     Natural,
     OpenSection,
     Positive,
+    Quality,
     Section,
     Size,
     Text,
@@ -28,6 +31,9 @@ from esc_arch.options.types import (
 
 PAIRED, SINGLE = "PairedImageDataset", "SingleImageDataset"
 DOWNSAMPLE, REAL = "DownsampleImageDataset", "RealESRGANDataset"
+PHOTO = "PhotoImageDataset"
+# Their LR images are made of HR images, one by one.
+MADE = (DOWNSAMPLE, PHOTO)
 
 PATCH_KEYS = ("gt_size", "use_hflip", "use_rot")
 LOADER_KEYS = ("batch_size_per_gpu", "num_worker_per_gpu")
@@ -136,7 +142,26 @@ class Downsample(Patches):
     )
 
 
-MODELS: dict[str, type[Dataset]] = {PAIRED: Paired, SINGLE: Single, DOWNSAMPLE: Downsample}
+class Photo(Downsample):
+    """HR images, whose LR images are lightly blurred, noisy and saved as JPEG."""
+
+    clean_prob: Chance = key("chance of an LR image that is only downsampled", "0.1", 0.1)
+    blur_prob: Chance = key("chance of a Gaussian blur before the downsampling", "0.5", 0.5)
+    blur_sigma: Amount = key("least and largest sigma, in LR pixels", "[0.2, 0.8]", (0.2, 0.8))
+    noise_prob: Chance = key("chance of Gaussian noise", "0.4", 0.4)
+    noise_range: Amount = key("least and largest sigma, in levels of 255", "[1, 8]", (1, 8))
+    gray_noise_prob: Chance = key("share of noise equal in all channels", "0.4", 0.4)
+    jpeg_prob: Chance = key("chance of being saved as JPEG", "0.9", 0.9)
+    jpeg_range: Quality = key("least and largest quality", "[30, 95]", (30, 95))
+    jpeg_444_prob: Chance = key("share of JPEG files of 4:4:4, others 4:2:0", "0.3", 0.3)
+
+
+MODELS: dict[str, type[Dataset]] = {
+    PAIRED: Paired,
+    SINGLE: Single,
+    DOWNSAMPLE: Downsample,
+    PHOTO: Photo,
+}
 
 
 def evaluated(opt: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
@@ -223,9 +248,9 @@ def _check_dataset(
         )
     if kind == PAIRED:
         _check_template(problems, place, section)
-    if kind == DOWNSAMPLE:
+    if kind in MADE:
         _check_metas(problems, place, section)
-    if kind in (PAIRED, DOWNSAMPLE):
+    if kind in (PAIRED, *MADE):
         _check_scale(problems, place, section, scale, train)
 
 

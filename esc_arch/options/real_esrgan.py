@@ -4,7 +4,7 @@ Both models make the LR images themselves, by two rounds of blur, resizing, nois
 and read how from the top of the option file.  The keys of the second round end in 2.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -15,17 +15,20 @@ from esc_arch.options.datasets import LOADER_KEYS, PAIRED, REAL, SINGLE, Dataset
 from esc_arch.options.problems import Problems, describe
 from esc_arch.options.sections import ESC_MODEL, PLAIN_MODELS, ESCOptions, Options, Train
 from esc_arch.options.types import (
+    Amount,
     Chance,
     Count,
     Decay,
     Kind,
     Mapped,
     Natural,
+    Quality,
     Size,
     Text,
     accepts,
     is_number,
     key,
+    pair,
 )
 
 NET, GAN = "RealESRNetModel", "RealESRGANModel"
@@ -40,15 +43,6 @@ LEAST_RESIZING = 11 / IMAGE_SIZE
 
 _INF = float("inf")
 _WEIGHTS = {"type": "array", "items": {"type": "number", "minimum": 0}, "minItems": 1}
-_PAIR = {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2}
-
-
-def _pair(text: str, fits: Callable[[float, float], bool]) -> Kind:
-    return Kind(
-        f"a list of two numbers, {text}",
-        lambda value: isinstance(value, list) and len(value) == 2 and fits(*value),
-        _PAIR,
-    )
 
 
 def _are_weights(value: Sequence[float]) -> bool:
@@ -69,22 +63,15 @@ KernelChances = Annotated[
 ]
 Resizing = Annotated[
     Sequence[float],
-    _pair(
+    pair(
         f"from {LEAST_RESIZING} to 1 and from 1", lambda a, b: LEAST_RESIZING <= a <= 1 <= b < _INF
     ),
 ]
-Amount = Annotated[
-    Sequence[float], _pair("the lower one first and at least 0", lambda a, b: 0 <= a <= b < _INF)
-]
 Sigma = Annotated[
-    Sequence[float], _pair("the lower one first and above 0", lambda a, b: 0 < a < b < _INF)
+    Sequence[float], pair("the lower one first and above 0", lambda a, b: 0 < a < b < _INF)
 ]
 AroundOne = Annotated[
-    Sequence[float], _pair("above 0 to 1 and from 1", lambda a, b: 0 < a <= 1 <= b < _INF)
-]
-# At quality 100 the table of BasicSR's JPEG is 0 and is divided by.
-Quality = Annotated[
-    Sequence[float], _pair("the lower one first, from 1 to 99", lambda a, b: 1 <= a <= b <= 99)
+    Sequence[float], pair("above 0 to 1 and from 1", lambda a, b: 0 < a <= 1 <= b < _INF)
 ]
 Kernels = Sequence[
     Literal["iso", "aniso", "generalized_iso", "generalized_aniso", "plateau_iso", "plateau_aniso"]

@@ -24,6 +24,7 @@ SECTIONS: Mapping[str, type[Section]] = {
     "datasets: PairedImageDataset": datasets.Paired,
     "datasets: SingleImageDataset": datasets.Single,
     "datasets: DownsampleImageDataset": datasets.Downsample,
+    "datasets: PhotoImageDataset": datasets.Photo,
     "datasets: RealESRGANDataset": RealESRGAN,
     "io_backend": sections.IoBackend,
     "network_g": sections.Network,

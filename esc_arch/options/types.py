@@ -67,6 +67,19 @@ class Kind:
         return value
 
 
+_INF = float("inf")
+_PAIR = {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2}
+
+
+def pair(text: str, fits: Callable[[float, float], bool]) -> Kind:
+    """The kind of a list of two numbers, which ``text`` describes."""
+    return Kind(
+        f"a list of two numbers, {text}",
+        lambda value: isinstance(value, list) and len(value) == 2 and fits(*value),
+        _PAIR,
+    )
+
+
 def is_number(value: object) -> bool:
     """Whether it is an int or a float, and no bool."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
@@ -99,6 +112,14 @@ Positive = Annotated[float, _ABOVE_0, Kind("a number above 0")]
 Seed = Annotated[int, Ge(0), Le(2**31), Kind("a whole number from 0 to 2**31")]
 Mapped = Annotated[dict[Any, Any], Kind("a section (a mapping of keys)")]
 FolderName = Annotated[str, Kind("a plain folder name of at most 200 characters", _is_folder_name)]
+
+Amount = Annotated[
+    Sequence[float], pair("the lower one first and at least 0", lambda a, b: 0 <= a <= b < _INF)
+]
+# At quality 100 the table of BasicSR's JPEG is 0 and is divided by.
+Quality = Annotated[
+    Sequence[float], pair("the lower one first, from 1 to 99", lambda a, b: 1 <= a <= b <= 99)
+]
 
 _BASES = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 

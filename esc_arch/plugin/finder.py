@@ -14,6 +14,7 @@ __all__ = ["install"]
 _REGISTERING = (
     "esc_arch.archs",
     "esc_arch.data.downsample_image_dataset",
+    "esc_arch.data.photo_image_dataset",
     "esc_arch.losses",
     "esc_arch.models",
 )

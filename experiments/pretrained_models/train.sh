@@ -24,7 +24,7 @@ if [ ! -f "$clean/.prepared" ]; then
     touch "$clean/.prepared"
 fi
 
-for name in esc_small_x2; do
+for name in esc_small_x2 esc_small_x3 esc_small_x4 esc_photo_x2 esc_photo_x4; do
     if [ -f "experiments/$name/models/net_g_latest.pth" ]; then
         echo "$name is trained."
         continue
