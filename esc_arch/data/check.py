@@ -30,6 +30,7 @@ from esc_arch.data.image_sets import (
 from esc_arch.data.lmdb_reader import DamagedLmdb, MetaLine
 from esc_arch.data.processes import Processes, ProcessKilled
 from esc_arch.errors import UserError, listed
+from esc_arch.files import read_regular
 from esc_arch.imaging.codecs import (
     BASICSR_SUFFIXES,
     SUFFIXES,
@@ -348,7 +349,7 @@ def _file_size(file: str, decoded: bool) -> Size | None:
             raise
         return None  # OpenCV reads larger images than Pillow, which thinks them suspicious
     if decoded and os.path.splitext(file)[1].lower() in SUFFIXES:
-        decode(Path(file).read_bytes(), file)
+        decode(read_regular(file), file)
     return Size(width, height)
 
 

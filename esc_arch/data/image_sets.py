@@ -8,6 +8,7 @@
 """
 
 import functools
+import io
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -19,6 +20,7 @@ import lmdb
 
 from esc_arch.data.lmdb_reader import DamagedLmdb, MetaLine, open_lmdb, parse_meta_line
 from esc_arch.errors import UserError
+from esc_arch.files import open_regular, read_regular
 from esc_arch.imaging.codecs import ImageError, find_images
 
 __all__ = [
@@ -83,7 +85,7 @@ class ImageSet:
         reason = "no such key"
         try:
             if not self.is_lmdb:
-                return (self.path / name).read_bytes()
+                return read_regular(self.path / name)
             with self._reading() as transaction:
                 value = transaction.get(name.encode())
                 if value is not None:
@@ -138,7 +140,7 @@ def read_meta_info(file: str | os.PathLike[str]) -> list[MetaLine]:
         OSError: when it cannot be read.
         UnicodeDecodeError: when it is no text.
     """
-    with open(file, encoding="utf-8") as lines:
+    with io.TextIOWrapper(open_regular(file), "utf-8") as lines:
         return [parse_meta_line(line.strip()) for line in lines]
 
 

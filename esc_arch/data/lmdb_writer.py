@@ -25,7 +25,7 @@ from rich.filesize import decimal
 from esc_arch.data.lmdb_reader import DamagedLmdb, open_lmdb
 from esc_arch.data.processes import Processes, ProcessKilled
 from esc_arch.errors import UserError
-from esc_arch.files import Held, flush_folder, free_bytes, locked, whole_file
+from esc_arch.files import Held, flush_folder, free_bytes, locked, read_regular, whole_file
 from esc_arch.imaging.codecs import decode, find_images, shape_of
 from esc_arch.progress import progress
 
@@ -142,7 +142,7 @@ def _require_decodable(sources: list[Path], jobs: int) -> None:
 
 def _decode_error(source: Path) -> str:
     try:
-        decode(source.read_bytes(), source)
+        decode(read_regular(source), source)
     except OSError as error:
         return str(_unreadable(source, error))
     except UserError as error:
@@ -301,7 +301,7 @@ def _remove(*folders: Path) -> None:
 
 def _recorded(folder: Path) -> object:
     try:
-        return json.loads((folder / "plan.json").read_text())
+        return json.loads(read_regular(folder / "plan.json"))
     except (OSError, ValueError):
         return None
 
@@ -316,7 +316,7 @@ def _is_made_of(folder: Path, plan: _Plan) -> bool:
 
 def _meta_lines(folder: Path) -> list[bytes]:
     try:
-        return (folder / "meta_info.txt").read_bytes().splitlines(keepends=True)
+        return read_regular(folder / "meta_info.txt").splitlines(keepends=True)
     except OSError:
         return []
 
@@ -410,7 +410,7 @@ def _open(part: Path, plan: _Plan) -> lmdb.Environment:
 
 def _read(source: Path, size: int) -> bytes:
     try:
-        content = source.read_bytes()
+        content = read_regular(source)
     except OSError as error:
         raise _unreadable(source, error) from None
     if len(content) != size:

@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from esc_arch.errors import UserError, first_line
+from esc_arch.files import open_regular, read_regular
 
 __all__ = [
     "BASICSR_SUFFIXES",
@@ -168,7 +169,7 @@ def _is_circle(place: Path, top: Path) -> bool:
 def read_image(path: str | os.PathLike[str]) -> np.ndarray:
     """The pixels of an image file, upright; see :func:`decode`."""
     with _naming(path):
-        return decode(Path(path).read_bytes(), path).image
+        return decode(read_regular(path), path).image
 
 
 def read_header(path: str | os.PathLike[str]) -> Header:
@@ -178,11 +179,11 @@ def read_header(path: str | os.PathLike[str]) -> Header:
         TooManyPixels: for an image that :func:`decode` refuses by its size.
         ImageError: when it is no image.
     """
-    with _naming(path):
-        if not os.path.getsize(path):
+    with _naming(path), open_regular(path) as file:
+        if not os.fstat(file.fileno()).st_size:
             raise _error(path, "an empty file")
-        with Image.open(path) as opened:
-            return _header(opened, path)
+        opened = Image.open(file)
+        return _header(opened, path)
 
 
 def shape_of(content: bytes | memoryview, name: str | os.PathLike[str]) -> Shape:

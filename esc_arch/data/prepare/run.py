@@ -37,7 +37,7 @@ from esc_arch.data.prepare.tasks import (
 from esc_arch.data.processes import Processes, ProcessKilled, default_jobs
 from esc_arch.data.sub_images import windows
 from esc_arch.errors import UserError
-from esc_arch.files import Held, locked, whole_file
+from esc_arch.files import Held, locked, read_regular, whole_file
 from esc_arch.imaging.codecs import decode, encode_png
 from esc_arch.imaging.imresize import imresize
 from esc_arch.progress import progress
@@ -218,7 +218,7 @@ def _make_files(task: Task, dest: Path, settings: Settings) -> _Made | _Skipped:
         UserError: when a file cannot be written.
     """
     try:
-        content = task.path.read_bytes()
+        content = read_regular(task.path)
         decoded = decode(content, task.path)
         _check_size(decoded.image, task.path, settings)
     except OSError as error:
