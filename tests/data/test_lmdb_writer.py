@@ -398,7 +398,9 @@ def test_the_work_beside_the_images_grows_as_their_number(tmp_path, monkeypatch)
     source = write_png(tmp_path / "a.png", pixels(0))
     status = source.stat()
     size_and_time = SimpleNamespace(
-        st_size=CountedSize(status.st_size), st_mtime_ns=status.st_mtime_ns
+        st_size=CountedSize(status.st_size),
+        st_mtime_ns=status.st_mtime_ns,
+        st_mode=status.st_mode,
     )
     plain = os.stat
     monkeypatch.setattr(
