@@ -88,7 +88,7 @@ def upscale_files(
         say(f"failed: {reason if reason.startswith(name) else f'{name}: {reason}'}")
 
     def collect() -> None:
-        job, future, _ = waiting.popleft()
+        job, future, _ = waiting[0]
         try:
             notes = future.result()
         except UserError as error:
@@ -103,9 +103,15 @@ def upscale_files(
         except Exception as error:
             fail(job, f"expected to write {job.target}; found {_described(error)}")
         else:
-            outcome.written.append(job.target)
             for note in notes:
                 say(f"note: {job.target}: {note}")
+        waiting.popleft()
+
+    def write(job: Job, picture: Picture, encoding: Encoding) -> list[str]:
+        notes = write_picture(job.target, picture, encoding, overwrite)
+        # Here, so that the count is right whenever Ctrl-C comes.
+        outcome.written.append(job.target)
+        return notes
 
     picture: Picture | None
     larger: np.ndarray | None
@@ -129,7 +135,7 @@ def upscale_files(
                 fail(job, f"expected to enlarge it; found {_described(error)}")
             else:
                 picture = Picture(larger, picture.metadata)
-                written = writing.submit(write_picture, job.target, picture, encoding, overwrite)
+                written = writing.submit(write, job, picture, encoding)
                 waiting.append(_Written(job, written, larger.nbytes))
             picture = larger = None  # the next one may need the memory
             part.finish()
@@ -140,14 +146,22 @@ def upscale_files(
         while waiting:
             collect()
     finally:
-        reading.shutdown(wait=True, cancel_futures=True)
-        writing.shutdown(wait=True, cancel_futures=True)
-        # After an exception, what was written in spite of it.
-        outcome.written += [
-            job.target
-            for job, future, _ in waiting
-            if not future.cancelled() and future.exception() is None
-        ]
+        reading.shutdown(wait=False, cancel_futures=True)
+        _finish(writing, [each.future for each in waiting])
+
+
+def _finish(writing: ThreadPoolExecutor, submitted: Sequence[Future[list[str]]]) -> None:
+    """Finish what is begun, as Python waits for it in any case: a second Ctrl-C ends nothing."""
+    while True:
+        try:
+            for future in submitted:
+                future.cancel()
+            # One thread does all in order.  Python's shutdown forgets one when Ctrl-C comes.
+            writing.submit(int).result()
+            break
+        except KeyboardInterrupt:
+            continue
+    writing.shutdown(wait=False)
 
 
 class _Written(NamedTuple):

@@ -2,7 +2,9 @@
 
 import itertools
 import os
+import signal
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -267,3 +269,28 @@ def test_reading_computing_and_writing_overlap(here, monkeypatch):
     outcome, _, _ = run(jobs, esc_arch.Upscaler())
     assert len(outcome.written) == count
     assert outcome.network_s > 0
+
+
+@pytest.mark.parametrize("presses", [1, 3])
+def test_ctrl_c_while_a_file_is_written_counts_it(here, monkeypatch, presses):
+    use(monkeypatch)
+    Image.fromarray(photo(4, 4)).save("a.png")
+    plain = pipeline.write_picture
+
+    def pressed(*arguments):
+        for _ in range(presses):
+            time.sleep(0.1)
+            os.kill(os.getpid(), signal.SIGINT)
+        return plain(*arguments)
+
+    monkeypatch.setattr(pipeline, "write_picture", pressed)
+    outcome = Outcome()
+    with pytest.raises(KeyboardInterrupt):
+        upscale_files(
+            [Job(Path("a.png"), Path("b.png"), "png")],
+            esc_arch.Upscaler(),
+            say=print,
+            progress=Progress(),
+            outcome=outcome,
+        )
+    assert outcome.written == [Path("b.png")] and Path("b.png").exists()
