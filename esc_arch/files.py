@@ -32,6 +32,7 @@ __all__ = [
     "open_regular",
     "put_in_place",
     "read_regular",
+    "remedy",
     "remove_parts",
     "sha256_of",
     "special_kind",
@@ -298,6 +299,24 @@ def free_bytes(folder: Path) -> int:
         OSError: when the folder cannot be asked.
     """
     return shutil.disk_usage(folder).free
+
+
+def remedy(error: OSError) -> str:
+    """The advice for a file that could not be read or written, as a sentence."""
+    number = error.errno
+    if number in (errno.ENOSPC, errno.EDQUOT):
+        return "Make room, or name another place."
+    if number == errno.EROFS:
+        return "Name a place on a file system that can be written to."
+    if number in (errno.EACCES, errno.EPERM):
+        return "Change its permissions, or name another place."
+    if number == errno.ENAMETOOLONG:
+        return "Give a shorter name."
+    if number in (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EINVAL, errno.ELOOP):
+        return "Name another place."
+    if number == errno.EFBIG:
+        return "Name a place that takes files of this size."
+    return "Check the path."
 
 
 class Held(Exception):

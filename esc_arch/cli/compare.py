@@ -75,8 +75,7 @@ def _add_cost(parser: argparse.ArgumentParser) -> None:
 
 
 def _cost(args: argparse.Namespace) -> int:
-    from rich.console import Console
-
+    from esc_arch import terminal
     from esc_arch.compare import cost, results
     from esc_arch.progress import progress
 
@@ -103,7 +102,7 @@ def _cost(args: argparse.Namespace) -> int:
             args.timeout,
             keep,
         )
-    Console().print(_cost_table(rows))
+    terminal.console().print(_cost_table(rows))
     return _finish(folder) or int(any("error" in row for row in rows))
 
 
@@ -201,9 +200,9 @@ def _finish(folder: Path, errors: Sequence[object] = ()) -> int:
 
 def _print_means(rows: "list[Row]") -> None:
     """A table of each network's mean over each set, with and without greyscale images."""
-    from rich.console import Console
     from rich.table import Column, Table
 
+    from esc_arch import terminal
     from esc_arch.compare.quality import without_greyscale
     from esc_arch.compare.series import set_means
 
@@ -226,7 +225,7 @@ def _print_means(rows: "list[Row]") -> None:
         sets = list(dict.fromkeys(row["set"] for row in of_scale))
         for name, *cells in sorted(lines, key=lambda line: sets.index(line[0])):
             table.add_row(name, *(cell or "" for cell in cells))
-    Console().print(table)
+    terminal.console().print(table)
 
 
 def _add_train(parser: argparse.ArgumentParser) -> None:

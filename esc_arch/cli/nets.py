@@ -3,9 +3,9 @@
 import argparse
 
 from basicsr.utils.registry import ARCH_REGISTRY
-from rich.console import Console
 from rich.table import Column, Table
 
+from esc_arch import terminal
 from esc_arch.archs.presets import PRESETS, build_meta
 from esc_arch.archs.public_network import INSTALL
 from esc_arch.errors import UserError
@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    console = Console()
+    console = terminal.console()
     title = "Presets: published networks, built by esc_arch.create(PRESET, scale)"
     right = [Column(name, justify="right") for name in ("scale", "parameters")]
     table = Table("preset", "network_g: type", *right, title=title)

@@ -1,10 +1,10 @@
 """``basicsr upscale``: enlarges image files."""
 
 import argparse
-import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from esc_arch import terminal
 from esc_arch.cli.commands import INTERRUPTED
 from esc_arch.upscale import settings
 
@@ -150,7 +150,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    terminal.say(line)
 
 
 def _introduced(upscaler: "Upscaler") -> str:
