@@ -19,7 +19,7 @@ import urllib3
 from rich.filesize import decimal
 
 from esc_arch.errors import UserError, first_line
-from esc_arch.files import free_bytes, locked, put_in_place, whole_file
+from esc_arch.files import free_bytes, locked, put_in_place, remedy, whole_file
 from esc_arch.progress import progress
 from esc_arch.version import __version__
 
@@ -89,8 +89,8 @@ def fetch(
                 )
     except OSError as error:
         raise UserError(
-            f"{url}: expected to write it to {path}; found {error.strerror or error}. Make room "
-            "or name another folder, and run again: it resumes."
+            f"{url}: expected to write it to {path}; found {error.strerror or error}. "
+            f"{remedy(error)} Run it again then: it resumes."
         ) from error
     return path
 

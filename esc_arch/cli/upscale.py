@@ -105,6 +105,8 @@ def run(args: argparse.Namespace) -> int:
     todo = plan(args.inputs, args.output, args.format, Existing(args.overwrite, args.skip_existing))
     for reason in todo.unreadable:
         _say(f"failed: {reason}")
+    if todo.unread:
+        _say(f"note: {todo.unread}")
     if todo.skipped:
         _say(f"skipped: {len(todo.skipped)} whose output is there already")
     if not todo.jobs:

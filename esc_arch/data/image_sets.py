@@ -20,8 +20,9 @@ import lmdb
 
 from esc_arch.data.lmdb_reader import DamagedLmdb, MetaLine, open_lmdb, parse_meta_line
 from esc_arch.errors import UserError
-from esc_arch.files import open_regular, read_regular
+from esc_arch.files import open_regular, read_regular, special_kind
 from esc_arch.imaging.codecs import ImageError, find_images
+from esc_arch.terminal import say
 
 __all__ = [
     "FoundPair",
@@ -62,7 +63,7 @@ class ImageSet:
             DamagedLmdb: when an LMDB cannot be read.
         """
         if not self.is_lmdb:
-            return tuple(p.relative_to(self.path).as_posix() for p in find_images(self.path))
+            return tuple(p.relative_to(self.path).as_posix() for p in find_images(self.path, say))
         with self._reading() as transaction:
             keys = transaction.cursor().iternext(values=False)
             return tuple(bytes(key).decode("ascii", "backslashreplace") for key in keys)
@@ -122,7 +123,7 @@ def open_image_set(path: str | os.PathLike[str]) -> ImageSet:
         UserError: when there is no such folder.
     """
     if not os.path.isdir(path):
-        found = "a file" if os.path.exists(path) else "nothing"
+        found = special_kind(path) or ("a file" if os.path.exists(path) else "nothing")
         raise UserError(f"{path}: expected a folder of images or an LMDB; found {found}.")
     return ImageSet(path)
 

@@ -28,6 +28,7 @@ from esc_arch.errors import UserError
 from esc_arch.files import Held, flush_folder, free_bytes, locked, read_regular, whole_file
 from esc_arch.imaging.codecs import decode, find_images, shape_of
 from esc_arch.progress import progress
+from esc_arch.terminal import say
 
 __all__ = ["Entry", "folder_entries", "is_current", "pack", "write_lmdb"]
 
@@ -86,7 +87,7 @@ def folder_entries(
         UserError: when there are no images, or a name does not end in the suffix.
     """
     folder = Path(folder)
-    images = find_images(folder)
+    images = find_images(folder, say)
     here = [path for path in images if path.parent == folder]
     if not here:
         raise UserError(

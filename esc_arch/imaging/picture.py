@@ -50,6 +50,7 @@ __all__ = [
 _EXTENSIONS = {
     **{".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"},
     **{".tif": "tiff", ".tiff": "tiff", ".bmp": "bmp"},
+    **dict.fromkeys((".jpe", ".jfif", ".jif", ".mpo"), "jpeg"),
 }
 FORMATS = {name: ext for ext, name in reversed(_EXTENSIONS.items())}
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from esc_arch.errors import UserError, first_line
+from esc_arch.files import remedy
 from esc_arch.imaging.picture import Encoding, Picture, check_size, read_picture, write_picture
 from esc_arch.progress import Progress
 from esc_arch.upscale.planning import Job
@@ -97,9 +98,9 @@ def upscale_files(
             reason = f"expected to write {job.target}; found: {error.strerror or error}."
             if error.errno in _NO_ROOM:
                 raise UserError(
-                    f"{job.source}: {reason} Make room, and run again with --skip-existing."
+                    f"{job.source}: {reason} {remedy(error)} Run it with --skip-existing then."
                 ) from None
-            fail(job, reason)
+            fail(job, f"{reason} {remedy(error)}")
         except Exception as error:
             fail(job, f"expected to write {job.target}; found {_described(error)}")
         else:
@@ -146,8 +147,8 @@ def upscale_files(
         while waiting:
             collect()
     finally:
-        reading.shutdown(wait=False, cancel_futures=True)
         _finish(writing, [each.future for each in waiting])
+        reading.shutdown(wait=True, cancel_futures=True)
 
 
 def _finish(writing: ThreadPoolExecutor, submitted: Sequence[Future[list[str]]]) -> None:
@@ -161,7 +162,7 @@ def _finish(writing: ThreadPoolExecutor, submitted: Sequence[Future[list[str]]])
             break
         except KeyboardInterrupt:
             continue
-    writing.shutdown(wait=False)
+    writing.shutdown(wait=True)
 
 
 class _Written(NamedTuple):

@@ -35,7 +35,7 @@ Value = TypeVar("Value")
 
 
 def checked(name: str, check: Callable[[object], Value], value: object) -> Value:
-    """What a check makes of a value.
+    """A value as its check gives it back.
 
     Raises:
         UserError: when the check refuses it; with the option's name.
