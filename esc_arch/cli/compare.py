@@ -108,6 +108,7 @@ def _cost(args: argparse.Namespace) -> int:
 
 def _cost_table(rows: "list[Row]") -> "Table":
     from rich.table import Table
+    from rich.text import Text
 
     table = Table("network", "scale", "LR", title="Cost")
     for column in ("parameters K", "multiply-adds G", "median ms", "fastest-slowest", "peak MB"):
@@ -129,7 +130,7 @@ def _cost_table(rows: "list[Row]") -> "Table":
             cell("peak_mb", ",.0f"),
         )
         if "error" in row:
-            table.add_row("", "", "", f"[red]{row['error']}[/red]")
+            table.add_row("", "", "", Text(str(row["error"]), "red"))
     return table
 
 
