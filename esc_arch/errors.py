@@ -45,13 +45,15 @@ def starred(text: str) -> str:
 
 
 def bounded(text: str, most: int = 4000) -> str:
-    """A text whose lines have at most so many characters; what is left out is counted."""
+    """A text whose lines keep so many characters; what their middle lacks is counted."""
     if len(text) <= most:
         return text
-    lines = text.split("\n")
+    end = most // 2  # has the reason and the advice
     return "\n".join(
-        line if len(line) <= most else f"{line[:most]}... ({len(line) - most:,} more characters)"
-        for line in lines
+        line
+        if len(line) <= most
+        else f"{line[: most - end]}... ({len(line) - most:,} characters) ...{line[-end:]}"
+        for line in text.split("\n")
     )
 
 

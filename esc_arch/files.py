@@ -49,7 +49,7 @@ _writing: set[str] = set()
 _searched: set[Path] = set()
 _CHUNK = 1 << 20
 _SPECIAL = (
-    (stat.S_ISFIFO, "a FIFO"),
+    (stat.S_ISFIFO, "a pipe (FIFO)"),
     (stat.S_ISSOCK, "a socket"),
     (stat.S_ISCHR, "a device"),
     (stat.S_ISBLK, "a device"),
@@ -213,7 +213,7 @@ def remove_parts(folder: Path) -> None:
 
 
 def special_kind(path: str | os.PathLike[str]) -> str | None:
-    """The kind of what is no file on a disk: ``"a FIFO"``, ``"a socket"`` or ``"a device"``.
+    """The kind of what is no file on a disk: ``"a pipe (FIFO)"``, ``"a socket"`` or ``"a device"``.
 
     Reading those waits for another process, or never ends.
 
