@@ -203,3 +203,26 @@ def test_names_beyond_ascii_in_a_locale_of_ascii(tmp_path):
         assert "Traceback" not in done.stderr.decode()
     stats = done.stdout.decode()
     assert "1" in stats
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["upscale", "in", "-o", "out"],
+        ["data", "verify", "in"],
+        ["data", "stats", "in"],
+        ["data", "prepare", "in", "--dest", "made", "--scales", "2"],
+        ["data", "lmdb", "in"],
+    ],
+)
+def test_what_a_folder_leaves_out_is_said_once(photo_here, command, capfd):
+    os.mkdir("in")
+    for name in ("x.png", "y.jfif"):
+        Image.fromarray(photo(8, 10)).save(f"in/{name}", "JPEG" if "jfif" in name else "PNG")
+    for name in ("a.gif", "b.HEIC", "notes.txt"):
+        Path("in", name).touch()
+    assert main(command) == 0
+    said = "".join(capfd.readouterr())
+    for each in ("1 .gif", "1 .heic", "a.gif", "b.HEIC"):
+        assert said.count(each) == 1
+    assert "notes" not in said

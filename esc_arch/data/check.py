@@ -38,6 +38,7 @@ from esc_arch.imaging.codecs import (
     Shape,
     TooManyPixels,
     decode,
+    find_images,
     read_header,
 )
 from esc_arch.progress import progress
@@ -523,7 +524,7 @@ def _require_images(found: FoundSet) -> None:
     """Refuse an empty set: its path is wrong, rather than the set damaged."""
     images = open_image_set(found.path)
     if not images.is_lmdb:
-        _ = images.names
+        find_images(found.path)  # what it leaves out is said when the set is checked
     elif not any((found.path / name).is_file() for name in ("data.mdb", "meta_info.txt")):
         raise UserError(
             f"{found.path}: expected an LMDB with data.mdb and meta_info.txt; found neither. "
