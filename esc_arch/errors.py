@@ -1,6 +1,61 @@
 """The exception for errors that a user can correct, and texts for such messages."""
 
+import re
 from collections.abc import Iterable
+
+# Those that move a cursor, change colours, or turn the order of what follows: C0, DEL and C1,
+# separators of lines, marks of direction, tags; and surrogates, for bytes that are no text.
+_CONTROL = re.compile(
+    "[\0-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff"
+    "\U000e0000-\U000e007f]"
+)
+# One slash, too: that is what a path makes of an address.
+_USER_INFO = re.compile(r"([a-z][a-z0-9+.-]+:/{1,2})([^/\s?#'\"]*)@", re.IGNORECASE)
+_SECRET = re.compile(
+    r"([?&;][\w.-]*(?:token|secret|passw(?:or)?d|signature|credential|api[-_]?key|auth)[\w.-]*="
+    r"|[?&;](?:sig|key|pwd)=)[^&;\s#'\"]+?(?=[:,.)]*(?:[&;\s#'\"]|$))",
+    re.IGNORECASE,
+)
+
+
+def escaped(text: str, keep: str = "") -> str:
+    """A text from a file, a server or a file system, safe to print on a terminal.
+
+    Args:
+        keep: control characters that stay.
+    """
+
+    def code(match: re.Match[str]) -> str:
+        character = match[0]
+        return character if character in keep else character.encode("unicode_escape").decode()
+
+    # Nearly every text is clean.
+    return _CONTROL.sub(code, text) if not text.isprintable() else text
+
+
+def starred(text: str) -> str:
+    """A text without the passwords and keys in its addresses."""
+    if ":/" not in text:
+        return text
+
+    def stars(match: re.Match[str]) -> str:
+        name, colon, _ = match[2].partition(":")
+        return f"{match[1]}{name if colon else '***'}{':***' * bool(colon)}@"
+
+    return _SECRET.sub(r"\1***", _USER_INFO.sub(stars, text))
+
+
+def bounded(text: str, most: int = 4000) -> str:
+    """A text whose lines keep so many characters; what their middle lacks is counted."""
+    if len(text) <= most:
+        return text
+    end = most // 2  # has the reason and the advice
+    return "\n".join(
+        line
+        if len(line) <= most
+        else f"{line[: most - end]}... ({len(line) - most:,} characters) ...{line[-end:]}"
+        for line in text.split("\n")
+    )
 
 
 class UserError(Exception):
@@ -8,7 +63,12 @@ class UserError(Exception):
 
     Its text says which file and key, what was expected, what was found and what
     to do.  The command line prints it without a traceback and exits with 2.
+
+    Control characters in it are escaped, and passwords in addresses starred.
     """
+
+    def __init__(self, text: str = "") -> None:
+        super().__init__(escaped(starred(text), keep="\n\t"))
 
 
 def last_line(error: BaseException) -> str:

@@ -1,13 +1,16 @@
-"""Files that are complete or absent, their digests, the room for them, and locks on them."""
+"""Files: whole or absent, regular or refused, their digests, the room for them, and locks."""
 
 import errno
 import hashlib
 import itertools
 import json
 import os
+import re
 import shutil
 import socket
+import stat
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -26,16 +29,31 @@ __all__ = [
     "free_bytes",
     "is_locked",
     "locked",
+    "open_regular",
     "put_in_place",
+    "read_regular",
+    "remedy",
     "remove_parts",
     "sha256_of",
+    "special_kind",
     "whole_file",
     "write_durably",
 ]
 
 # Ends the hidden name of a file that is being written.
 _PART = ".part"
+# Its process, a number, and the end of the file's name.
+_PART_NAME = re.compile(rf"\.(\d+)-\d+-.*{re.escape(_PART)}", re.DOTALL)
+_LONG_AGO_S = 3600.0
+_writing: set[str] = set()
+_searched: set[Path] = set()
 _CHUNK = 1 << 20
+_SPECIAL = (
+    (stat.S_ISFIFO, "a pipe (FIFO)"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
 _counter = itertools.count()
 
 
@@ -48,7 +66,9 @@ class Digest(NamedTuple):
 
 @contextmanager
 def whole_file(path: Path, work: Path | None = None, flush: bool = True) -> Iterator[Path]:
-    """A temporary name for a file, which gets its own name when the block ends without an error.
+    """A temporary file, which gets its own name when the block ends without an error.
+
+    The first of a process in a folder removes those that killed processes have left there.
 
     Args:
         path: of the file, which is replaced; its folder is there.
@@ -60,11 +80,17 @@ def whole_file(path: Path, work: Path | None = None, flush: bool = True) -> Iter
         OSError: when the file system refuses; it has the file's name.  Nothing is left behind
             then, and a file that was there before is unchanged.
     """
+    folder = work or path.parent
+    if folder not in _searched:
+        _searched.add(folder)
+        _remove_abandoned(folder)
     # Of the name's end alone: with all of it this one might be longer than a name can be.
-    name = f".{os.getpid()}-{next(_counter)}-{path.name[-40:]}{_PART}"
-    part = (work or path.parent) / name
+    part = folder / f".{os.getpid()}-{next(_counter)}-{path.name[-40:]}{_PART}"
     try:
-        yield part
+        if kind := special_kind(path):
+            raise OSError(errno.EINVAL, f"{kind}, which no file can replace", str(path))
+        with _held(part):
+            yield part
         if flush:
             put_in_place(part, path)
         else:
@@ -77,6 +103,62 @@ def whole_file(path: Path, work: Path | None = None, flush: bool = True) -> Iter
     finally:
         with suppress(OSError):
             part.unlink(missing_ok=True)
+
+
+@contextmanager
+def _held(part: Path) -> Iterator[None]:
+    """Make a temporary file, which is seen to be in work while the block lasts."""
+    number = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+    _writing.add(part.name)
+    try:
+        if sys.platform != "win32":
+            # Ends with the process.  A number of one may be that of another machine or container.
+            with suppress(OSError):
+                fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        _writing.discard(part.name)
+        os.close(number)
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove the temporary files of :func:`whole_file` whose process is gone."""
+    with suppress(OSError):
+        names = set(os.listdir(folder))
+        for name in names - _writing:
+            match = _PART_NAME.fullmatch(name)
+            # A download of such a name has a lock or a record beside it, and goes on.
+            beside = {f"{name}.json", f"{name.removesuffix(_PART)}.lock"}
+            if match is not None and not beside & names and not _is_alive(int(match[1])):
+                with suppress(OSError):
+                    _remove_unless_held(folder / name)
+
+
+def _remove_unless_held(part: Path) -> None:
+    if sys.platform == "win32":
+        # Fails for an open one.
+        if time.time() - part.stat().st_mtime > _LONG_AGO_S:
+            part.unlink()
+        return
+    number = os.open(part, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        part.unlink()
+    finally:
+        os.close(number)
+
+
+def _is_alive(process: int) -> bool:
+    """Whether another process has this number; this one knows what it writes."""
+    if sys.platform == "win32" or process == os.getpid():
+        return False  # where asking would end it
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        pass  # another user's
+    return True
 
 
 def put_in_place(part: Path, path: Path) -> None:
@@ -133,12 +215,71 @@ def remove_parts(folder: Path) -> None:
             part.unlink()
 
 
+def special_kind(path: str | os.PathLike[str]) -> str | None:
+    """The kind of what is no file on a disk: ``"a pipe (FIFO)"``, ``"a socket"`` or ``"a device"``.
+
+    Reading those waits for another process, or never ends.
+
+    Returns:
+        None for a regular file, a folder, and where nothing is or can be asked.
+    """
+    try:
+        return _special(os.stat(path))
+    except OSError:
+        return None
+
+
+def _special(status: os.stat_result) -> str | None:
+    return next((kind for holds, kind in _SPECIAL if holds(status.st_mode)), None)
+
+
+def open_regular(path: str | os.PathLike[str]) -> IO[bytes]:
+    """Open a file to read it, but nothing that is no file on a disk; links are followed.
+
+    Raises:
+        OSError: when it cannot be opened, or is a folder, a FIFO, a socket or a device; its
+            ``strerror`` says so.
+    """
+
+    def refuse(status: os.stat_result) -> None:
+        if kind := _special(status):
+            raise OSError(errno.EINVAL, f"{kind}, no regular file", os.fspath(path))
+        if stat.S_ISDIR(status.st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
+
+    refuse(os.stat(path))  # opening alone does something to some devices
+    # It may have been replaced since: a FIFO is then opened at once, and refused.
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    number = os.open(path, flags)
+    try:
+        refuse(os.fstat(number))
+        return open(number, "rb")
+    except BaseException:
+        os.close(number)
+        raise
+
+
+def read_regular(path: str | os.PathLike[str]) -> bytes:
+    """The content of a file, as :func:`open_regular` opens it.
+
+    Raises:
+        OSError: as there, and when memory does not hold it.
+    """
+    with open_regular(path) as file:
+        try:
+            return file.read()
+        except MemoryError:
+            size = os.fstat(file.fileno()).st_size
+            text = f"{size:,} bytes, more than memory holds"
+            raise OSError(errno.ENOMEM, text, os.fspath(path)) from None
+
+
 def digest_of(path: Path) -> Digest:
     """
     Raises:
         OSError: when the file cannot be read.
     """
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         content = _Content(None)
         while chunk := file.read(_CHUNK):
             content.add(chunk)
@@ -161,6 +302,24 @@ def free_bytes(folder: Path) -> int:
         OSError: when the folder cannot be asked.
     """
     return shutil.disk_usage(folder).free
+
+
+def remedy(error: OSError) -> str:
+    """The advice for a file that could not be read or written, as a sentence."""
+    number = error.errno
+    if number in (errno.ENOSPC, errno.EDQUOT):
+        return "Make room, or name another place."
+    if number == errno.EROFS:
+        return "Name a place on a file system that can be written to."
+    if number in (errno.EACCES, errno.EPERM):
+        return "Change its permissions, or name another place."
+    if number == errno.ENAMETOOLONG:
+        return "Give a shorter name."
+    if number in (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EINVAL, errno.ELOOP):
+        return "Name another place."
+    if number == errno.EFBIG:
+        return "Name a place that takes files of this size."
+    return "Check the path."
 
 
 class Held(Exception):

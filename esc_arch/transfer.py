@@ -7,7 +7,6 @@ Until a file is complete, these lie beside it: ``.NAME.part``, the bytes receive
 import hashlib
 import json
 import re
-import sys
 import time
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -19,8 +18,9 @@ import urllib3
 from rich.filesize import decimal
 
 from esc_arch.errors import UserError, first_line
-from esc_arch.files import free_bytes, locked, put_in_place, whole_file
+from esc_arch.files import free_bytes, locked, put_in_place, remedy, whole_file
 from esc_arch.progress import progress
+from esc_arch.terminal import say
 from esc_arch.version import __version__
 
 __all__ = ["exclusive", "fetch"]
@@ -89,8 +89,8 @@ def fetch(
                 )
     except OSError as error:
         raise UserError(
-            f"{url}: expected to write it to {path}; found {error.strerror or error}. Make room "
-            "or name another folder, and run again: it resumes."
+            f"{url}: expected to write it to {path}; found {error.strerror or error}. "
+            f"{remedy(error)} Run it again then: it resumes."
         ) from error
     return path
 
@@ -103,7 +103,7 @@ def exclusive(lock: Path) -> AbstractContextManager[None]:
     """
 
     def notify(holder: str) -> None:
-        print(f"waiting for another process{holder} that has locked {lock}", file=sys.stderr)
+        say(f"waiting for another process{holder} that has locked {lock}")
 
     return locked(lock, waiting=notify, remove=True)
 
@@ -191,7 +191,7 @@ class _Transfer:
                             "rest is downloaded."
                         ) from broken
                     pause_s = max(min(PAUSE_S * 2**fruitless, LONGEST_PAUSE_S), broken.pause_s)
-                    print(f"{broken}; trying again in {pause_s:.0f} s", file=sys.stderr)
+                    say(f"{broken}; trying again in {pause_s:.0f} s")
                     time.sleep(pause_s)
         if wrong := self._checks.wrong(self._part, self._path.name):
             self._forget()

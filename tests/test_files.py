@@ -7,6 +7,7 @@ import json
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +21,9 @@ from esc_arch.files import (
     free_bytes,
     is_locked,
     locked,
+    read_regular,
     remove_parts,
+    special_kind,
     whole_file,
     write_durably,
 )
@@ -229,3 +232,85 @@ def test_a_lock_file_that_cannot_be_made(tmp_path):
 def test_free_bytes_are_those_of_the_file_system(tmp_path):
     status = os.statvfs(tmp_path)
     assert abs(free_bytes(tmp_path) - status.f_bavail * status.f_frsize) < 1 << 30
+
+
+@pytest.fixture
+def special(tmp_path):
+    """Names that are no files on a disk, with what they are."""
+    os.mkfifo(tmp_path / "fifo")
+    os.symlink("/dev/zero", tmp_path / "device")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "socket"))
+        yield {tmp_path / name: name for name in ("fifo", "device", "socket")}
+
+
+def test_only_regular_files_are_opened(tmp_path, special):
+    for path, kind in special.items():
+        with pytest.raises(OSError, match=f"(?i){kind}") as caught:
+            read_regular(path)
+        assert caught.value.filename == str(path)
+        assert special_kind(path) is not None
+    (tmp_path / "a").write_bytes(b"content")
+    (tmp_path / "b").symlink_to("a")
+    assert read_regular(tmp_path / "b") == b"content"
+    assert special_kind(tmp_path / "b") is None
+    with pytest.raises(IsADirectoryError):
+        read_regular(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        read_regular(tmp_path / "absent")
+
+
+def test_a_fifo_that_appears_while_a_file_is_opened_is_not_waited_for(special, monkeypatch):
+    fifo = next(iter(special))
+    monkeypatch.setattr(os, "stat", lambda path: os.lstat("/etc/passwd"))
+    with pytest.raises(OSError, match="FIFO"):
+        read_regular(fifo)
+
+
+WRITE_AND_WAIT = """
+import sys, time
+from pathlib import Path
+from esc_arch.files import whole_file
+with whole_file(Path(sys.argv[1])) as part:
+    part.write_bytes(b"half")
+    print(part, flush=True)
+    time.sleep(60)
+"""
+
+
+def writer(path):
+    process = subprocess.Popen(
+        [sys.executable, "-c", WRITE_AND_WAIT, str(path)], stdout=subprocess.PIPE, text=True
+    )
+    return process, Path(process.stdout.readline().strip())
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_what_killed_writers_left_goes_and_what_others_write_stays(tmp_path, number):
+    downloads = {".12-3-a.zip.part", ".12-3-a.zip.part.json", ".12-3-b.part", ".12-3-b.lock"}
+    for name in downloads:
+        (tmp_path / name).touch()
+    dead, left = writer(tmp_path / "a.png")
+    alive, in_work = writer(tmp_path / "b.png")
+    try:
+        dead.send_signal(number)
+        dead.wait()
+        # As of a process of another container, whose number nobody has here.
+        foreign = in_work.with_name(in_work.name.replace(f".{alive.pid}-", f".{dead.pid}-"))
+        os.rename(in_work, foreign)
+        with whole_file(tmp_path / "c.png") as part:
+            part.write_bytes(b"whole")
+            assert not left.exists() and foreign.exists() and part.exists()
+    finally:
+        alive.kill()
+        alive.wait()
+    assert {p.name for p in tmp_path.iterdir()} == {*downloads, foreign.name, "c.png"}
+
+
+def test_a_device_is_never_replaced(tmp_path, special):
+    before = {path: os.lstat(path).st_ino for path in special}
+    for path in special:
+        with pytest.raises(OSError) as caught, whole_file(path) as part:
+            part.write_bytes(b"x")
+        assert caught.value.filename == str(path)
+    assert {path: os.lstat(path).st_ino for path in special} == before

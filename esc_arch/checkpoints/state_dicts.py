@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from esc_arch.errors import UserError, first_line, listed
-from esc_arch.files import whole_file
+from esc_arch.files import remedy, whole_file
 
 __all__ = [
     "PARAMETER_KEYS",
@@ -289,7 +289,8 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
             write(temporary)
     # safetensors and torch.save have errors of their own.
     except Exception as error:
+        other = "Make room, or name another place."
         raise UserError(
             f"{path}: expected to write it; found {getattr(error, 'strerror', None) or error}. "
-            "Make room or name another folder."
+            f"{remedy(error) if isinstance(error, OSError) else other}"
         ) from error

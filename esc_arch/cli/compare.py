@@ -75,8 +75,7 @@ def _add_cost(parser: argparse.ArgumentParser) -> None:
 
 
 def _cost(args: argparse.Namespace) -> int:
-    from rich.console import Console
-
+    from esc_arch import terminal
     from esc_arch.compare import cost, results
     from esc_arch.progress import progress
 
@@ -103,12 +102,13 @@ def _cost(args: argparse.Namespace) -> int:
             args.timeout,
             keep,
         )
-    Console().print(_cost_table(rows))
+    terminal.console().print(_cost_table(rows))
     return _finish(folder) or int(any("error" in row for row in rows))
 
 
 def _cost_table(rows: "list[Row]") -> "Table":
     from rich.table import Table
+    from rich.text import Text
 
     table = Table("network", "scale", "LR", title="Cost")
     for column in ("parameters K", "multiply-adds G", "median ms", "fastest-slowest", "peak MB"):
@@ -130,7 +130,7 @@ def _cost_table(rows: "list[Row]") -> "Table":
             cell("peak_mb", ",.0f"),
         )
         if "error" in row:
-            table.add_row("", "", "", f"[red]{row['error']}[/red]")
+            table.add_row("", "", "", Text(str(row["error"]), "red"))
     return table
 
 
@@ -201,9 +201,9 @@ def _finish(folder: Path, errors: Sequence[object] = ()) -> int:
 
 def _print_means(rows: "list[Row]") -> None:
     """A table of each network's mean over each set, with and without greyscale images."""
-    from rich.console import Console
     from rich.table import Column, Table
 
+    from esc_arch import terminal
     from esc_arch.compare.quality import without_greyscale
     from esc_arch.compare.series import set_means
 
@@ -226,7 +226,7 @@ def _print_means(rows: "list[Row]") -> None:
         sets = list(dict.fromkeys(row["set"] for row in of_scale))
         for name, *cells in sorted(lines, key=lambda line: sets.index(line[0])):
             table.add_row(name, *(cell or "" for cell in cells))
-    Console().print(table)
+    terminal.console().print(table)
 
 
 def _add_train(parser: argparse.ArgumentParser) -> None:

@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Column, Table
 
+from esc_arch import terminal
 from esc_arch.cli.commands import INTERRUPTED, add_commands
 from esc_arch.errors import UserError, listed
 
@@ -179,7 +179,7 @@ def _print_report(report: "Report") -> None:
         table.add_row(row.name, str(row.images), decimal(row.bytes), str(number))
     for name, findings in report.pairs.items():
         table.add_row(name, "", "", str(sum(finding.number for finding in findings)))
-    Console().print(table)
+    terminal.console().print(table)
 
 
 def _add_stats(parser: argparse.ArgumentParser) -> None:
@@ -207,7 +207,7 @@ def _stats(args: argparse.Namespace) -> int:
     if min(args.gt_size) < 1:
         raise UserError(f"--gt-size: expected 1 or more; found {min(args.gt_size)}.")
     sets = measure(args.path, args.gt_size, args.jobs)
-    console = Console()
+    console = terminal.console()
     for start in range(0, len(sets), _BESIDE):
         console.print(_statistics(sets[start : start + _BESIDE]))
     unreadable = [reason for one in sets for reason in one.unreadable]
@@ -276,7 +276,7 @@ def _print_sets() -> None:
     )
     for public_set in PUBLIC_SETS:
         table.add_row(public_set.name, public_set.images, _size(public_set.archives))
-    Console().print(table)
+    terminal.console().print(table)
     # Not in the table, which would cut addresses off.
     print("\nDownloaded:")
     origins: dict[tuple[str, str], list[str]] = {}

@@ -59,7 +59,7 @@ def _new(args: argparse.Namespace) -> None:
 
 
 def _add_schema(parser: argparse.ArgumentParser) -> None:
-    parser.set_defaults(run=_schema)
+    parser.set_defaults(run=_schema, prints_its_work=True)
 
 
 def _schema(args: argparse.Namespace) -> None:
@@ -69,7 +69,7 @@ def _schema(args: argparse.Namespace) -> None:
 
 
 def _add_reference(parser: argparse.ArgumentParser) -> None:
-    parser.set_defaults(run=_reference)
+    parser.set_defaults(run=_reference, prints_its_work=True)
 
 
 def _reference(args: argparse.Namespace) -> None:

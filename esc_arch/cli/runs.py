@@ -7,10 +7,10 @@ import sys
 from datetime import datetime
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from esc_arch import terminal
 from esc_arch.errors import UserError
 from esc_arch.training.experiments import Experiment, find_experiments
 
@@ -45,9 +45,9 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _print(folder: str, found: list[Experiment]) -> None:
-    console = Console()
+    console = terminal.console()
     if not console.is_terminal:
-        console = Console(width=_PLAIN_WIDTH)
+        console = terminal.console(width=_PLAIN_WIDTH)
     if not found:
         console.print(Text(f"{folder}: no experiments"))
         return

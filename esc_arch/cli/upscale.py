@@ -1,17 +1,15 @@
 """``basicsr upscale``: enlarges image files."""
 
 import argparse
-import re
-import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from esc_arch import terminal
 from esc_arch.cli.commands import INTERRUPTED
+from esc_arch.upscale import settings
 
 if TYPE_CHECKING:
     from esc_arch.upscale.upscaler import Upscaler
-
-_FORMATS = ("png", "jpeg", "webp", "tiff", "bmp")
-_BYTES = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,12 +42,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     files = parser.add_argument_group("output files")
     files.add_argument(
         "--format",
-        type=_format,
+        type=_argument(settings.format_name),
         metavar="FORMAT",
-        help=f"{', '.join(_FORMATS)} (default: by the extension of OUT, or of each input)",
+        help=f"{', '.join(settings.FORMATS)} (default: by the extension of OUT, or of each input)",
     )
     files.add_argument(
-        "--quality", type=_quality, default=95, metavar="Q", help="of JPEG and WebP (default: 95)"
+        "--quality",
+        type=_argument(settings.quality_number),
+        default=95,
+        metavar="Q",
+        help="of JPEG and WebP (default: 95)",
     )
     files.add_argument("--lossless", action="store_true", help="WebP without loss")
     existing = files.add_mutually_exclusive_group()
@@ -70,20 +72,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     computing.add_argument(
         "--dtype",
-        choices=("auto", "fp32", "bf16", "fp16"),
+        type=_argument(settings.dtype_name),
         default="auto",
-        help="of the arithmetic (default: auto, fp32 on a CPU, half on a GPU)",
+        metavar="DTYPE",
+        help=f"of the arithmetic: {', '.join(settings.DTYPES)} (default: auto, fp32 on a CPU, half "
+        "on a GPU); images of 16 bits are computed in fp32",
     )
     computing.add_argument(
         "--tile",
-        type=_tile,
+        type=_argument(settings.tile_side),
         default="auto",
         metavar="N",
         help="side of the tiles in pixels of the input, auto (default: as the memory asks), or off",
     )
     computing.add_argument(
         "--memory",
-        type=_memory,
+        type=_argument(settings.memory_bytes),
         metavar="SIZE",
         help="that computing may take, such as 800M or 2G (default: half of what is free)",
     )
@@ -101,6 +105,8 @@ def run(args: argparse.Namespace) -> int:
     todo = plan(args.inputs, args.output, args.format, Existing(args.overwrite, args.skip_existing))
     for reason in todo.unreadable:
         _say(f"failed: {reason}")
+    if todo.unread:
+        _say(f"note: {todo.unread}")
     if todo.skipped:
         _say(f"skipped: {len(todo.skipped)} whose output is there already")
     if not todo.jobs:
@@ -119,6 +125,7 @@ def run(args: argparse.Namespace) -> int:
             tile=args.tile,
             memory=args.memory,
             self_ensemble=args.self_ensemble,
+            say=lambda text: _say(f"note: {text}"),
         )
         _say(_introduced(upscaler))
         with progress("upscaling", len(todo.jobs)) as bar:
@@ -145,7 +152,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    terminal.say(line)
 
 
 def _introduced(upscaler: "Upscaler") -> str:
@@ -164,31 +171,13 @@ def _introduced(upscaler: "Upscaler") -> str:
     return line
 
 
-def _format(text: str) -> str:
-    name = {"jpg": "jpeg", "tif": "tiff"}.get(text.lower().lstrip("."), text.lower().lstrip("."))
-    if name not in _FORMATS:
-        raise argparse.ArgumentTypeError(f"expected {', '.join(_FORMATS)}; found {text}")
-    return name
+def _argument(check: Callable[[object], object]) -> Callable[[str], object]:
+    """A check of an option as argparse takes it."""
 
+    def argument(text: str) -> object:
+        try:
+            return check(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
 
-def _quality(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= 100:
-        raise argparse.ArgumentTypeError(f"expected 1 to 100; found {text}")
-    return int(text)
-
-
-def _tile(text: str) -> str | int:
-    if text in ("auto", "off"):
-        return text
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected auto, off, or 1 or more; found {text}")
-    return int(text)
-
-
-def _memory(text: str) -> int:
-    match = _BYTES.fullmatch(text.strip())
-    power = 0 if match is None or not match[2] else "KMGT".index(match[2].upper()) + 1
-    size = 0 if match is None else round(float(match[1]) * 1024**power)
-    if size < 1:
-        raise argparse.ArgumentTypeError(f"expected a size such as 800M or 2G; found {text}")
-    return size
+    return argument

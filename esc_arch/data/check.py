@@ -30,12 +30,14 @@ from esc_arch.data.image_sets import (
 from esc_arch.data.lmdb_reader import DamagedLmdb, MetaLine
 from esc_arch.data.processes import Processes, ProcessKilled
 from esc_arch.errors import UserError, listed
+from esc_arch.files import read_regular, special_kind
 from esc_arch.imaging.codecs import (
     BASICSR_SUFFIXES,
     SUFFIXES,
     ImageError,
     Shape,
     decode,
+    find_images,
     read_header,
 )
 from esc_arch.progress import progress
@@ -180,6 +182,15 @@ def _list_files(listing: Listing, path: str) -> None:
     with os.scandir(path) as entries:
         found = sorted((e for e in entries if e.name[0] != "."), key=lambda entry: entry.name)
     dangling = [e.name for e in found if e.is_symlink() and not os.path.exists(e.path)]
+    special = [e.name for e in found if not (e.is_file() or e.is_dir()) and special_kind(e.path)]
+    if special:
+        listing.add(
+            "special files",
+            "regular files, as BasicSR leaves the others out without a word",
+            f"{len(special)} FIFOs, sockets or devices in {root}",
+            "Remove them.",
+            *special,
+        )
     if dangling:
         listing.add(
             "dangling links",
@@ -341,7 +352,7 @@ def check_sizes(
 def _file_size(file: str, decoded: bool) -> Size:
     height, width, _ = read_header(file).shape  # upright, as OpenCV reads it
     if decoded and os.path.splitext(file)[1].lower() in SUFFIXES:
-        decode(Path(file).read_bytes(), file)
+        decode(read_regular(file), file)
     return Size(width, height)
 
 
@@ -506,7 +517,7 @@ def _require_images(found: FoundSet) -> None:
     """Refuse an empty set: its path is wrong, rather than the set damaged."""
     images = open_image_set(found.path)
     if not images.is_lmdb:
-        _ = images.names
+        find_images(found.path)  # what it leaves out is said when the set is checked
     elif not any((found.path / name).is_file() for name in ("data.mdb", "meta_info.txt")):
         raise UserError(
             f"{found.path}: expected an LMDB with data.mdb and meta_info.txt; found neither. "

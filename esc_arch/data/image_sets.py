@@ -8,6 +8,7 @@
 """
 
 import functools
+import io
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -19,7 +20,9 @@ import lmdb
 
 from esc_arch.data.lmdb_reader import DamagedLmdb, MetaLine, open_lmdb, parse_meta_line
 from esc_arch.errors import UserError
+from esc_arch.files import open_regular, read_regular, special_kind
 from esc_arch.imaging.codecs import ImageError, find_images
+from esc_arch.terminal import say
 
 __all__ = [
     "FoundPair",
@@ -60,7 +63,7 @@ class ImageSet:
             DamagedLmdb: when an LMDB cannot be read.
         """
         if not self.is_lmdb:
-            return tuple(p.relative_to(self.path).as_posix() for p in find_images(self.path))
+            return tuple(p.relative_to(self.path).as_posix() for p in find_images(self.path, say))
         with self._reading() as transaction:
             keys = transaction.cursor().iternext(values=False)
             return tuple(bytes(key).decode("ascii", "backslashreplace") for key in keys)
@@ -83,7 +86,7 @@ class ImageSet:
         reason = "no such key"
         try:
             if not self.is_lmdb:
-                return (self.path / name).read_bytes()
+                return read_regular(self.path / name)
             with self._reading() as transaction:
                 value = transaction.get(name.encode())
                 if value is not None:
@@ -120,7 +123,7 @@ def open_image_set(path: str | os.PathLike[str]) -> ImageSet:
         UserError: when there is no such folder.
     """
     if not os.path.isdir(path):
-        found = "a file" if os.path.exists(path) else "nothing"
+        found = special_kind(path) or ("a file" if os.path.exists(path) else "nothing")
         raise UserError(f"{path}: expected a folder of images or an LMDB; found {found}.")
     return ImageSet(path)
 
@@ -138,7 +141,7 @@ def read_meta_info(file: str | os.PathLike[str]) -> list[MetaLine]:
         OSError: when it cannot be read.
         UnicodeDecodeError: when it is no text.
     """
-    with open(file, encoding="utf-8") as lines:
+    with io.TextIOWrapper(open_regular(file), "utf-8") as lines:
         return [parse_meta_line(line.strip()) for line in lines]
 
 

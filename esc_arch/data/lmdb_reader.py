@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import lmdb
 
+from esc_arch.files import open_regular
+
 __all__ = ["DamagedLmdb", "MetaLine", "open_lmdb", "parse_meta_line"]
 
 _SHAPE = re.compile(r" \((\d+),\s*(\d+)(?:,\s*(\d+))?")
@@ -60,7 +62,8 @@ def open_lmdb(path: str | os.PathLike[str]) -> lmdb.Environment:
     """
     data = os.path.join(path, "data.mdb")
     try:
-        size = os.stat(data).st_size
+        with open_regular(data) as file:
+            size = os.fstat(file.fileno()).st_size
         if not size:
             raise DamagedLmdb("an LMDB", f"{data}: an empty file")
         database = lmdb.open(os.fspath(path), readonly=True, lock=False, readahead=False)

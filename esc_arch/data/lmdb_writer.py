@@ -25,9 +25,10 @@ from rich.filesize import decimal
 from esc_arch.data.lmdb_reader import DamagedLmdb, open_lmdb
 from esc_arch.data.processes import Processes, ProcessKilled
 from esc_arch.errors import UserError
-from esc_arch.files import Held, flush_folder, free_bytes, locked, whole_file
+from esc_arch.files import Held, flush_folder, free_bytes, locked, read_regular, whole_file
 from esc_arch.imaging.codecs import decode, find_images, shape_of
 from esc_arch.progress import progress
+from esc_arch.terminal import say
 
 __all__ = ["Entry", "folder_entries", "is_current", "pack", "write_lmdb"]
 
@@ -86,7 +87,7 @@ def folder_entries(
         UserError: when there are no images, or a name does not end in the suffix.
     """
     folder = Path(folder)
-    images = find_images(folder)
+    images = find_images(folder, say)
     here = [path for path in images if path.parent == folder]
     if not here:
         raise UserError(
@@ -142,7 +143,7 @@ def _require_decodable(sources: list[Path], jobs: int) -> None:
 
 def _decode_error(source: Path) -> str:
     try:
-        decode(source.read_bytes(), source)
+        decode(read_regular(source), source)
     except OSError as error:
         return str(_unreadable(source, error))
     except UserError as error:
@@ -301,7 +302,7 @@ def _remove(*folders: Path) -> None:
 
 def _recorded(folder: Path) -> object:
     try:
-        return json.loads((folder / "plan.json").read_text())
+        return json.loads(read_regular(folder / "plan.json"))
     except (OSError, ValueError):
         return None
 
@@ -316,7 +317,7 @@ def _is_made_of(folder: Path, plan: _Plan) -> bool:
 
 def _meta_lines(folder: Path) -> list[bytes]:
     try:
-        return (folder / "meta_info.txt").read_bytes().splitlines(keepends=True)
+        return read_regular(folder / "meta_info.txt").splitlines(keepends=True)
     except OSError:
         return []
 
@@ -410,7 +411,7 @@ def _open(part: Path, plan: _Plan) -> lmdb.Environment:
 
 def _read(source: Path, size: int) -> bytes:
     try:
-        content = source.read_bytes()
+        content = read_regular(source)
     except OSError as error:
         raise _unreadable(source, error) from None
     if len(content) != size:

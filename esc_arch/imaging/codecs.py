@@ -9,7 +9,8 @@ import os
 import struct
 import warnings
 import zlib
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -22,7 +23,8 @@ from PIL.JpegImagePlugin import jpeg_factory
 from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from esc_arch.errors import UserError, first_line
+from esc_arch.errors import UserError, first_line, listed
+from esc_arch.files import open_regular, read_regular, special_kind
 from esc_arch.imaging.colour import cmyk_to_srgb
 from esc_arch.imaging.kinds import Refused, kind_of
 from esc_arch.machine import available_bytes
@@ -31,6 +33,7 @@ __all__ = [
     "BASICSR_SUFFIXES",
     "PNG_OPTIONS",
     "SUFFIXES",
+    "UNREAD_SUFFIXES",
     "Decoded",
     "Header",
     "ImageError",
@@ -40,13 +43,24 @@ __all__ = [
     "decode_opened",
     "encode_png",
     "find_images",
+    "left_out",
     "read_header",
     "read_image",
     "shape_of",
     "walk_images",
 ]
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
+_JPEG_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".mpo"})
+SUFFIXES = _JPEG_SUFFIXES | {".png", ".bmp", ".tif", ".tiff", ".webp"}
+# Images too, which are not read: to be named when they are left out.
+UNREAD_SUFFIXES = frozenset({
+    ".gif", ".apng", ".heic", ".heif", ".hif", ".avif", ".avifs", ".jxl", ".jxr", ".jp2", ".j2k",
+    ".jpf", ".jpx", ".ppm", ".pgm", ".pbm", ".pnm", ".pam", ".pfm", ".hdr", ".exr", ".psd", ".psb",
+    ".xcf", ".svg", ".ico", ".icns", ".cur", ".tga", ".dds", ".pcx", ".sgi", ".qoi", ".dib",
+    # Raw data of cameras.
+    ".raw", ".dng", ".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw", ".srf", ".sr2", ".orf", ".rw2",
+    ".raf", ".pef", ".srw", ".x3f", ".3fr", ".erf", ".kdc", ".dcr", ".mrw", ".iiq",
+})  # fmt: skip
 # What BasicSR reads by OpenCV beside them.
 BASICSR_SUFFIXES = SUFFIXES | {".jp2", ".pbm", ".pgm", ".ppm"}
 # Not by Image.open, which has a limit of its own that holds for the whole process.
@@ -61,6 +75,7 @@ _EXPECTED = "an image of 8 or 16 bits a channel (PNG, JPEG, BMP, TIFF, WebP)"
 _AGAIN = "Copy or make it again."
 _SMALLER = "Close other programs, or cut the image into pieces."
 _CHUNK = 1 << 20
+_SHOWN = 10
 
 # A tenth faster than OpenCV's default, and smaller.  Older releases lack the filters.
 PNG_OPTIONS: tuple[int, ...] = (cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_HUFFMAN_ONLY)
@@ -147,28 +162,51 @@ class Header(NamedTuple):
     shape: Shape
 
 
-def find_images(folder: str | os.PathLike[str]) -> list[Path]:
+def find_images(
+    folder: str | os.PathLike[str], note: Callable[[str], object] | None = None
+) -> list[Path]:
     """All image files below a folder, by their extension, sorted; hidden ones are left out.
+
+    Args:
+        note: takes a line on those of kinds that are not read.
 
     Raises:
         UserError: when the folder is not there or holds no image.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise UserError(f"{folder}: expected a folder of images; found no folder.")
-    found = sorted(walk_images(folder))
-    if not found:
+        kind = special_kind(folder) or ("a file" if folder.exists() else "no folder")
         raise UserError(
-            f"{folder}: expected images ({', '.join(sorted(SUFFIXES))}); found none. "
+            f"{folder}: expected a folder of images; found {kind}. Name a folder of images."
+        )
+    unread: list[Path] = []
+    found = sorted(walk_images(folder, unread=unread.append))
+    if not found:
+        others = f": {left_out(unread)}" if unread else "."
+        raise UserError(
+            f"{folder}: expected images ({', '.join(sorted(SUFFIXES))}); found none{others} "
             "Put the images there, or name another folder."
         )
+    if unread and note is not None:
+        note(f"note: {folder}: {left_out(unread)}")
     return found
+
+
+def left_out(unread: Sequence[Path]) -> str:
+    """A sentence on image files of kinds that are not read: how many of each, and their names."""
+    kinds = Counter(path.suffix.lower() for path in unread)
+    counts = ", ".join(f"{number} {kind}" for kind, number in sorted(kinds.items()))
+    return (
+        f"left out {counts}, which are not read ({listed(sorted(unread), _SHOWN)}). Convert them "
+        "to PNG to use them."
+    )
 
 
 def walk_images(
     folder: Path,
     without: Path | None = None,
     onerror: Callable[[OSError], object] | None = None,
+    unread: Callable[[Path], object] | None = None,
 ) -> Iterator[Path]:
     """Image files below a folder, by their extension, folder by folder; no hidden ones.
 
@@ -177,6 +215,7 @@ def walk_images(
     Args:
         without: a folder below it whose images are left out.
         onerror: called for each folder that cannot be searched.
+        unread: called for each image file of a kind that is not read.
     """
     left_out = None if without is None else without.resolve()
     for root, folders, files in os.walk(folder, onerror=onerror, followlinks=True):
@@ -187,8 +226,11 @@ def walk_images(
             continue
         folders[:] = sorted(name for name in folders if name[0] != ".")
         for name in sorted(files):
-            if name[0] != "." and os.path.splitext(name)[1].lower() in SUFFIXES:
+            suffix = "" if name[0] == "." else os.path.splitext(name)[1].lower()
+            if suffix in SUFFIXES:
                 yield Path(root, name)
+            elif unread is not None and suffix in UNREAD_SUFFIXES:
+                unread(Path(root, name))
 
 
 def _is_circle(place: Path, top: Path) -> bool:
@@ -200,7 +242,7 @@ def _is_circle(place: Path, top: Path) -> bool:
 def read_image(path: str | os.PathLike[str]) -> np.ndarray:
     """The pixels of an image file, upright; see :func:`decode`."""
     with _naming(path):
-        content = Path(path).read_bytes()
+        content = read_regular(path)
     return decode(content, path).image
 
 
@@ -214,12 +256,11 @@ def read_header(path: str | os.PathLike[str]) -> Header:
         ImageError: when it is no image, or one that :func:`decode` refuses by its header.
     """
     is_own = os.path.splitext(path)[1].lower() in SUFFIXES
-    with _naming(path):
-        length = os.path.getsize(path)
+    with _naming(path), open_regular(path) as file:
+        length = os.fstat(file.fileno()).st_size
         if not length:
             raise _error(path, "an empty file")
-        with open(path, "rb") as file:
-            return _header(file, length, path, None if is_own else Image.open)
+        return _header(file, length, path, None if is_own else Image.open)
 
 
 def shape_of(content: bytes | memoryview, name: str | os.PathLike[str]) -> Shape:

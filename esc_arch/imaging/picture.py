@@ -29,7 +29,7 @@ import numpy as np
 from PIL import Image
 
 from esc_arch.errors import UserError
-from esc_arch.files import whole_file
+from esc_arch.files import read_regular, whole_file
 from esc_arch.imaging.alpha import on_white
 from esc_arch.imaging.codecs import PNG_OPTIONS, decode_opened
 from esc_arch.imaging.colour import is_srgb, to_srgb
@@ -51,6 +51,7 @@ __all__ = [
 _EXTENSIONS = {
     **{".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"},
     **{".tif": "tiff", ".tiff": "tiff", ".bmp": "bmp"},
+    **dict.fromkeys((".jpe", ".jfif", ".jif", ".mpo"), "jpeg"),
 }
 FORMATS = {name: ext for ext, name in reversed(_EXTENSIONS.items())}
 
@@ -105,7 +106,7 @@ def read_picture(path: Path) -> Picture:
             images, or has another kind of pixels (floating point, ...).
     """
     try:
-        content = path.read_bytes()
+        content = read_regular(path)
     except OSError as error:
         raise UserError(
             f"{path}: expected an image file; found: {error.strerror or error}."
@@ -176,7 +177,7 @@ def write_picture(
     pieces, notes = encode(path, picture, encoding)
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as temporary:
-        with open(temporary, "xb") as file:
+        with open(temporary, "wb") as file:
             for piece in pieces:
                 file.write(piece)
         if not overwrite and os.path.lexists(path):

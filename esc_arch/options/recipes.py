@@ -15,7 +15,7 @@ import yaml
 
 from esc_arch.archs.presets import PRESETS, build_meta
 from esc_arch.errors import UserError, listed
-from esc_arch.files import whole_file
+from esc_arch.files import read_regular, whole_file
 from esc_arch.options.problems import suggestion
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -146,7 +146,7 @@ def write_all(folder: Path, overwrite: bool = False) -> list[Path]:
     others = [
         file.name
         for file, content in contents.items()
-        if os.path.lexists(file) and not (file.is_file() and file.read_bytes() == content)
+        if os.path.lexists(file) and not (file.is_file() and read_regular(file) == content)
     ]
     if others and not overwrite:
         raise UserError(

@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 import yaml
 
 from esc_arch.errors import UserError
+from esc_arch.files import open_regular
 from esc_arch.options.problems import describe, suggestion
 
 # Far above any option file; a few lines of aliases can otherwise stand for gigabytes.
@@ -125,10 +126,8 @@ def read(path: str) -> dict[str, Any]:
     if file.is_dir():
         raise UserError(f"{path}: expected an option file (.yml); found a folder. Name the file.")
     try:
-        if file.exists() and not file.is_file():
-            raise OSError("it is a pipe or a device")
         # Not one byte more of a file without end, or of one that is no option file at all.
-        with open(file, "rb") as opened:
+        with open_regular(file) as opened:
             content = opened.read(MAX_BYTES + 1)
         if len(content) > MAX_BYTES:
             raise OSError(f"it has more than {MAX_BYTES:,} bytes")

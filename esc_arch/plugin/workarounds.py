@@ -16,9 +16,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from io import TextIOWrapper
 from pathlib import Path
 from types import MappingProxyType, ModuleType, SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import cv2
 import numpy as np
@@ -81,7 +82,7 @@ def after_basicsr() -> None:
     from basicsr.models.base_model import BaseModel
     from basicsr.models.realesrgan_model import RealESRGANModel
     from basicsr.models.realesrnet_model import RealESRNetModel
-    from basicsr.utils import dist_util, img_process_util, img_util
+    from basicsr.utils import dist_util, img_process_util, img_util, logger
     from basicsr.utils.file_client import FileClient
     from basicsr.version import __version__
 
@@ -98,6 +99,7 @@ def after_basicsr() -> None:
         _replace(model, "_dequeue_and_enqueue", _pool_on_device)
     _replace(img_process_util, "filter2D", _filter_any_memory_format)
     _replace(img_util, "imwrite", lambda original: _imwrite)
+    _replace(logger, "get_root_logger", _logging_in_utf8)
     if isinstance(vgg_arch.vgg, ModuleType | SimpleNamespace):  # torchvision's, or ours of before
         names = [f"{name}{ending}" for name in vgg_arch.NAMES for ending in ("", "_bn")]
         vgg_arch.vgg = SimpleNamespace(**{name: functools.partial(_vgg, name) for name in names})
@@ -276,6 +278,26 @@ def _imwrite(
     if not is_encoded:
         raise OSError(errno.EINVAL, "OpenCV cannot encode this image", file_path)
     write_durably(path, lambda file: file.write(content.tobytes()))
+
+
+def _logging_in_utf8(original: Callable[..., logging.Logger]) -> Callable[..., logging.Logger]:
+    """Defect: ``get_root_logger`` opens the log file in the locale's encoding, which may lack the
+    characters of an experiment's name.  Same arguments."""
+
+    @functools.wraps(original)
+    def get_root_logger(*arguments: Any, **named: Any) -> logging.Logger:
+        logger = original(*arguments, **named)
+        for handler in logger.handlers:
+            if isinstance(handler, logging.FileHandler) and handler.encoding != "utf-8":
+                handler.encoding = "utf-8"
+                # Nothing is in it yet.
+                file = open(handler.baseFilename, handler.mode, encoding="utf-8")  # noqa: SIM115
+                before = handler.setStream(cast(TextIOWrapper, file))
+                if before is not None:
+                    before.close()
+        return logger
+
+    return get_root_logger
 
 
 def _vgg(name: str, pretrained: bool) -> nn.Module:

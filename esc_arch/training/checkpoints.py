@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from esc_arch.checkpoints.state_dicts import read_file
-from esc_arch.files import Digest, digest_of, flush_folder, write_durably
+from esc_arch.files import Digest, digest_of, flush_folder, read_regular, write_durably
 from esc_arch.version import __version__
 
 __all__ = [
@@ -108,7 +108,7 @@ def read_record(path: Path) -> dict[str, Any]:
         Damaged: when the file is missing or something else.
     """
     try:
-        content: dict[str, Any] = json.loads(path.read_bytes())
+        content: dict[str, Any] = json.loads(read_regular(path))
         # Paths that lead elsewhere are nothing that this package has written.
         if not all(
             Path(name).parts[:1] in ((STATES,), (MODELS,)) and ".." not in Path(name).parts

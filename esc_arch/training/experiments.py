@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from esc_arch.files import is_locked
+from esc_arch.files import is_locked, read_regular
 from esc_arch.training import checkpoints, log_reader
 from esc_arch.training.log_reader import Best
 from esc_arch.training.runtime import LOCK
@@ -153,7 +153,7 @@ def _options(path: Path, problems: list[str]) -> Mapping[str, Any]:
             if file.stat().st_size > _LARGEST_OPTIONS:
                 continue
             loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-            content = yaml.load(file.read_bytes(), loader)
+            content = yaml.load(read_regular(file), loader)
         except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:
             problems.append(f"{file}: no readable options ({type(error).__name__})")
             continue

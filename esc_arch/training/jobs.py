@@ -166,7 +166,8 @@ class _Processes(Job):
         # One write: the processes of a machine share their output.
         text = f"basicsr: {self._names[self._rank]} ends with its job, since {reason}\n"
         sys.stderr.flush()
-        os.write(2, text.encode())
+        with suppress(OSError):  # nobody may read it
+            os.write(2, text.encode(errors="backslashreplace"))
         if self._rank == 0:
             # It may hold the store, in which the others read the reason.
             time.sleep(_READ_S)

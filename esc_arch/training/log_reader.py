@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
+from esc_arch.files import read_regular
+
 __all__ = ["Best", "History", "Summary", "is_log", "log_files", "read_logs", "summarize"]
 
 _TIME = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d),(\d{3}) ")
@@ -125,7 +127,7 @@ def summarize(log: Path) -> Summary:
     Raises:
         OSError: when the log cannot be read.
     """
-    text = log.read_bytes().decode(errors="replace")
+    text = read_regular(log).decode(errors="replace")
     start, total = _facts(text)
     last, seconds, is_ended = _last(_ITERATION, text), _last(_SECONDS, text), _END in text
     iteration = _whole(last[1]) if last else start
@@ -154,7 +156,7 @@ def read_logs(paths: Iterable[Path]) -> History:
     history = History()
     first_set: str | None = None
     for path in paths:
-        text = path.read_text(encoding="utf-8", errors="replace")
+        text = read_regular(path).decode(errors="replace")
         iteration, total = _facts(text)
         history.forget_after(iteration)
         minutes_before, began, current_set = history.total_minutes, None, ""

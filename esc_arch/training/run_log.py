@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 from basicsr.models.base_model import BaseModel
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.nn.utils import get_total_norm
 
+from esc_arch import terminal
 from esc_arch.training import Options
 from esc_arch.training.train_state import Saver
 
@@ -119,7 +119,7 @@ class TrainingBar:
     @contextmanager
     def shown(self) -> Iterator[None]:
         """Show the bar inside the block, and the log's other lines above it."""
-        console = Console(stderr=True)
+        console = terminal.console(stderr=True)
         if not (console.is_terminal and self._is_first):
             yield
             return

@@ -4,7 +4,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -100,11 +100,13 @@ class StopSignals:
     def _note(self, number: int, frame: FrameType | None) -> None:
         # print() must not be called from within print().
         if self.received is not None and number == signal.SIGINT:
-            os.write(2, b"\nbasicsr: stopped by a second Ctrl-C, without saving\n")
+            with suppress(OSError):  # nobody may read it
+                os.write(2, b"\nbasicsr: stopped by a second Ctrl-C, without saving\n")
             os._exit(128 + number)
         if self.received is None:
             self.received = number
-            os.write(2, _NOTED.format(name=signal.Signals(number).name).encode())
+            with suppress(OSError):
+                os.write(2, _NOTED.format(name=signal.Signals(number).name).encode())
 
     def agreed(self, device: torch.device) -> int | None:
         """The signal that any process of the job has received; all call this together.

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from esc_arch.errors import UserError, first_line
+from esc_arch.files import remedy
 from esc_arch.imaging.picture import Encoding, Picture, check_size, read_picture, write_picture
 from esc_arch.progress import Progress
 from esc_arch.upscale.planning import Job
@@ -89,7 +90,7 @@ def upscale_files(
         say(f"failed: {reason if reason.startswith(name) else f'{name}: {reason}'}")
 
     def collect() -> None:
-        job, future, _ = waiting.popleft()
+        job, future, _ = waiting[0]
         try:
             notes = future.result()
         except UserError as error:
@@ -98,15 +99,21 @@ def upscale_files(
             reason = f"expected to write {job.target}; found: {error.strerror or error}."
             if error.errno in _NO_ROOM:
                 raise UserError(
-                    f"{job.source}: {reason} Make room, and run again with --skip-existing."
+                    f"{job.source}: {reason} {remedy(error)} Run it with --skip-existing then."
                 ) from None
-            fail(job, reason)
+            fail(job, f"{reason} {remedy(error)}")
         except Exception as error:
             fail(job, f"expected to write {job.target}; found {_described(error)}")
         else:
-            outcome.written.append(job.target)
             for note in notes:
                 say(f"note: {job.target}: {note}")
+        waiting.popleft()
+
+    def write(job: Job, picture: Picture, encoding: Encoding) -> list[str]:
+        notes = write_picture(job.target, picture, encoding, overwrite)
+        # Here, so that the count is right whenever Ctrl-C comes.
+        outcome.written.append(job.target)
+        return notes
 
     picture: Picture | None
     larger: np.ndarray | None
@@ -134,7 +141,7 @@ def upscale_files(
                 fail(job, f"expected to enlarge it; found {_described(error)}")
             else:
                 picture = Picture(larger, picture.metadata)
-                written = writing.submit(write_picture, job.target, picture, encoding, overwrite)
+                written = writing.submit(write, job, picture, encoding)
                 waiting.append(_Written(job, written, larger.nbytes))
             picture = larger = None  # the next one may need the memory
             part.finish()
@@ -145,14 +152,22 @@ def upscale_files(
         while waiting:
             collect()
     finally:
+        _finish(writing, [each.future for each in waiting])
         reading.shutdown(wait=True, cancel_futures=True)
-        writing.shutdown(wait=True, cancel_futures=True)
-        # After an exception, what was written in spite of it.
-        outcome.written += [
-            job.target
-            for job, future, _ in waiting
-            if not future.cancelled() and future.exception() is None
-        ]
+
+
+def _finish(writing: ThreadPoolExecutor, submitted: Sequence[Future[list[str]]]) -> None:
+    """Finish what is begun, as Python waits for it in any case: a second Ctrl-C ends nothing."""
+    while True:
+        try:
+            for future in submitted:
+                future.cancel()
+            # One thread does all in order.  Python's shutdown forgets one when Ctrl-C comes.
+            writing.submit(int).result()
+            break
+        except KeyboardInterrupt:
+            continue
+    writing.shutdown(wait=True)
 
 
 class _Written(NamedTuple):

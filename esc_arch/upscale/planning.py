@@ -2,14 +2,17 @@
 
 import glob
 import os
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from esc_arch.errors import UserError, listed
-from esc_arch.imaging.codecs import SUFFIXES, walk_images
+from esc_arch.files import remedy
+from esc_arch.imaging.codecs import SUFFIXES, UNREAD_SUFFIXES, left_out, walk_images
 from esc_arch.imaging.picture import FORMATS, format_of
 
 __all__ = ["Existing", "Job", "Plan", "plan"]
@@ -39,11 +42,13 @@ class Plan:
         jobs: in order.
         skipped: targets that are there already and stay.
         unreadable: folders that could not be searched, with the reason.
+        unread: image files of kinds that are not read, in words; empty when there are none.
     """
 
     jobs: tuple[Job, ...]
     skipped: tuple[Path, ...] = ()
     unreadable: tuple[str, ...] = ()
+    unread: str = ""
 
 
 class Existing(NamedTuple):
@@ -78,76 +83,148 @@ def plan(inputs: Sequence[str], output: str, image_format: str | None, existing:
 
     Raises:
         UserError: when an input is not there, nothing is found, two inputs would make the same
-            file, or a target is there and ``existing`` does not say what to do.
+            file, a target is an input or cannot be written, or it is there and ``existing``
+            does not say what to do.
     """
     into_folder = (
         output.endswith(("/", os.sep)) or os.path.isdir(output) or any(map(os.path.isdir, inputs))
     )
-    unreadable: list[str] = []
-    found = list(dict.fromkeys(_find(inputs, Path(output), unreadable)))
+    search = _Search(Path(output))
+    found = list(dict.fromkeys(search.find(inputs)))
+    unread = left_out(list(dict.fromkeys(search.unread))) if search.unread else ""
     if not found:
+        others = f": {unread}" if unread else ". Name files, or folders of such files."
         raise UserError(
             f"{listed(inputs, _SHOWN)}: expected images ({', '.join(sorted(SUFFIXES))}); found "
-            f"none. Name files, or folders of such files.{''.join(f' {r}' for r in unreadable)}"
+            f"none{others}{''.join(f' {reason}' for reason in search.unreadable)}"
         )
     if into_folder or len(found) > 1:
         _refuse_file_name(output, len(found))
         jobs = [_into_folder(each, Path(output), image_format) for each in found]
     else:
         jobs = [_to_file(found[0].source, Path(output), image_format)]
-    _refuse_same_targets(jobs)
+    _refuse_same_targets(jobs, found, image_format)
     there = [job.target for job in jobs if os.path.lexists(job.target)]
     if folders := [path for path in there if path.is_dir()]:
         raise UserError(
             f"{listed(folders, _SHOWN)}: expected a name for an image file; found a folder. "
             "Name another output."
         )
+    _refuse_inputs(jobs, there)
+    unreadable = tuple(search.unreadable)
     if there and existing.skip:
         jobs = [job for job in jobs if not os.path.lexists(job.target)]
-        return Plan(tuple(jobs), tuple(there), tuple(unreadable))
+        _refuse_unwritable(jobs)
+        return Plan(tuple(jobs), tuple(there), unreadable, unread)
     if there and not existing.overwrite:
         raise UserError(
             f"{listed(there, _SHOWN)}: expected no such output yet; found {len(there)} of "
             f"{len(jobs)}. Use --overwrite to replace, --skip-existing to go on with the "
             "others, or another output."
         )
-    return Plan(tuple(jobs), (), tuple(unreadable))
+    _refuse_unwritable(jobs)
+    return Plan(tuple(jobs), (), unreadable, unread)
 
 
-def _find(inputs: Sequence[str], output: Path, unreadable: list[str]) -> Iterator[_Found]:
-    for name in inputs:
-        path = Path(name)
-        if path.is_dir():
-            yield from _below(path, output, unreadable)
-        elif os.path.lexists(path):
-            yield _Found(path, Path(path.name))
-        elif glob.has_magic(name):
-            yield from _matching(name, output, unreadable)
-        else:
-            raise UserError(f"{name}: expected an image file or a folder; found no such thing.")
+class _Search:
+    """Finds the images of inputs, and notes what it passes over.
+
+    Args:
+        output: is left out of the folders above it, as it may be an earlier run's.
+
+    Attributes:
+        unreadable: folders that could not be searched, with the reason.
+        unread: image files of kinds that are not read.
+    """
+
+    def __init__(self, output: Path) -> None:
+        self._output = output
+        self.unreadable: list[str] = []
+        self.unread: list[Path] = []
+
+    def find(self, inputs: Sequence[str]) -> Iterator[_Found]:
+        for name in inputs:
+            path = Path(name)
+            if path.is_dir():
+                yield from self._below(path)
+            elif os.path.lexists(path):
+                yield _Found(path, Path(path.name))
+            elif glob.has_magic(name):
+                yield from self._matching(name)
+            else:
+                raise UserError(
+                    f"{name}: expected an image file or a folder; found no such thing. Check the "
+                    "path."
+                )
+
+    def _matching(self, pattern: str) -> Iterator[_Found]:
+        parts = Path(pattern).parts
+        fixed = next(index for index, part in enumerate(parts) if glob.has_magic(part))
+        base = Path(*parts[:fixed])
+        for match in sorted(map(Path, glob.glob(pattern, recursive=True))):
+            # A ** matches folders too, and what lies below them besides.
+            if match.is_dir():
+                if "**" not in parts:
+                    yield from self._below(match)
+            elif match.suffix.lower() in SUFFIXES:
+                yield _Found(match, match.relative_to(base))
+            elif match.suffix.lower() in UNREAD_SUFFIXES:
+                self.unread.append(match)
+
+    def _below(self, folder: Path) -> Iterator[_Found]:
+        def note(error: OSError) -> None:
+            self.unreadable.append(f"{error.filename}: could not be searched: {error.strerror}.")
+
+        for path in walk_images(folder, self._output, note, self.unread.append):
+            yield _Found(path, path.relative_to(folder))
 
 
-def _matching(pattern: str, output: Path, unreadable: list[str]) -> Iterator[_Found]:
-    parts = Path(pattern).parts
-    fixed = next(index for index, part in enumerate(parts) if glob.has_magic(part))
-    base = Path(*parts[:fixed])
-    for match in sorted(map(Path, glob.glob(pattern, recursive=True))):
-        # A ** matches folders too, and what lies below them besides.
-        if match.is_dir():
-            if "**" not in parts:
-                yield from _below(match, output, unreadable)
-        elif match.suffix.lower() in SUFFIXES:
-            yield _Found(match, match.relative_to(base))
+def _refuse_inputs(jobs: Sequence[Job], there: Sequence[Path]) -> None:
+    """Refuse targets that are the images which are to be read."""
+    if not there:
+        return
+    sources = {_identity(job.source) for job in jobs} - {None}
+    same = [path for path in there if _identity(path) in sources]
+    if same:
+        raise UserError(
+            f"{listed(same, _SHOWN)}: expected an output that is none of the inputs; found "
+            f"{len(same)} that are. Name another output: even --overwrite replaces no input."
+        )
 
 
-def _below(folder: Path, output: Path, unreadable: list[str]) -> Iterator[_Found]:
-    """The images below a folder, without those of an earlier run that went into it."""
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
-    def note(error: OSError) -> None:
-        unreadable.append(f"{error.filename}: could not be searched: {error.strerror}.")
 
-    for path in walk_images(folder, without=output, onerror=note):
-        yield _Found(path, path.relative_to(folder))
+def _refuse_unwritable(jobs: Sequence[Job]) -> None:
+    """Refuse, before anything is computed, targets that cannot be written.
+
+    What the system allows is tried, as its permissions do not tell of all that forbids it.
+    """
+    checked: set[Path] = set()
+    for job in jobs:
+        folder = job.target.parent
+        try:
+            missing = [job.target.name]
+            while not os.path.lexists(folder):
+                missing.append(folder.name)
+                folder = folder.parent
+            for name in missing:
+                with suppress(FileNotFoundError):
+                    os.lstat(folder / name)  # says so when a name is too long
+            if folder not in checked:
+                checked.add(folder)
+                with tempfile.TemporaryFile(dir=folder):
+                    pass
+        except OSError as error:
+            raise UserError(
+                f"{job.target}: expected to write it; found: {error.strerror or error}. "
+                f"{remedy(error)}"
+            ) from None
 
 
 def _refuse_file_name(output: str, count: int) -> None:
@@ -193,15 +270,19 @@ def _to_file(source: Path, output: Path, image_format: str | None) -> Job:
     return Job(source, output, chosen)
 
 
-def _refuse_same_targets(jobs: Sequence[Job]) -> None:
+def _refuse_same_targets(
+    jobs: Sequence[Job], found: Sequence[_Found], image_format: str | None
+) -> None:
     counts = Counter(os.path.abspath(job.target) for job in jobs)
     same = [job for job in jobs if counts[os.path.abspath(job.target)] > 1]
     if same:
         first = os.path.abspath(same[0].target)
         sources = [job.source for job in same if os.path.abspath(job.target) == first]
         more = len({os.path.abspath(job.target) for job in same}) - 1
+        own = {_into_folder(each, Path(), None).target for each in found if each.source in sources}
+        without = "Leave out --format, or give" if image_format and len(own) > 1 else "Give"
         raise UserError(
             f"{listed(sources, _SHOWN)}: expected an output of its own for each; found "
             f"{same[0].target} for {len(sources)}{f', and {more} more such' if more else ''}. "
-            "Leave out --format, or give each folder a run and an output of its own."
+            f"{without} each a run and an output of its own, or rename them."
         )

@@ -6,7 +6,8 @@ RGBA (1, 2, 3, 4).
 
 from __future__ import annotations
 
-import math
+import copy
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -21,20 +22,31 @@ from esc_arch.errors import UserError, first_line
 from esc_arch.imaging.alpha import fill_transparent
 from esc_arch.imaging.imresize import imresize
 from esc_arch.progress import Progress
+from esc_arch.upscale import settings
 
 if TYPE_CHECKING:
     from esc_arch.checkpoints.loading import LoadedModel
     from esc_arch.upscale.tiling import ArrayOutput
 
-__all__ = ["DTYPES", "Upscaler"]
+__all__ = ["DTYPES", "ImageTypeError", "ImageValueError", "Upscaler"]
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 AnyImage = TypeVar("AnyImage", Image.Image, np.ndarray, Tensor)
 
 _LEVELS = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535}
+# Resizing with negative lobes goes a little beyond 0 and 1.
+_LEAST, _MOST = -0.5, 1.5
 _KEPT_MODES = ("L", "LA", "RGB", "RGBA", "I;16")
 _AS_MODE = {"1": "L", "P": "RGB", "PA": "RGBA", "La": "LA", "RGBa": "RGBA", "I;16B": "I;16"}
+
+
+class ImageValueError(UserError, ValueError):
+    """An image of another shape, or with values out of its range."""
+
+
+class ImageTypeError(UserError, TypeError):
+    """An image of another type, or of another type of values."""
 
 
 class Upscaler:
@@ -48,13 +60,16 @@ class Upscaler:
         dtype: ``auto``, ``fp32``, ``bf16`` or ``fp16``.  ``auto`` is float32 on a CPU; on CUDA
             it is float16 where the network allows that, whose 11 bits keep the 256 levels of
             an image that bfloat16's 8 do not, and float32 again for an image that float16
-            cannot hold.  Images of 16 bits want ``fp32``.
+            cannot hold.  PyTorch's names are taken too.  Images of 16 bits are computed in
+            float32 in any case, as none of the others keeps their levels.
         scale: of the result, a fraction too; None for the network's.  The network runs as often
             as it needs to reach it, and antialiased bicubic resizing leads back to it.
         tile: ``auto``, ``off``, or the side of a tile in pixels of the image.
-        memory: bytes that computing may take; None for half of what is free.
+        memory: that computing may take, in bytes or such as ``2G``; None for half of what is
+            free.
         self_ensemble: average over the eight flips and turns of the image; takes eight times as
             long.
+        say: takes a line for the user, once each; a warning by default.
 
     Attributes:
         name: of the network, with its scale.
@@ -66,8 +81,8 @@ class Upscaler:
         network: that computes, (1, C, H, W) in [0, 1] -> (1, C, rH, rW).
 
     Raises:
-        UserError: when the weights cannot be had or are of no known network, or the device or
-            dtype cannot be used.
+        UserError: when the weights cannot be had or are of no known network, the device or
+            dtype cannot be used, or another argument is none of those above.
     """
 
     def __init__(
@@ -75,23 +90,26 @@ class Upscaler:
         weights: str | Path | None = None,
         *,
         device: str = "auto",
-        dtype: str = "auto",
-        scale: float | None = None,
+        dtype: str | torch.dtype = "auto",
+        scale: float | str | None = None,
         tile: str | int = "auto",
-        memory: int | None = None,
+        memory: str | float | None = None,
         self_ensemble: bool = False,
+        say: Callable[[str], object] = warnings.warn,
     ) -> None:
         from esc_arch.checkpoints.loading import open_weights
 
         self.device = _device(device)
-        if scale is not None and not (math.isfinite(scale) and scale > 0):
-            raise UserError(f"scale: expected a number above 0; found {scale}.")
-        if not (tile in ("auto", "off") or (isinstance(tile, int) and tile > 0)):
-            raise UserError(f"tile: expected auto, off or a number above 0; found {tile}.")
-        self._weights, self._tile, self._memory = weights, tile, memory
+        check = settings.checked
+        dtype = check("dtype", settings.dtype_name, dtype)
+        factor = None if scale is None else check("scale", settings.scale_factor, scale)
+        self._weights, self._tile = weights, check("tile", settings.tile_side, tile)
+        self._memory = None if memory is None else check("memory", settings.memory_bytes, memory)
+        self._say = say
+        self._exact: Upscaler | None = None
         opened = open_weights(weights)
         self.name, self.path, self.metadata = opened.name, opened.path, opened.metadata
-        self.scale = opened.scale if scale is None else scale
+        self.scale = opened.scale if factor is None else factor
         if opened.scale == 1 and self.scale > 1:
             raise UserError(
                 f"scale: expected at most 1 of {self.name}, which does not enlarge; found "
@@ -124,9 +142,11 @@ class Upscaler:
             images of palettes become RGB or RGBA, of one bit grey.
 
         Raises:
-            TypeError: for another type of image or of its values.
-            ValueError: for another number of dimensions or channels, or another mode.
-            UserError: when the values overflow in the chosen dtype.
+            ImageTypeError: for another type of image or of its values.
+            ImageValueError: for another number of dimensions or channels, another mode, or
+                numbers that are not finite or far beyond 0 and 1.
+            UserError: when the values overflow in the chosen dtype, or the network gives
+                numbers that are not finite.
         """
         progress = Progress(advance).part()
         if isinstance(image, Image.Image):
@@ -136,8 +156,9 @@ class Upscaler:
         elif isinstance(image, Tensor):
             result = self._tensor(image, progress)
         else:
-            raise TypeError(
-                f"expected a PIL image, a numpy array or a tensor; found {type(image).__name__}"
+            raise ImageTypeError(
+                "expected a PIL image, a numpy array or a tensor; found "
+                f"{type(image).__name__}. Convert it to one of them."
             )
         progress.finish()
         return result
@@ -157,8 +178,9 @@ class Upscaler:
         if "transparency" in image.info and mode in ("L", "RGB"):
             mode = {"L": "LA", "RGB": "RGBA"}[mode]
         if mode not in _KEPT_MODES:
-            raise ValueError(
-                f"expected an image of mode {', '.join(_KEPT_MODES)}, P or 1; found {image.mode}"
+            raise ImageValueError(
+                f"expected an image of mode {', '.join(_KEPT_MODES)}, P or 1; found {image.mode}. "
+                "Convert it, as by image.convert('RGB')."
             )
         # Pillow's own conversion from the other byte order cuts values off at 255.
         plain = image if mode in (image.mode, "I;16") else image.convert(mode)
@@ -172,24 +194,35 @@ class Upscaler:
     def _array(self, image: np.ndarray, progress: Progress) -> np.ndarray:
         channels = 1 if image.ndim == 2 else image.shape[-1]
         if image.ndim not in (2, 3) or channels not in (1, 2, 3, 4) or 0 in image.shape:
-            raise ValueError(f"expected (H, W) or (H, W, C), C from 1 to 4; found {image.shape}")
-        levels = _LEVELS.get(image.dtype, 1)
-        if levels == 1 and not np.issubdtype(image.dtype, np.floating):
-            raise TypeError(f"expected uint8, uint16 or floating point; found {image.dtype}")
+            raise ImageValueError(
+                f"expected (H, W) or (H, W, C), C from 1 to 4, with pixels; found {image.shape}. "
+                "Put the channels last."
+            )
+        dtype = image.dtype.newbyteorder("=")
+        levels = _LEVELS.get(dtype, 1)
+        if levels == 1 and not np.issubdtype(dtype, np.floating):
+            raise _another_type("uint8, uint16", image.dtype, "image.astype(np.uint8)")
+        if levels > 255 and self.dtype != torch.float32:
+            return self._in_float32()._array(image, progress)
         planes = np.moveaxis(image.reshape(*image.shape[:2], channels), -1, 0)
-        result = np.empty((*self.size(*image.shape[:2]), channels), image.dtype)
+        result = np.empty((*self.size(*image.shape[:2]), channels), dtype)
         values = torch.from_numpy(planes.astype(np.float32)).div_(levels)
+        if levels == 1:
+            _check_range(values)
         for index, plane in self._planes(values, progress, result if levels > 1 else None):
             result[..., index] = _quantised(plane, levels).cpu().numpy()
         return result if image.ndim == 3 else result[..., 0]
 
     def _tensor(self, image: Tensor, progress: Progress) -> Tensor:
         if image.ndim not in (3, 4) or image.shape[-3] not in (1, 2, 3, 4) or 0 in image.shape:
-            raise ValueError(
-                f"expected (C, H, W) or (B, C, H, W), C from 1 to 4; found {tuple(image.shape)}"
+            raise ImageValueError(
+                "expected (C, H, W) or (B, C, H, W), C from 1 to 4, with pixels; found "
+                f"{tuple(image.shape)}. Put the channels before the sides."
             )
         if image.dtype != torch.uint8 and not image.is_floating_point():
-            raise TypeError(f"expected uint8 or floating point; found {image.dtype}")
+            raise _another_type("uint8", image.dtype, "image.to(torch.uint8)")
+        if image.is_floating_point():
+            _check_range(image.detach())
         batch = image.detach() if image.ndim == 4 else image.detach()[None]
         levels = 255 if image.dtype == torch.uint8 else 1
         results = batch.new_empty((*batch.shape[:2], *self.size(*batch.shape[-2:])))
@@ -308,15 +341,15 @@ class Upscaler:
 
         output = None if array is None else ArrayOutput(array, is_grey)
         result = self._enlarge(colour, output, progress)
-        if self.dtype != torch.float32:
-            if output is not None:
-                is_finite = output.is_finite
-            else:
-                assert result is not None
-                is_finite = bool(torch.isfinite(result.sum()))
-            if not is_finite:
-                self._take_float32()
-                result = self._enlarge(colour, output, None)
+        if not _is_finite(result, output) and self.dtype != torch.float32:
+            self._take_float32()
+            output = None if array is None else ArrayOutput(array)
+            result = self._enlarge(colour, output, None)
+        if not _is_finite(result, output):
+            raise UserError(
+                f"expected an image of numbers from {self.name} ({self.path}); found NaN or "
+                "infinity in its result. Use other weights (-w)."
+            )
         return result
 
     def _enlarge(
@@ -334,6 +367,20 @@ class Upscaler:
             output=output,
         )
 
+    def _in_float32(self) -> Upscaler:
+        """This one in float32, for images of which the chosen dtype would lose levels."""
+        from esc_arch.checkpoints.loading import open_weights
+
+        if self._exact is None:
+            name = str(self.dtype).removeprefix("torch.")
+            self._say(
+                f"images of 16 bits are computed in float32, as {name} does not keep their levels"
+            )
+            exact = copy.copy(self)
+            exact._ready(open_weights(self._weights), torch.float32)
+            self._exact = exact
+        return self._exact
+
     def _take_float32(self) -> None:
         """Continue in float32, from weights that were never rounded."""
         from esc_arch.checkpoints.loading import open_weights
@@ -344,6 +391,45 @@ class Upscaler:
                 f"{str(self.dtype).removeprefix('torch.')}. Use --dtype fp32."
             )
         self._ready(open_weights(self._weights), torch.float32)
+
+
+def _is_finite(result: Tensor | None, output: ArrayOutput | None) -> bool:
+    """Whether the network gave numbers; one of the two has taken them."""
+    if output is not None:
+        return output.is_finite
+    assert result is not None
+    # Of many large numbers the sum alone may be infinite.
+    return bool(torch.isfinite(result.sum())) or bool(torch.isfinite(result).all())
+
+
+def _another_type(integers: str, dtype: object, way: str) -> ImageTypeError:
+    return ImageTypeError(
+        f"expected {integers} or floating point from 0 to 1; found {dtype}. Bring the values to "
+        f"0..255 and convert them by {way}, or divide them by their white as floating point."
+    )
+
+
+def _check_range(values: Tensor) -> None:
+    """
+    Raises:
+        ImageValueError: when floating point values are no image's.
+    """
+    least, most = (value.item() for value in values.aminmax())
+    if least >= _LEAST and most <= _MOST:
+        return
+    if not bool(torch.isfinite(values).all()):
+        bad = values[~torch.isfinite(values)]
+        found = f"{len(bad)} of {values.numel()} that are NaN or infinite"
+        advice = "Replace those, as by numpy.nan_to_num."
+    else:
+        found = f"{least:.6g} to {most:.6g}"
+        white = 255 if most <= 255 else 65535
+        advice = (
+            "Add 1 and divide by 2 if black is -1."
+            if -1 <= least < 0 and most <= 1
+            else f"Divide by {white} if white is {white}, or clip to 0..1."
+        )
+    raise ImageValueError(f"expected floating point values from 0 to 1; found {found}. {advice}")
 
 
 def _quantised(plane: Tensor, levels: int) -> Tensor:
@@ -360,7 +446,7 @@ def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
         raise UserError(
             f"device: expected one that PyTorch can use here; found {name} "
             f"({first_line(error)}). Use auto or cpu."
@@ -377,8 +463,6 @@ def _dtype(name: str, device: torch.device, opened: LoadedModel) -> torch.dtype:
             ):
                 return dtype
         return torch.float32
-    if name not in DTYPES:
-        raise UserError(f"dtype: expected auto, {', '.join(DTYPES)}; found {name}.")
     if DTYPES[name] not in opened.dtypes:
         can = ", ".join(key for key, dtype in DTYPES.items() if dtype in opened.dtypes)
         raise UserError(f"dtype: expected {can} of {opened.name}; found {name}.")

@@ -34,6 +34,26 @@ def test_nets_lists_presets_with_published_parameter_counts(capsys):
     assert "SwinIR" in printed
 
 
+def test_the_listed_networks_are_those_that_are_built():
+    from basicsr.utils.registry import ARCH_REGISTRY
+
+    from esc_arch.archs import public_network
+    from esc_arch.archs.presets import PRESETS, build_meta
+
+    built = {
+        name: (
+            preset.network.__name__,
+            {s: sum(p.numel() for p in build_meta(name, s).parameters()) for s in preset.scales},
+        )
+        for name, preset in PRESETS.items()
+    }
+    assert {name: listed[:2] for name, listed in nets.PRESETS.items()} == built
+    assert nets.INSTALL == public_network.INSTALL
+    registered = {name.removesuffix("_basicsr") for name in ARCH_REGISTRY._obj_map}
+    theirs = nets.basicsr_networks()
+    assert theirs <= registered and {"EDSR", "RRDBNet", "SwinIR"} <= theirs
+
+
 @pytest.mark.parametrize(
     "arguments", [["fly"], ["train"], ["train", "-opt"], ["data"], ["data", "fly"], []]
 )
@@ -86,3 +106,5 @@ def test_what_needs_no_network_starts_without_pytorch():
     ):
         printed = output_of(start_python(code, *arguments, "--help"))
         assert printed.endswith("LOADED set()\n"), printed
+    printed = output_of(start_python(code, "nets"))
+    assert "RRDBNet" in printed and printed.endswith("LOADED set()\n"), printed

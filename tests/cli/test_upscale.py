@@ -55,6 +55,28 @@ def test_bad_files_give_1_and_are_named(here, capsys):
     assert sorted(os.listdir("out")) == ["a.jpg", "b c.jpg"]
 
 
+def test_a_result_that_is_no_number_is_not_written(here, monkeypatch, capsys):
+    def dark_is_none(x):
+        return (x * 0 / x.amax()).repeat_interleave(2, -1).repeat_interleave(2, -2)
+
+    use(monkeypatch, dark_is_none, path=SHIPPED)
+    Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save("in/black.png")
+    assert main(["upscale", "in", "-o", "out"]) == 1
+    printed = capsys.readouterr()
+    assert "failed: in/black.png: expected" in printed.err and "NaN" in printed.err
+    assert printed.out == "out: 2 of 3 images; 1 failed\n"
+    assert sorted(os.listdir("out")) == ["a.png", "b c.png"]
+
+
+def test_16_bits_in_a_mixed_folder(here, capsys):
+    deep = photo(8, 10, 1, np.uint16)
+    for name in ("deep", "deeper"):
+        Image.fromarray(deep).save(f"in/{name}.png")
+    assert main(["upscale", "in", "-o", "out", "--dtype", "bfloat16"]) == 0
+    assert np.array_equal(np.asarray(Image.open("out/deep.png")), repeated(deep))
+    assert capsys.readouterr().err.count("16 bits") == 1
+
+
 def test_existing_outputs(here, capsys):
     assert main(["upscale", "in", "-o", "out"]) == 0
     before = {path: path.stat().st_mtime_ns for path in Path("out").iterdir()}

@@ -294,7 +294,24 @@ CASES = [
     Case("upscale data/LR -o made -w net.pth", "a full disk", lambda: None, 2, "No space",
          breaks="os.fsync"),
     Case("upscale data/LR -o made/x -w net.pth", "a file in the place of a folder",
-         _write("made", b"x"), 1, "made"),
+         _write("made", b"x"), 2, "made"),
+    *[Case(command, f"{kind} among the images", make, code,
+           r"q\.png.*(FIFO|device)|(FIFO|device).*q\.png", made)
+      for command, code, made in (
+          ("upscale data/HR -o made -w net.pth", 1, ("made/a.png", "made/b.png")),
+          ("data verify data/HR", 1, ()), ("data stats data/HR", 1, ()),
+          ("data lmdb data/HR", 2, ()), ("train -opt train.yml", 2, ()))
+      for kind, make in (
+          ("a FIFO", lambda: os.mkfifo("data/HR/q.png")),
+          ("a link to a device", lambda: os.symlink("/dev/zero", "data/HR/q.png")))],
+    Case("upscale q.png -o made.png -w net.pth", "a FIFO", lambda: os.mkfifo("q.png"), 1,
+         "q.png: .*FIFO"),
+    Case("test -opt q.yml", "a FIFO", lambda: os.mkfifo("q.yml"), 2, "q.yml: .*FIFO"),
+    Case("data verify hr.lmdb", "a FIFO for its data", _several(
+        lambda: os.unlink("hr.lmdb/data.mdb"), lambda: os.mkfifo("hr.lmdb/data.mdb")), 1,
+        "data.mdb: .*FIFO"),
+    Case("upscale data/HR -o data/HR -w net.pth --overwrite", "an output that is an input",
+         lambda: None, 2, "data/HR/a.png.*none of the inputs"),
     Case("upscale none.png -o made.png -w net.pth", "not there", lambda: None, 2, "no such thing"),
     Case("upscale data/LR/ax2.png -o data -w net.pth", "a folder to write to", lambda: None, 0,
          "1 of 1 image", ("data/ax2.png",)),

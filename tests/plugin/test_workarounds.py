@@ -454,3 +454,19 @@ def test_a_vgg_of_another_plugin_stays(monkeypatch):
     monkeypatch.setattr(vgg_arch, "vgg", theirs)
     workarounds.after_basicsr()
     assert vgg_arch.vgg is theirs
+
+
+def test_log_files_are_utf8_in_any_locale(tmp_path):
+    code = """
+        import logging, sys
+        import esc_arch, basicsr
+        from basicsr.utils import get_root_logger
+        from basicsr.utils.logger import get_root_logger as same
+        assert same is get_root_logger
+        get_root_logger(log_file=sys.argv[1]).info("\\xfcml\\xe4\\xfct \\u65e5")
+        get_root_logger().info("twice")
+    """
+    log = tmp_path / "x.log"
+    output_of(start_python(code, str(log), LC_ALL="C", PYTHONUTF8="0"))
+    lines = log.read_text(encoding="utf-8").splitlines()
+    assert [line.split("INFO: ")[1] for line in lines] == ["ümläüt 日", "twice"]

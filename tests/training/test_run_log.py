@@ -180,7 +180,7 @@ def test_a_killed_training_frees_the_lock_though_its_workers_live(tmp_path):
 def test_a_bar_on_a_terminal_in_place_of_the_lines(folder, log, monkeypatch):
     screen, lines = io.StringIO(), io.StringIO()
     console = Console(file=screen, force_terminal=True, width=150)
-    monkeypatch.setattr(run_log, "Console", lambda **_: console)
+    monkeypatch.setattr(run_log.terminal, "console", lambda **_: console)
     handler = logging.StreamHandler(lines)
     logger = logging.getLogger("basicsr")
     # Without that which BasicSR has made in an earlier test, for its stderr.
@@ -198,7 +198,7 @@ def test_a_bar_on_a_terminal_in_place_of_the_lines(folder, log, monkeypatch):
 
 def test_no_bar_without_a_terminal(folder, capfd, monkeypatch):
     monkeypatch.setattr(
-        run_log, "Console", lambda **_: Console(file=io.StringIO(), force_terminal=False)
+        run_log.terminal, "console", lambda **_: Console(file=io.StringIO(), force_terminal=False)
     )
     train(options(total=1))
     assert "\x1b[" not in capfd.readouterr().err

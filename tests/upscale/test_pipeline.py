@@ -1,8 +1,12 @@
 """Plans of files, and many files through a network."""
 
+import errno
 import itertools
 import os
+import re
+import signal
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +16,7 @@ from PIL import Image
 import esc_arch
 from esc_arch.errors import UserError
 from esc_arch.progress import Progress
-from esc_arch.upscale import pipeline
+from esc_arch.upscale import pipeline, planning
 from esc_arch.upscale.pipeline import Outcome, upscale_files
 from esc_arch.upscale.planning import Existing, Job, plan
 from tests.upscale.stand_ins import Repeat, photo, repeated, use
@@ -278,3 +282,108 @@ def test_reading_computing_and_writing_overlap(here, monkeypatch):
     outcome, _, _ = run(jobs, esc_arch.Upscaler())
     assert len(outcome.written) == count
     assert outcome.network_s > 0
+
+
+@pytest.mark.parametrize("presses", [1, 3])
+def test_ctrl_c_while_a_file_is_written_counts_it(here, monkeypatch, presses):
+    use(monkeypatch)
+    Image.fromarray(photo(4, 4)).save("a.png")
+    plain = pipeline.write_picture
+
+    def pressed(*arguments):
+        for _ in range(presses):
+            time.sleep(0.1)
+            os.kill(os.getpid(), signal.SIGINT)
+        return plain(*arguments)
+
+    monkeypatch.setattr(pipeline, "write_picture", pressed)
+    outcome = Outcome()
+    with pytest.raises(KeyboardInterrupt):
+        upscale_files(
+            [Job(Path("a.png"), Path("b.png"), "png")],
+            esc_arch.Upscaler(),
+            say=print,
+            progress=Progress(),
+            outcome=outcome,
+        )
+    assert outcome.written == [Path("b.png")] and Path("b.png").exists()
+
+
+def test_images_of_kinds_that_are_not_read_are_counted_and_named(here):
+    names = "a.gif b.HEIC c.heic d.nef sub/e.ppm"
+    touch("in/x.png", "in/y.jfif", "in/z.JPE", "in/notes.txt", "in/film.mp4", *(
+        f"in/{name}" for name in names.split()
+    ))  # fmt: skip
+    for inputs in (["in"], ["in/*", "in/sub/*"], ["in/**"]):
+        made = plan(inputs, "out", None, Existing())
+        assert [job.source.name for job in made.jobs] == ["x.png", "y.jfif", "z.JPE"]
+        assert [job.format for job in made.jobs] == ["png", "jpeg", "jpeg"]
+        for said in ("1 .gif", "2 .heic", "1 .nef", "1 .ppm", *names.split()):
+            assert said in made.unread
+        assert not {"notes", "mp4"} & set(re.findall(r"\w+", made.unread))
+    with pytest.raises(UserError, match=r"found none.*1 \.ppm.*e\.ppm"):
+        plan(["in/sub"], "out", None, Existing())
+
+
+def test_an_input_is_never_an_output(here):
+    touch("in/a.png", "in/b.jpg")
+    os.symlink("in", "same")
+    os.symlink("../in/a.png", "in/link.png")
+    for inputs, output in (
+        (["in"], "in"),
+        (["in"], "same"),
+        (["in/a.png"], "in/a.png"),
+        (["in/a.png", "in/b.jpg"], "in/"),
+        (["in/link.png"], "in/a.png"),
+    ):
+        for existing in (Existing(), Existing(overwrite=True), Existing(skip=True)):
+            with pytest.raises(UserError, match="none of the inputs"):
+                plan(inputs, output, None, existing)
+    assert len(plan(["in/a.png"], "in", "webp", Existing()).jobs) == 1
+
+
+@pytest.mark.parametrize(
+    ("output", "says"),
+    [
+        ("x" * 300 + ".png", "too long.*shorter name"),
+        ("new/" + "x" * 300 + "/", "too long.*shorter name"),
+        ("a.png/b.png", "Not a directory"),
+        ("a.png/new/b.png", "Not a directory"),
+        ("/proc/b.png", "No such file"),
+    ],
+)
+def test_outputs_that_cannot_be_written_are_refused_at_once(here, output, says):
+    touch("a.png")
+    with pytest.raises(UserError, match=says) as caught:
+        targets("a.png", output=output)
+    assert "room" not in str(caught.value)
+    assert os.listdir() == ["a.png"]
+
+
+def test_a_read_only_file_system_and_a_forbidden_folder(here, monkeypatch):
+    touch("a.png")
+    for number, says in (
+        (errno.EROFS, "file system that can be written"),
+        (errno.EACCES, "permissions"),
+        (errno.ENOSPC, "Make room"),
+    ):
+
+        def refuse(number=number, **kwargs):
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(planning.tempfile, "TemporaryFile", refuse)
+        with pytest.raises(UserError, match=f"a.png.*{os.strerror(number)}.*{says}") as caught:
+            targets("a.png", output="out/new/sub/../")
+        assert ("Make room" in str(caught.value)) == (number == errno.ENOSPC)
+
+
+def test_the_advice_for_one_output_of_two_inputs_helps(here):
+    touch("one/a.png", "two/a.png", "one/b.jpg", "one/b.png")
+    with pytest.raises(UserError, match="own") as caught:
+        targets("one/a.png", "two/a.png")
+    assert "--format" not in str(caught.value)
+    with pytest.raises(UserError, match="Leave out --format"):
+        targets("one/b.jpg", "one/b.png", image_format="png")
+    with pytest.raises(UserError, match="own") as caught:
+        targets("one/a.png", "two/a.png", image_format="webp")
+    assert "--format" not in str(caught.value)

@@ -283,12 +283,27 @@ def test_wrong_arguments(monkeypatch):
         ({"scale": float("nan")}, "scale: expected"),
         ({"tile": 0}, "tile: expected"),
         ({"tile": "some"}, "tile: expected"),
+        ({"tile": True}, "tile: expected"),
+        ({"scale": "twice"}, "scale: expected.*twice"),
+        ({"memory": "2 bananas"}, "memory: expected.*2G.*bananas"),
+        ({"memory": 0}, "memory: expected"),
+        ({"memory": "9" * 400 + "G"}, "memory: expected"),
+        ({"dtype": "int8"}, "dtype: expected.*fp16.*int8"),
+        ({"device": None}, "device: expected"),
     ):
         with pytest.raises(UserError, match=says):
             esc_arch.Upscaler(**options)
     upscaler = esc_arch.Upscaler()
     for image, error in (
         ("a.png", TypeError),
+        (np.zeros((4, 4), np.int8), TypeError),
+        (np.zeros((4, 4), np.int64), TypeError),
+        (np.zeros((4, 4), np.uint32), TypeError),
+        (np.zeros((4, 4), np.complex64), TypeError),
+        (np.zeros((4, 4), object), TypeError),
+        (np.zeros((4, 4, 0), np.float32), ValueError),
+        (torch.zeros(3, 4, 4, dtype=torch.bool), TypeError),
+        (Image.new("CMYK", (4, 4)), ValueError),
         (np.zeros((4, 4), bool), TypeError),
         (np.zeros((4, 4), np.int32), TypeError),
         (np.zeros((4, 4, 5), np.uint8), ValueError),
@@ -296,5 +311,96 @@ def test_wrong_arguments(monkeypatch):
         (torch.zeros(4, 4), ValueError),
         (torch.zeros(3, 4, 4, dtype=torch.int32), TypeError),
     ):
-        with pytest.raises(error, match="expected"):
+        with pytest.raises(error, match=r"expected.*found") as caught:
             upscaler(image)
+        assert isinstance(caught.value, UserError)
+
+
+def test_options_in_words_and_texts(monkeypatch):
+    use(monkeypatch)
+    upscaler = esc_arch.Upscaler(dtype="bfloat16", scale="1.5", tile="64", memory="2G")
+    assert (upscaler.dtype, upscaler.scale) == (torch.bfloat16, 1.5)
+    assert esc_arch.Upscaler(dtype=torch.float32, memory=2e9).dtype == torch.float32
+    pixels = photo(8, 8)
+    assert esc_arch.Upscaler(tile="auto", memory=1 << 30)(pixels).shape == (16, 16, 3)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda unit: unit * 255, "0 to 1.*254|Divide by 255"),
+        (lambda unit: unit * 65535, "0 to 1.*Divide by 65535"),
+        (lambda unit: unit * 2 - 1, "0 to 1.*divide by 2"),
+        (lambda unit: np.where(unit > 0.9, np.nan, unit), "0 to 1.*NaN"),
+        (lambda unit: np.where(unit > 0.9, np.inf, unit), "0 to 1.*infinite"),
+        (lambda unit: np.where(unit > 0.9, -np.inf, unit), "0 to 1.*infinite"),
+    ],
+)
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_floating_point_beyond_its_range_is_refused(monkeypatch, spoil, says, dtype):
+    use(monkeypatch)
+    unit = photo(12, 12) / 255
+    unit[0, 0], unit[0, 1] = 0, 1
+    with np.errstate(over="ignore"):
+        image = spoil(unit).astype(dtype)
+    if dtype == np.float16 and "65535" in says:
+        says = "0 to 1"  # which is infinite there
+    upscaler = esc_arch.Upscaler()
+    for given in (image, torch.from_numpy(image).permute(2, 0, 1)):
+        with pytest.raises(ValueError, match=says) as caught:
+            upscaler(given)
+        assert isinstance(caught.value, UserError)
+
+
+def test_a_little_beyond_the_range_is_what_resizing_leaves(monkeypatch):
+    use(monkeypatch)
+    image = np.linspace(-0.2, 1.2, 64, dtype=np.float32).reshape(8, 8)
+    assert np.allclose(esc_arch.Upscaler()(image), repeated(image).clip(0, 1), atol=1e-6)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_16_bits_are_computed_in_float32(monkeypatch, channels):
+    use(monkeypatch)
+    said = []
+    upscaler = esc_arch.Upscaler(dtype="bf16", say=said.append)
+    deep, flat = photo(9, 7, channels, np.uint16), photo(9, 7)
+    for _ in range(2):  # as in a mixed folder
+        result = upscaler(deep)
+        colours = slice(None) if channels in (1, 3) else slice(channels - 1)
+        assert np.array_equal(result[..., colours], repeated(deep)[..., colours])
+        assert np.abs(upscaler(flat).astype(int) - repeated(flat)).max() <= 1
+        assert upscaler.dtype == torch.bfloat16
+    assert len(said) == 1 and "16 bits" in said[0] and "float32" in said[0]
+    swapped = deep.astype(deep.dtype.newbyteorder())
+    assert np.array_equal(upscaler(swapped), upscaler(deep))
+    if channels == 1:
+        assert np.array_equal(np.asarray(upscaler(Image.fromarray(deep))), repeated(deep))
+    with pytest.warns(UserWarning, match="float32"):
+        esc_arch.Upscaler(dtype="bf16")(deep)
+
+
+class Unsound(Repeat):
+    """Gives one number that is none."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.value = value
+
+    def forward(self, x):
+        result = super().forward(x)
+        result[..., 0, 0] = self.value
+        return result
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("is_module", [True, False])
+def test_a_result_that_is_no_number_is_an_error(monkeypatch, value, is_module):
+    network = Unsound(value)
+    use(monkeypatch, network if is_module else network.forward)
+    pixels = photo(5, 6)
+    for options in ({}, {"scale": 1.5}, {"self_ensemble": True}):
+        upscaler = esc_arch.Upscaler(**options)
+        unit = (pixels / 255).astype(np.float32)
+        for image in (pixels, pixels[..., 0], unit, torch.from_numpy(unit).permute(2, 0, 1)):
+            with torch.no_grad(), pytest.raises(UserError, match=r"repeat x2.*NaN"):
+                upscaler(image)

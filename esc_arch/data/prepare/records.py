@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from esc_arch.data.prepare.layout import Settings
 from esc_arch.data.sub_images import Grid
+from esc_arch.files import open_regular
 from esc_arch.version import __version__
 
 __all__ = ["FINAL", "WORK", "Journal", "Record", "State", "final_text", "read_state"]
@@ -81,7 +82,7 @@ def _read(path: Path, state: State) -> tuple[State, int]:
     """
     length = 0
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             for raw in file:
                 line = raw.decode("ascii")
                 if not line.endswith("\n"):

@@ -38,7 +38,7 @@ from esc_arch.data.prepare.tasks import (
 from esc_arch.data.processes import Processes, ProcessKilled, default_jobs
 from esc_arch.data.sub_images import windows
 from esc_arch.errors import UserError
-from esc_arch.files import Held, locked, whole_file
+from esc_arch.files import Held, locked, read_regular, remedy, whole_file
 from esc_arch.imaging.codecs import decode, encode_png
 from esc_arch.imaging.imresize import imresize
 from esc_arch.progress import progress
@@ -227,7 +227,7 @@ def _make_files(task: Task, dest: Path, settings: Settings) -> _Made | _Skipped:
         UserError: when a file cannot be written.
     """
     try:
-        content = task.path.read_bytes()
+        content = read_regular(task.path)
         decoded = decode(content, task.path)
         _check_size(decoded.image, task.path, settings)
     except OSError as error:
@@ -284,8 +284,8 @@ def _write_files(files: Iterator[bytes], folder: Folder, task: Task, dest: Path)
                 os.utime(written, ns=(task.mtime_ns, task.mtime_ns))
         except OSError as error:
             raise UserError(
-                f"{path}: could not write it: {error.strerror}. Correct that, by freeing disk "
-                "space if there is none left, and run again; the finished images are kept."
+                f"{path}: could not write it: {error.strerror}. {remedy(error)} Then run again; "
+                "the finished images are kept."
             ) from None
         sizes.append(len(content))
     return sizes

@@ -11,6 +11,7 @@ from esc_arch.data.prepare.records import Record, State
 from esc_arch.data.sub_images import windows
 from esc_arch.errors import UserError, listed
 from esc_arch.imaging.codecs import find_images
+from esc_arch.terminal import say
 
 __all__ = ["Source", "Task", "check_dest", "find_sources", "key_of", "sizes_in", "unfinished"]
 
@@ -61,7 +62,7 @@ def find_sources(src: Path, dest: Path, settings: Settings) -> dict[str, Source]
             f"--dest: expected a folder whose results are not among the sources in {src}; found "
             f"{dest}. Name another one."
         )
-    paths = [src] if src.is_file() else find_images(src)
+    paths = [src] if src.is_file() else find_images(src, say)
     root = src.parent if src.is_file() else src
     sources: dict[str, Source] = {}
     for path in sorted(paths, key=lambda path: path.stem):
