@@ -1,6 +1,10 @@
 """The exception for errors that a user can correct, and texts for such messages."""
 
+import re
 from collections.abc import Iterable
+
+# Also those that turn the direction of writing.
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
 
 class UserError(Exception):
@@ -9,6 +13,11 @@ class UserError(Exception):
     Its text says which file and key, what was expected, what was found and what
     to do.  The command line prints it without a traceback and exits with 2.
     """
+
+
+def printable(text: str) -> str:
+    """Text with escapes for what would command a terminal, as names of files may hold it."""
+    return _CONTROLS.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
 
 
 def last_line(error: BaseException) -> str:
@@ -28,6 +37,6 @@ def first_line(error: BaseException) -> str:
 
 def listed(names: Iterable[object], limit: int = 40) -> str:
     """Names separated by commas, the first ``limit`` of them."""
-    texts = [str(name) for name in names]
+    texts = [printable(str(name)).replace("\n", "\\n") for name in names]
     rest = f" and {len(texts) - limit} more" if len(texts) > limit else ""
     return ", ".join(texts[:limit]) + rest

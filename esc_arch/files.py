@@ -1,4 +1,4 @@
-"""Files that are complete or absent, their digests, the room for them, and locks on them."""
+"""Files: whole or absent, regular or refused, their digests, the room for them, and locks."""
 
 import errno
 import hashlib
@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import socket
+import stat
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -26,9 +27,12 @@ __all__ = [
     "free_bytes",
     "is_locked",
     "locked",
+    "open_regular",
     "put_in_place",
+    "read_regular",
     "remove_parts",
     "sha256_of",
+    "special_kind",
     "whole_file",
     "write_durably",
 ]
@@ -36,6 +40,12 @@ __all__ = [
 # Ends the hidden name of a file that is being written.
 _PART = ".part"
 _CHUNK = 1 << 20
+_SPECIAL = (
+    (stat.S_ISFIFO, "a FIFO"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
 _counter = itertools.count()
 
 
@@ -133,12 +143,71 @@ def remove_parts(folder: Path) -> None:
             part.unlink()
 
 
+def special_kind(path: str | os.PathLike[str]) -> str | None:
+    """The kind of what is no file on a disk: ``"a FIFO"``, ``"a socket"`` or ``"a device"``.
+
+    Reading those waits for another process, or never ends.
+
+    Returns:
+        None for a regular file, a folder, and where nothing is or can be asked.
+    """
+    try:
+        return _special(os.stat(path))
+    except OSError:
+        return None
+
+
+def _special(status: os.stat_result) -> str | None:
+    return next((kind for holds, kind in _SPECIAL if holds(status.st_mode)), None)
+
+
+def open_regular(path: str | os.PathLike[str]) -> IO[bytes]:
+    """Open a file to read it, but nothing that is no file on a disk; links are followed.
+
+    Raises:
+        OSError: when it cannot be opened, or is a folder, a FIFO, a socket or a device; its
+            ``strerror`` says so.
+    """
+
+    def refuse(status: os.stat_result) -> None:
+        if kind := _special(status):
+            raise OSError(errno.EINVAL, f"{kind}, no regular file", os.fspath(path))
+        if stat.S_ISDIR(status.st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
+
+    refuse(os.stat(path))  # opening alone does something to some devices
+    # It may have been replaced since: a FIFO is then opened at once, and refused.
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    number = os.open(path, flags)
+    try:
+        refuse(os.fstat(number))
+        return open(number, "rb")
+    except BaseException:
+        os.close(number)
+        raise
+
+
+def read_regular(path: str | os.PathLike[str]) -> bytes:
+    """The content of a file, as :func:`open_regular` opens it.
+
+    Raises:
+        OSError: as there, and when memory does not hold it.
+    """
+    with open_regular(path) as file:
+        try:
+            return file.read()
+        except MemoryError:
+            size = os.fstat(file.fileno()).st_size
+            text = f"{size:,} bytes, more than memory holds"
+            raise OSError(errno.ENOMEM, text, os.fspath(path)) from None
+
+
 def digest_of(path: Path) -> Digest:
     """
     Raises:
         OSError: when the file cannot be read.
     """
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         content = _Content(None)
         while chunk := file.read(_CHUNK):
             content.add(chunk)

@@ -7,6 +7,7 @@ import json
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +21,9 @@ from esc_arch.files import (
     free_bytes,
     is_locked,
     locked,
+    read_regular,
     remove_parts,
+    special_kind,
     whole_file,
     write_durably,
 )
@@ -229,3 +232,36 @@ def test_a_lock_file_that_cannot_be_made(tmp_path):
 def test_free_bytes_are_those_of_the_file_system(tmp_path):
     status = os.statvfs(tmp_path)
     assert abs(free_bytes(tmp_path) - status.f_bavail * status.f_frsize) < 1 << 30
+
+
+@pytest.fixture
+def special(tmp_path):
+    """Names that are no files on a disk, with what they are."""
+    os.mkfifo(tmp_path / "fifo")
+    os.symlink("/dev/zero", tmp_path / "device")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "socket"))
+        yield {tmp_path / name: name for name in ("fifo", "device", "socket")}
+
+
+def test_only_regular_files_are_opened(tmp_path, special):
+    for path, kind in special.items():
+        with pytest.raises(OSError, match=f"(?i){kind}") as caught:
+            read_regular(path)
+        assert caught.value.filename == str(path)
+        assert special_kind(path) is not None
+    (tmp_path / "a").write_bytes(b"content")
+    (tmp_path / "b").symlink_to("a")
+    assert read_regular(tmp_path / "b") == b"content"
+    assert special_kind(tmp_path / "b") is None
+    with pytest.raises(IsADirectoryError):
+        read_regular(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        read_regular(tmp_path / "absent")
+
+
+def test_a_fifo_that_appears_while_a_file_is_opened_is_not_waited_for(special, monkeypatch):
+    fifo = next(iter(special))
+    monkeypatch.setattr(os, "stat", lambda path: os.lstat("/etc/passwd"))
+    with pytest.raises(OSError, match="FIFO"):
+        read_regular(fifo)

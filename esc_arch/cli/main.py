@@ -7,7 +7,7 @@ import os
 import sys
 
 from esc_arch.cli.commands import INTERRUPTED, add_modules
-from esc_arch.errors import UserError
+from esc_arch.errors import UserError, printable
 from esc_arch.version import __version__
 
 COMMANDS = {
@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except UserError as error:
-        print(f"basicsr: {error}", file=sys.stderr)
+        print(f"basicsr: {printable(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("basicsr: stopped by Ctrl-C", file=sys.stderr)

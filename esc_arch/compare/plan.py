@@ -24,6 +24,7 @@ from esc_arch.compare import results
 from esc_arch.compare.candidates import ESC_FAMILY
 from esc_arch.compare.results import write_file
 from esc_arch.errors import UserError
+from esc_arch.files import read_regular
 from esc_arch.options.problems import describe, suggestion
 from esc_arch.options.types import Count, accepts, words
 
@@ -276,7 +277,7 @@ def read_plan(request: Request, template: Mapping[str, Any]) -> Plan:
         "template content": json.loads(json.dumps(template, default=str)),
     }
     try:
-        plan = Plan.model_validate_json(path.read_bytes())
+        plan = Plan.model_validate_json(read_regular(path))
         if plan.asked.keys() != asked.keys():
             raise ValueError
     except FileNotFoundError:

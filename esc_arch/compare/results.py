@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from esc_arch.errors import UserError
-from esc_arch.files import whole_file
+from esc_arch.files import read_regular, whole_file
 from esc_arch.machine import processor, versions
 
 __all__ = [
@@ -74,7 +74,7 @@ def read(folder: Path) -> Results:
     """
     path = folder / FILE
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(read_regular(path))
     except FileNotFoundError:
         return empty()
     except (ValueError, OSError) as error:

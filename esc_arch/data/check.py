@@ -30,6 +30,7 @@ from esc_arch.data.image_sets import (
 from esc_arch.data.lmdb_reader import DamagedLmdb, MetaLine
 from esc_arch.data.processes import Processes, ProcessKilled
 from esc_arch.errors import UserError, listed
+from esc_arch.files import read_regular
 from esc_arch.imaging.codecs import (
     BASICSR_SUFFIXES,
     SUFFIXES,
@@ -348,7 +349,7 @@ def _file_size(file: str, decoded: bool) -> Size | None:
             raise
         return None  # OpenCV reads larger images than Pillow, which thinks them suspicious
     if decoded and os.path.splitext(file)[1].lower() in SUFFIXES:
-        decode(Path(file).read_bytes(), file)
+        decode(read_regular(file), file)
     return Size(width, height)
 
 
@@ -444,6 +445,7 @@ class SetReport:
         findings: each with the set before its kind.
         shapes: by stem, None of what does not decode.
         duplicates: groups of HR images with the same pixels.
+        left_out: files of other kinds.
     """
 
     name: str
@@ -452,13 +454,19 @@ class SetReport:
     findings: list[Finding] = field(default_factory=list)
     shapes: dict[str, Shape | None] = field(default_factory=dict)
     duplicates: list[list[str]] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
 
 
 class Report(NamedTuple):
-    """The findings on each set, and on pairs of sets by their names."""
+    """The findings on each set, and on pairs of sets by their names.
+
+    Attributes:
+        notes: what is right for some uses alone.
+    """
 
     sets: list[SetReport]
     pairs: dict[str, list[Finding]]
+    notes: list[str]
 
     @property
     def problems(self) -> list[Finding]:
@@ -502,7 +510,22 @@ def verify(
         checked = {found: _check_set(found, processes) for found in sets}
     names = {pair: f"{pair.hr.name if pair.hr else 'no HR'} and {pair.lq.name}" for pair in pairs}
     found_of = {name: _of(name, _check_pair(pair, checked)) for pair, name in names.items()}
-    return Report(list(checked.values()), found_of)
+    to_train = {pair.lq for pair in pairs if pair.is_exact}
+    notes = [note for pair in pairs if pair.lq not in to_train for note in _notes(pair, checked)]
+    return Report(list(checked.values()), found_of, notes)
+
+
+def _notes(pair: FoundPair, checked: Mapping[FoundSet, SetReport]) -> Iterator[str]:
+    if pair.hr is None:
+        return
+    shapes, scale = checked[pair.hr].shapes, pair.lq.scale
+    uneven = [n for n, of in shapes.items() if of and (of.height % scale or of.width % scale)]
+    if uneven:
+        yield (
+            f"{pair.hr.path}: expected sides that are multiples of {scale}, to train with; found "
+            f"{len(uneven)} others: {listed(uneven, 3)}. To test with they are right; `basicsr "
+            "data prepare` makes pairs to train with."
+        )
 
 
 def _of(name: str, findings: Iterable[Finding]) -> list[Finding]:
@@ -527,8 +550,9 @@ def _check_set(found: FoundSet, processes: Processes) -> SetReport:
     findings: list[Finding] = []
     same: dict[bytes, list[str]] = defaultdict(list)
     names: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
     try:
-        (names,) = processes.map(_names, [found.path])
+        ((names, left_out),) = processes.map(_names, [found.path])
         report.shapes = dict.fromkeys(map(images.stem, names))
         inspect = functools.partial(_inspect, found.path)
         with progress(f"checking {found.name}", len(names)) as advance:
@@ -546,6 +570,7 @@ def _check_set(found: FoundSet, processes: Processes) -> SetReport:
     except ProcessKilled:
         text = "that a process was killed by it: damaged, or too little memory"
         findings.append(Finding("damaged", "to read all images", text, _AGAIN))
+    findings += _check_left_out(left_out, found.name != str(found.path), report)
     repeated = [stem for stem, n in Counter(map(images.stem, names)).items() if n > 1]
     if repeated:
         expected, advice = "one image of each name", "Rename or remove one."
@@ -562,8 +587,35 @@ def _check_set(found: FoundSet, processes: Processes) -> SetReport:
     return report
 
 
-def _names(path: Path) -> tuple[str, ...]:
-    return opened(path).names
+def _check_left_out(
+    left_out: Iterable[str], is_prepared: bool, report: SetReport
+) -> Iterator[Finding]:
+    """Files that are no images.
+
+    Args:
+        is_prepared: whether the set is one of those that ``basicsr data prepare`` makes, all of
+            whose files BasicSR reads.
+    """
+    special, others = [], []
+    for name in left_out:
+        suffix = os.path.splitext(name)[1].lower()
+        if suffix in SUFFIXES:
+            special.append(name)
+        elif is_prepared and suffix not in BASICSR_SUFFIXES:
+            others.append(name)
+        else:
+            report.left_out.append(f"{report.name}/{name}")
+    for kind, expected, names in (
+        ("special file", "image files, and no FIFO, device or socket", special),
+        ("other files", "only image files, as BasicSR reads every file of the folder", others),
+    ):
+        if names:
+            yield Finding(kind, expected, f"{len(names)} others", "Remove them.", tuple(names))
+
+
+def _names(path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    images = opened(path)
+    return images.names, () if images.is_lmdb else images.left_out
 
 
 def _inspect(path: Path, name: str) -> _Image:

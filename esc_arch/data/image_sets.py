@@ -4,10 +4,12 @@
 
     HR/NAME.png             LR_bicubic/X2/NAMEx2.png
     HR_sub/NAME_s001.png    LR_bicubic/X2_sub/NAME_s001.png
-    HR.lmdb, HR_sub.lmdb    LR_bicubic/X2.lmdb, LR_bicubic/X2_sub.lmdb
+    HR_X2/NAME.png          LR_bicubic/X2/NAMEx2.png
+    HR.lmdb, ...            LR_bicubic/X2.lmdb, ...
 """
 
 import functools
+import io
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -19,6 +21,7 @@ import lmdb
 
 from esc_arch.data.lmdb_reader import DamagedLmdb, MetaLine, open_lmdb, parse_meta_line
 from esc_arch.errors import UserError
+from esc_arch.files import open_regular, read_regular
 from esc_arch.imaging.codecs import ImageError, find_images
 
 __all__ = [
@@ -32,7 +35,7 @@ __all__ = [
     "read_meta_info",
 ]
 
-_HR = re.compile(r"HR(_sub)?(\.lmdb)?")
+_HR = re.compile(r"HR(_sub|_X\d+)?(\.lmdb)?")
 _LR = re.compile(r"X(\d+)(_sub)?(\.lmdb)?")
 _LR_FOLDER = "LR_bicubic"
 
@@ -40,7 +43,7 @@ _LR_FOLDER = "LR_bicubic"
 class ImageSet:
     """Encoded images by name, of a folder, or of an LMDB as BasicSR reads it.
 
-    Nothing is read before it is asked for.  An LMDB can be open once in a process.
+    Nothing is read before it is asked for.
 
     Args:
         path: the folder, or the LMDB, which ends in ``.lmdb``.
@@ -49,7 +52,14 @@ class ImageSet:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self.is_lmdb = self.path.name.endswith(".lmdb")
+        self._left_out: list[Path] = []
         self._database: lmdb.Environment | None = None
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """Files of a folder that :attr:`names` leaves out; see :func:`walk_images`."""
+        _ = self.names
+        return tuple(path.relative_to(self.path).as_posix() for path in self._left_out)
 
     @functools.cached_property
     def names(self) -> tuple[str, ...]:
@@ -60,7 +70,8 @@ class ImageSet:
             DamagedLmdb: when an LMDB cannot be read.
         """
         if not self.is_lmdb:
-            return tuple(p.relative_to(self.path).as_posix() for p in find_images(self.path))
+            found = find_images(self.path, self._left_out.append)
+            return tuple(path.relative_to(self.path).as_posix() for path in found)
         with self._reading() as transaction:
             keys = transaction.cursor().iternext(values=False)
             return tuple(bytes(key).decode("ascii", "backslashreplace") for key in keys)
@@ -83,7 +94,7 @@ class ImageSet:
         reason = "no such key"
         try:
             if not self.is_lmdb:
-                return (self.path / name).read_bytes()
+                return read_regular(self.path / name)
             with self._reading() as transaction:
                 value = transaction.get(name.encode())
                 if value is not None:
@@ -94,10 +105,8 @@ class ImageSet:
         raise ImageError(text, reason)
 
     def close(self) -> None:
-        """Close the LMDB; reading opens it again."""
-        if self._database is not None:
-            self._database.close()
-            self._database = None
+        """Give the LMDB back; reading opens it again."""
+        self._database = None
 
     @contextmanager
     def _reading(self) -> Iterator[lmdb.Transaction]:
@@ -136,9 +145,9 @@ def read_meta_info(file: str | os.PathLike[str]) -> list[MetaLine]:
 
     Raises:
         OSError: when it cannot be read.
-        UnicodeDecodeError: when it is no text.
+        ValueError: when it is no text file.
     """
-    with open(file, encoding="utf-8") as lines:
+    with io.TextIOWrapper(open_regular(file), "utf-8-sig") as lines:
         return [parse_meta_line(line.strip()) for line in lines]
 
 
@@ -185,8 +194,12 @@ def find_sets(path: str | os.PathLike[str]) -> tuple[list[FoundSet], list[FoundP
         return [FoundSet(str(path), path)], []
     pairs = []
     for name, lq in low.items():
-        kind = re.sub(r"X\d+", "HR", name)
-        pairs.append(FoundPair(high.get(kind), lq, "_sub" in name))
+        whole = high.get(re.sub(r"X\d+", "HR", name))
+        crops = high.get(f"HR_{name}")
+        if crops is not None:
+            pairs.append(FoundPair(crops, lq, is_exact=True))
+        if crops is None or whole is not None:
+            pairs.append(FoundPair(whole, lq, "_sub" in name))
     return [*high.values(), *low.values()], pairs
 
 

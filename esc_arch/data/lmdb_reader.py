@@ -7,8 +7,11 @@ Such a folder holds ``data.mdb`` and ``meta_info.txt``, with lines like
 import os
 import re
 from typing import NamedTuple
+from weakref import WeakValueDictionary
 
 import lmdb
+
+from esc_arch.files import open_regular
 
 __all__ = ["DamagedLmdb", "MetaLine", "open_lmdb", "parse_meta_line"]
 
@@ -55,15 +58,24 @@ def parse_meta_line(line: str) -> MetaLine:
 def open_lmdb(path: str | os.PathLike[str]) -> lmdb.Environment:
     """Open an LMDB as BasicSR does, read-only and without lock.
 
+    lmdb opens a database once in a process.  All callers share it, and it is closed when the last
+    one has forgotten it.
+
     Raises:
         DamagedLmdb: when ``data.mdb`` is missing, cut off, or no LMDB.
     """
     data = os.path.join(path, "data.mdb")
     try:
-        size = os.stat(data).st_size
-        if not size:
+        with open_regular(data) as file:
+            status = os.fstat(file.fileno())
+        if not status.st_size:
             raise DamagedLmdb("an LMDB", f"{data}: an empty file")
-        database = lmdb.open(os.fspath(path), readonly=True, lock=False, readahead=False)
+        # A forked process may read its parent's, as nothing is locked.
+        place = status.st_dev, status.st_ino
+        database = _opened.get(place)
+        if database is None:
+            database = lmdb.open(os.fspath(path), readonly=True, lock=False, readahead=False)
+            _opened[place] = database
     except lmdb.InvalidError:
         raise DamagedLmdb("an LMDB", f"another file, {data}") from None
     except lmdb.Error as error:
@@ -72,7 +84,9 @@ def open_lmdb(path: str | os.PathLike[str]) -> lmdb.Environment:
         raise DamagedLmdb("an LMDB", f"{data}: {error.strerror}") from None
     # Reading pages beyond the end of the file would end the process.
     needed = (database.info()["last_pgno"] + 1) * database.stat()["psize"]
-    if size < needed:
-        database.close()
-        raise DamagedLmdb(f"{needed} bytes of data", f"{size} bytes in {data}")
+    if status.st_size < needed:
+        raise DamagedLmdb(f"{needed} bytes of data", f"{status.st_size} bytes in {data}")
     return database
+
+
+_opened: "WeakValueDictionary[tuple[int, int], lmdb.Environment]" = WeakValueDictionary()

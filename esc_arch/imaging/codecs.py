@@ -16,7 +16,8 @@ import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from esc_arch.errors import UserError, first_line
+from esc_arch.errors import UserError, first_line, listed
+from esc_arch.files import open_regular, read_regular, special_kind
 
 __all__ = [
     "BASICSR_SUFFIXES",
@@ -115,8 +116,13 @@ class Header(NamedTuple):
     shape: Shape
 
 
-def find_images(folder: str | os.PathLike[str]) -> list[Path]:
+def find_images(
+    folder: str | os.PathLike[str], skipped: Callable[[Path], object] | None = None
+) -> list[Path]:
     """All image files below a folder, by their extension, sorted; hidden ones are left out.
+
+    Args:
+        skipped: see :func:`walk_images`.
 
     Raises:
         UserError: when the folder is not there or holds no image.
@@ -124,12 +130,17 @@ def find_images(folder: str | os.PathLike[str]) -> list[Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"{folder}: expected a folder of images; found no folder.")
-    found = sorted(walk_images(folder))
+    others: list[Path] = []
+    found = sorted(walk_images(folder, skipped=others.append))
     if not found:
+        beside = f" but {len(others)} other files, {listed(others, 3)}" if others else ""
         raise UserError(
-            f"{folder}: expected images ({', '.join(sorted(SUFFIXES))}); found none. "
+            f"{folder}: expected images ({', '.join(sorted(SUFFIXES))}); found none{beside}. "
             "Put the images there, or name another folder."
         )
+    if skipped is not None:
+        for path in others:
+            skipped(path)
     return found
 
 
@@ -137,6 +148,7 @@ def walk_images(
     folder: Path,
     without: Path | None = None,
     onerror: Callable[[OSError], object] | None = None,
+    skipped: Callable[[Path], object] | None = None,
 ) -> Iterator[Path]:
     """Image files below a folder, by their extension, folder by folder; no hidden ones.
 
@@ -145,6 +157,8 @@ def walk_images(
     Args:
         without: a folder below it whose images are left out.
         onerror: called for each folder that cannot be searched.
+        skipped: called for each file that is left out and is not hidden: by its extension, or
+            since it is a FIFO or a device, which could be read without end.
     """
     left_out = None if without is None else without.resolve()
     for root, folders, files in os.walk(folder, onerror=onerror, followlinks=True):
@@ -155,8 +169,13 @@ def walk_images(
             continue
         folders[:] = sorted(name for name in folders if name[0] != ".")
         for name in sorted(files):
-            if name[0] != "." and os.path.splitext(name)[1].lower() in SUFFIXES:
-                yield Path(root, name)
+            if name[0] == ".":
+                continue
+            path = Path(root, name)
+            if path.suffix.lower() in SUFFIXES and special_kind(path) is None:
+                yield path
+            elif skipped is not None:
+                skipped(path)
 
 
 def _is_circle(place: Path, top: Path) -> bool:
@@ -168,7 +187,7 @@ def _is_circle(place: Path, top: Path) -> bool:
 def read_image(path: str | os.PathLike[str]) -> np.ndarray:
     """The pixels of an image file, upright; see :func:`decode`."""
     with _naming(path):
-        return decode(Path(path).read_bytes(), path).image
+        return decode(read_regular(path), path).image
 
 
 def read_header(path: str | os.PathLike[str]) -> Header:
@@ -178,11 +197,11 @@ def read_header(path: str | os.PathLike[str]) -> Header:
         TooManyPixels: for an image that :func:`decode` refuses by its size.
         ImageError: when it is no image.
     """
-    with _naming(path):
-        if not os.path.getsize(path):
+    with _naming(path), open_regular(path) as file:
+        if not os.fstat(file.fileno()).st_size:
             raise _error(path, "an empty file")
-        with Image.open(path) as opened:
-            return _header(opened, path)
+        opened = Image.open(file)
+        return _header(opened, path)
 
 
 def shape_of(content: bytes | memoryview, name: str | os.PathLike[str]) -> Shape:

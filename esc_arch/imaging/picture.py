@@ -29,7 +29,7 @@ import numpy as np
 from PIL import Image
 
 from esc_arch.errors import UserError
-from esc_arch.files import whole_file
+from esc_arch.files import read_regular, whole_file
 from esc_arch.imaging.alpha import on_white
 from esc_arch.imaging.codecs import PNG_OPTIONS, decode_opened
 from esc_arch.imaging.embedding import with_chunks, with_tags
@@ -97,7 +97,7 @@ def read_picture(path: Path) -> Picture:
             images, or has another kind of pixels (CMYK, floating point, ...).
     """
     try:
-        content = path.read_bytes()
+        content = read_regular(path)
     except OSError as error:
         raise UserError(
             f"{path}: expected an image file; found: {error.strerror or error}."

@@ -21,6 +21,7 @@ from basicsr.utils import FileClient
 from basicsr.utils.lmdb_util import make_lmdb_from_imgs
 from png_cases import FORK, pixels, start, write_png, write_pngs
 
+from esc_arch.data import lmdb_writer
 from esc_arch.data.lmdb_reader import DamagedLmdb, open_lmdb
 from esc_arch.data.lmdb_writer import Entry, is_current, write_lmdb
 from esc_arch.errors import UserError
@@ -152,7 +153,7 @@ def kill_at(monkeypatch, call: int, *owners_and_names) -> None:
         monkeypatch.setattr(owner, name, counted(getattr(owner, name)))
 
 
-READ = (Path, "read_bytes")
+READ = (lmdb_writer, "read_regular")
 OTHERS = (
     (lmdb, "open"),
     (os, "fsync"),
@@ -272,7 +273,7 @@ def test_an_unfinished_lmdb_that_cannot_be_read_is_begun_again(
 
 def test_resumed_build_reads_the_rest_alone(tmp_path, entries, monkeypatch):
     read = []
-    plain = Path.read_bytes
+    plain = lmdb_writer.read_regular
 
     def counted(path):
         if path.suffix == ".png":
@@ -282,7 +283,7 @@ def test_resumed_build_reads_the_rest_alone(tmp_path, entries, monkeypatch):
         return plain(path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "read_bytes", counted)
+        patch.setattr(lmdb_writer, "read_regular", counted)
         with pytest.raises(KeyboardInterrupt):
             write_lmdb(tmp_path / "X.lmdb", entries)
         read.clear()
@@ -397,7 +398,9 @@ def test_the_work_beside_the_images_grows_as_their_number(tmp_path, monkeypatch)
     source = write_png(tmp_path / "a.png", pixels(0))
     status = source.stat()
     size_and_time = SimpleNamespace(
-        st_size=CountedSize(status.st_size), st_mtime_ns=status.st_mtime_ns
+        st_size=CountedSize(status.st_size),
+        st_mtime_ns=status.st_mtime_ns,
+        st_mode=status.st_mode,
     )
     plain = os.stat
     monkeypatch.setattr(

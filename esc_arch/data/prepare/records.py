@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from esc_arch.data.prepare.layout import Settings
 from esc_arch.data.sub_images import Grid
+from esc_arch.files import open_regular
 from esc_arch.version import __version__
 
 __all__ = ["FINAL", "WORK", "Journal", "Record", "State", "final_text", "read_state"]
@@ -31,6 +32,7 @@ class Record(NamedTuple):
         mtime_ns: when the source was changed last.
         height, width: of the HR image.
         outputs: for each folder the sizes of the image's files, in bytes.
+        name: of these files, without extension.
     """
 
     source: str
@@ -39,17 +41,16 @@ class Record(NamedTuple):
     height: int
     width: int
     outputs: dict[str, list[int]]
-
-    @property
-    def name(self) -> str:
-        return PurePosixPath(self.source).stem
+    name: str
 
     def line(self) -> str:
         return json.dumps(self._asdict(), separators=(",", ":"))
 
     @classmethod
     def from_line(cls, line: str) -> "Record":
-        return cls(**json.loads(line))
+        fields = json.loads(line)
+        # Earlier releases took no folder into a name.
+        return cls(**{"name": PurePosixPath(fields["source"]).stem, **fields})
 
 
 class State(NamedTuple):
@@ -81,7 +82,7 @@ def _read(path: Path, state: State) -> tuple[State, int]:
     """
     length = 0
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             for raw in file:
                 line = raw.decode("ascii")
                 if not line.endswith("\n"):
