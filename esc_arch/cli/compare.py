@@ -1,13 +1,14 @@
 """``basicsr compare``: cost, quality and training of networks, and their report."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from esc_arch.cli.commands import add_commands
-from esc_arch.errors import UserError
+from esc_arch.errors import UserError, printable
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -84,6 +85,7 @@ def _cost(args: argparse.Namespace) -> int:
     device = _device(args.device)
     folder = results.folder_of(args.name)
     found = results.read(folder)
+    results.require_writable(folder)
     this_run = results.describe_run()
     with progress("measuring", len(args.networks) * len(args.scales), "networks") as advance:
 
@@ -109,6 +111,7 @@ def _cost(args: argparse.Namespace) -> int:
 
 def _cost_table(rows: "list[Row]") -> "Table":
     from rich.table import Table
+    from rich.text import Text
 
     table = Table("network", "scale", "LR", title="Cost")
     for column in ("parameters K", "multiply-adds G", "median ms", "fastest-slowest", "peak MB"):
@@ -130,7 +133,7 @@ def _cost_table(rows: "list[Row]") -> "Table":
             cell("peak_mb", ",.0f"),
         )
         if "error" in row:
-            table.add_row("", "", "", f"[red]{row['error']}[/red]")
+            table.add_row("", "", "", Text(printable(row["error"]), "red"))
     return table
 
 
@@ -174,7 +177,7 @@ def _quality(args: argparse.Namespace) -> int:
     device = _device(args.device)
     candidates = [read_candidate(text, args.scale) for text in dict.fromkeys(args.weights)]
     scales = sorted({candidate.scale for candidate in candidates})
-    names = dict.fromkeys(args.sets)
+    names = dict.fromkeys(map(os.path.normpath, args.sets))
     test_sets = [quality.open_benchmark(args.data, n, s) for s in scales for n in names]
     for test_set in test_sets:
         if test_set.is_made:
@@ -183,6 +186,8 @@ def _quality(args: argparse.Namespace) -> int:
                 "are made from the HR images by MATLAB's bicubic rule."
             )
     folder = results.folder_of(args.name)
+    results.read(folder)
+    results.require_writable(folder)
     tested = quality.compare(candidates, test_sets, folder, device, results.describe_run())
     _print_means(tested.rows)
     return _finish(folder, tested.errors)
@@ -193,9 +198,9 @@ def _finish(folder: Path, errors: Sequence[object] = ()) -> int:
     from esc_arch.compare.report import write_report
 
     for path in write_report(folder):
-        print(path)
+        print(printable(str(path)))
     for error in errors:
-        print(f"basicsr: {error}", file=sys.stderr)
+        print(printable(f"basicsr: {error}"), file=sys.stderr)
     return 1 if errors else 0
 
 
@@ -203,13 +208,16 @@ def _print_means(rows: "list[Row]") -> None:
     """A table of each network's mean over each set, with and without greyscale images."""
     from rich.console import Console
     from rich.table import Column, Table
+    from rich.text import Text
 
     from esc_arch.compare.quality import without_greyscale
-    from esc_arch.compare.series import set_means
+    from esc_arch.compare.series import series_of, set_means, short_weights
 
     title = "PSNR in dB / SSIM, Y channel; each image is in results.csv"
     right = [Column(name, justify="right") for name in ("mean", "without grey images")]
-    table = Table("set", "scale", "network", "weights", *right, title=title)
+    names = (Column(name, overflow="fold") for name in ("network", "weights"))
+    table = Table("set", "scale", *names, *right, title=title)
+    short = short_weights(series_of(row) for row in rows)
     for scale in sorted({row["scale"] for row in rows}):
         of_scale = [row for row in rows if row["scale"] == scale]
         colour = set_means(without_greyscale(of_scale))
@@ -222,10 +230,11 @@ def _print_means(rows: "list[Row]") -> None:
                     change = f"({(some.psnr or 0) - (mean.psnr or 0):+.2f} dB)"
                     beside = f"{some.psnr:.2f} / {some.ssim:.4f} {change}"
                 whole = f"{mean.psnr:.2f} / {mean.ssim:.4f}"
-                lines.append((name, f"x{scale}", *series, whole, beside))
+                weights = short.get(series, "")
+                lines.append((name, f"x{scale}", series.network, weights, whole, beside))
         sets = list(dict.fromkeys(row["set"] for row in of_scale))
         for name, *cells in sorted(lines, key=lambda line: sets.index(line[0])):
-            table.add_row(name, *(cell or "" for cell in cells))
+            table.add_row(*(Text(printable(cell)) for cell in (name, *cells)))
     Console().print(table)
 
 

@@ -14,6 +14,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
@@ -22,7 +23,7 @@ from typing import Any
 import torch
 
 from esc_arch.errors import UserError
-from esc_arch.files import read_regular, whole_file
+from esc_arch.files import read_regular, remove_parts, whole_file
 from esc_arch.machine import processor, versions
 
 __all__ = [
@@ -31,9 +32,11 @@ __all__ = [
     "csv_text",
     "describe_run",
     "empty",
+    "encoded",
     "folder_of",
     "merge",
     "read",
+    "require_writable",
     "write",
     "write_file",
 ]
@@ -59,6 +62,24 @@ def folder_of(name: str) -> Path:
     if name in ("", ".", "..") or {"/", "\\"} & set(name):
         raise UserError(f"--name: expected a plain name of a folder; found {name!r}. Name another.")
     return Path("experiments/compare", name)
+
+
+def require_writable(folder: Path) -> None:
+    """Make the folder of a comparison, and remove what a killed run was writing there.
+
+    Before hours of work: raise a UserError when no file can be written there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"{folder}: expected a folder to write the results to; found: {error.strerror}. "
+            "Correct that, or start in another folder."
+        ) from None
+    for place in (folder, *folder.glob("images/*/*/")):
+        remove_parts(place)
 
 
 def empty() -> Results:
@@ -123,8 +144,13 @@ def merge(several: Iterable[Results]) -> Results:
 
 def write(folder: Path, results: Results) -> None:
     """Write ``results.json`` and ``results.csv``; each is complete or absent."""
-    write_file(folder / FILE, (json.dumps(results, indent=1) + "\n").encode())
-    write_file(folder / "results.csv", csv_text(results).encode())
+    write_file(folder / FILE, encoded(json.dumps(results, indent=1) + "\n"))
+    write_file(folder / "results.csv", encoded(csv_text(results)))
+
+
+def encoded(text: str) -> bytes:
+    """Text of a file; the names of files in it need not be text."""
+    return text.encode("utf-8", "surrogateescape")
 
 
 def csv_text(results: Results) -> str:

@@ -19,9 +19,15 @@ from typing import NamedTuple
 
 import lmdb
 
-from esc_arch.data.lmdb_reader import DamagedLmdb, MetaLine, open_lmdb, parse_meta_line
+from esc_arch.data.lmdb_reader import (
+    DamagedLmdb,
+    MetaLine,
+    list_text,
+    open_lmdb,
+    parse_meta_line,
+)
 from esc_arch.errors import UserError
-from esc_arch.files import open_regular, read_regular
+from esc_arch.files import read_regular
 from esc_arch.imaging.codecs import ImageError, find_images
 
 __all__ = [
@@ -145,10 +151,9 @@ def read_meta_info(file: str | os.PathLike[str]) -> list[MetaLine]:
 
     Raises:
         OSError: when it cannot be read.
-        ValueError: when it is no text file.
+        UnicodeDecodeError: when it is no text.
     """
-    with io.TextIOWrapper(open_regular(file), "utf-8-sig") as lines:
-        return [parse_meta_line(line.strip()) for line in lines]
+    return [parse_meta_line(line.strip()) for line in io.StringIO(list_text(file))]
 
 
 class FoundSet(NamedTuple):

@@ -1,9 +1,10 @@
-"""Opening an LMDB of images for reading, and the lines of its ``meta_info.txt``.
+"""Opening an LMDB of images for reading, and lists of images, as its ``meta_info.txt``.
 
 Such a folder holds ``data.mdb`` and ``meta_info.txt``, with lines like
 ``0001_s001.png (480,480,3) 1``.  BasicSR takes as key what stands before the first dot.
 """
 
+import io
 import os
 import re
 from typing import NamedTuple
@@ -13,7 +14,7 @@ import lmdb
 
 from esc_arch.files import open_regular
 
-__all__ = ["DamagedLmdb", "MetaLine", "open_lmdb", "parse_meta_line"]
+__all__ = ["DamagedLmdb", "MetaLine", "list_text", "open_lmdb", "parse_meta_line"]
 
 _SHAPE = re.compile(r" \((\d+),\s*(\d+)(?:,\s*(\d+))?")
 
@@ -55,6 +56,19 @@ def parse_meta_line(line: str) -> MetaLine:
     return MetaLine(name, line.split(".")[0], sides)
 
 
+def list_text(file: str | os.PathLike[str]) -> str:
+    """A list of images: UTF-8 in any locale, without the byte order mark of editors on Windows.
+
+    Raises:
+        OSError: when it cannot be read.
+        UnicodeDecodeError: when it is no text.
+    """
+    with io.TextIOWrapper(open_regular(file), "utf-8-sig") as opened:
+        text = opened.read()
+    # In a locale of another encoding names are as the system is asked for them.
+    return os.fsdecode(text.encode())
+
+
 def open_lmdb(path: str | os.PathLike[str]) -> lmdb.Environment:
     """Open an LMDB as BasicSR does, read-only and without lock.
 
@@ -74,7 +88,7 @@ def open_lmdb(path: str | os.PathLike[str]) -> lmdb.Environment:
         place = status.st_dev, status.st_ino
         database = _opened.get(place)
         if database is None:
-            database = lmdb.open(os.fspath(path), readonly=True, lock=False, readahead=False)
+            database = lmdb.open(os.fsencode(path), readonly=True, lock=False, readahead=False)
             _opened[place] = database
     except lmdb.InvalidError:
         raise DamagedLmdb("an LMDB", f"another file, {data}") from None

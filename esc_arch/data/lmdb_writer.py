@@ -440,7 +440,7 @@ def _append(part: Path, plan: _Plan, done: int, name: str) -> None:
 
 def _open(part: Path, plan: _Plan) -> lmdb.Environment:
     # Without lmdb's lock, as this process has its own.
-    return lmdb.open(str(part), map_size=plan.most_bytes, lock=False)
+    return lmdb.open(os.fsencode(part), map_size=plan.most_bytes, lock=False)
 
 
 def _read(source: Path, size: int) -> bytes:

@@ -10,6 +10,7 @@ import functools
 import importlib
 import importlib.util
 import inspect
+import io
 import logging
 import sys
 from collections import Counter
@@ -18,7 +19,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from types import MappingProxyType, ModuleType, SimpleNamespace
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -98,6 +99,9 @@ def after_basicsr() -> None:
         _replace(model, "_dequeue_and_enqueue", _pool_on_device)
     _replace(img_process_util, "filter2D", _filter_any_memory_format)
     _replace(img_util, "imwrite", lambda original: _imwrite)
+    for name, module in list(sys.modules.items()):
+        if name.startswith("basicsr.data."):
+            vars(module).setdefault("open", _open_list)
     if isinstance(vgg_arch.vgg, ModuleType | SimpleNamespace):  # torchvision's, or ours of before
         names = [f"{name}{ending}" for name in vgg_arch.NAMES for ending in ("", "_bn")]
         vgg_arch.vgg = SimpleNamespace(**{name: functools.partial(_vgg, name) for name in names})
@@ -276,6 +280,14 @@ def _imwrite(
     if not is_encoded:
         raise OSError(errno.EINVAL, "OpenCV cannot encode this image", file_path)
     write_durably(path, lambda file: file.write(content.tobytes()))
+
+
+def _open_list(file: str, mode: str = "r") -> IO[str]:
+    """Defect: datasets read ``meta_info`` files in the encoding of the locale, and take a byte
+    order mark, which editors on Windows write, for the beginning of the first name."""
+    from esc_arch.data.lmdb_reader import list_text
+
+    return io.StringIO(list_text(file))
 
 
 def _vgg(name: str, pretrained: bool) -> nn.Module:
