@@ -32,6 +32,7 @@ from esc_arch.compare.results import Row
 from esc_arch.compare.series import BICUBIC
 from esc_arch.data.names import require_one_each
 from esc_arch.errors import UserError, first_line
+from esc_arch.files import read_regular
 from esc_arch.imaging.codecs import encode_png
 from esc_arch.imaging.imresize import imresize
 from esc_arch.ops.padding import pad_to_windows
@@ -170,7 +171,8 @@ def compare(
         run: see :func:`esc_arch.compare.results.describe_run`.
 
     Raises:
-        UserError: when the results of an earlier run cannot be read, or none written.
+        UserError: when the results of an earlier run cannot be read.
+        Unwritten: when a file cannot be written.
     """
     found = results.read(folder)
     scales = sorted({test_set.scale for test_set in test_sets})
@@ -195,6 +197,8 @@ def compare(
                         rows.append(row)
                         done += 1
                         advance(1)
+                except results.Unwritten:
+                    raise  # nothing of the others could be kept either
                 except Exception as error:
                     tested.errors.append(_described(candidate, error, test_set))
                     advance(len(test_set.pairs) - done)
@@ -310,5 +314,9 @@ def without_greyscale(rows: Iterable[Row]) -> list[Row]:
 
 
 def _is_greyscale(path: str) -> bool:
-    image = cv2.imread(path, cv2.IMREAD_UNCHANGED)
+    try:
+        content = np.frombuffer(read_regular(path), np.uint8)
+    except OSError:
+        return False
+    image = cv2.imdecode(content, cv2.IMREAD_UNCHANGED) if content.size else None
     return image is not None and image.ndim == 2

@@ -28,6 +28,7 @@ from esc_arch.machine import processor, versions
 
 __all__ = [
     "KINDS",
+    "Unwritten",
     "add",
     "csv_text",
     "describe_run",
@@ -167,18 +168,22 @@ def csv_text(results: Results) -> str:
     return out.getvalue()
 
 
+class Unwritten(UserError):
+    """A file of the results cannot be written."""
+
+
 def write_file(path: Path, content: bytes) -> None:
     """Write a file, with its folder; it is complete or as it was before.
 
     Raises:
-        UserError: when it cannot be written.
+        Unwritten: when it cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as part:
             part.write_bytes(content)
     except OSError as error:
-        raise UserError(
+        raise Unwritten(
             f"{path}: expected to write it; found {error.strerror}. What was there stays."
         ) from error
 

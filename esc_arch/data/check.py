@@ -30,7 +30,7 @@ from esc_arch.data.image_sets import (
 from esc_arch.data.lmdb_reader import DamagedLmdb, MetaLine
 from esc_arch.data.processes import Processes, ProcessKilled
 from esc_arch.errors import UserError, listed
-from esc_arch.files import read_regular
+from esc_arch.files import read_regular, special_kind
 from esc_arch.imaging.codecs import (
     BASICSR_SUFFIXES,
     SUFFIXES,
@@ -181,6 +181,16 @@ def _list_files(listing: Listing, path: str) -> None:
     root = listing.root
     with os.scandir(path) as entries:
         found = sorted((e for e in entries if e.name[0] != "."), key=lambda entry: entry.name)
+    # Asked of few: is_file knows most without asking the disk.
+    special = [e.name for e in found if not e.is_file() and special_kind(e.path)]
+    if special:
+        listing.add(
+            "special files",
+            "image files, as BasicSR leaves the others out without a word",
+            f"{len(special)} FIFOs, devices or sockets in {root}",
+            "Remove them.",
+            *special,
+        )
     dangling = [e.name for e in found if e.is_symlink() and not os.path.exists(e.path)]
     if dangling:
         listing.add(

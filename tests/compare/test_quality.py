@@ -1,5 +1,7 @@
 """PSNR and SSIM of a comparison, against the formulas, skimage and published numbers."""
 
+import errno
+import os
 import shutil
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from esc_arch.compare.candidates import Candidate, read_candidate
 from esc_arch.compare.series import BICUBIC, Series, set_means
 from esc_arch.errors import UserError
 from tests.compare.photos import make_set, photo
+from tests.run_python import output_of, start_python
 
 SHARED = Path(__file__).parents[3] / "shared"
 RUN = {"command": "a test"}
@@ -243,6 +246,48 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_work(
     for command in (["quality", *arguments], ["cost", "--networks", "esc_light"]):
         assert main(["compare", *command]) == 2
         assert "experiments/compare" in capsys.readouterr().err
+
+
+def test_a_full_disk_ends_the_work(tmp_path: Path, data: Path, weights: Path, monkeypatch):
+    """The other networks need not be computed: nothing of them could be kept."""
+
+    def full(path: str) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    built = []
+    monkeypatch.setattr(Candidate, "build", built.append)
+    monkeypatch.setattr(os, "fsync", full)
+    test_sets = [quality.open_benchmark(data, "Little", 2)]
+    with pytest.raises(UserError, match=r"photo\dx2\.png.*No space"):
+        quality.compare([read_candidate(str(weights))], test_sets, tmp_path / "out", "cpu", RUN)
+    assert not built
+
+
+def test_any_name_in_the_locale_of_c(tmp_path: Path, weights: Path):
+    """Also names that are formulas or commands elsewhere."""
+    pytest.importorskip("matplotlib")
+    make_set(tmp_path / "sets" / "ü", 2, [(40, 44), (44, 40)])
+    for folder, suffix in (("HR", ""), ("LR_bicubic/X2", "x2")):
+        place = tmp_path / "sets" / "ü" / folder
+        (place / f"photo0{suffix}.png").rename(place / f"山{suffix}.png")
+        (place / f"photo1{suffix}.png").rename(place / f"a$b$[red]{suffix}.png")
+    arguments = ["--weights", str(weights), "--data", "sets", "--sets", "ü"]
+    code = f"""
+        import os
+        os.chdir({str(tmp_path)!r})
+        from esc_arch.cli.main import main
+        arguments = [os.fsdecode(text.encode()) for text in {arguments!a}]
+        assert main(["compare", "quality", *arguments]) == 0
+    """
+    root = str(Path(__file__).parents[2])
+    output_of(start_python(code, LC_ALL="C", PYTHONUTF8="0", PYTHONPATH=root))
+    folder = tmp_path / "experiments" / "compare" / "quality"
+    assert "ü (2)" in (folder / "report.md").read_text("utf-8")
+    assert (folder / "crops.png").is_file()
+    assert sorted(path.name for path in (folder / "images" / "bicubic" / "ü").iterdir()) == [
+        "a$b$[red]x2.png",
+        "山x2.png",
+    ]
 
 
 def test_files_of_a_killed_run_go(tmp_path: Path):
