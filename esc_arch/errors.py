@@ -3,8 +3,56 @@
 import re
 from collections.abc import Iterable
 
-# Also those that turn the direction of writing, and bytes that are no text.
-_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+# Those that move a cursor, change colours, or turn the order of what follows: C0, DEL and C1,
+# separators of lines, marks of direction, tags; and surrogates, for bytes that are no text.
+_CONTROL = re.compile(
+    "[\0-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff"
+    "\U000e0000-\U000e007f]"
+)
+_USER_INFO = re.compile(r"(://)([^/\s?#'\"]*)@")
+_SECRET = re.compile(
+    r"([?&;][\w.-]*(?:token|secret|passw(?:or)?d|signature|credential|api[-_]?key|auth)[\w.-]*="
+    r"|[?&;](?:sig|key|pwd)=)[^&;\s#'\"]+",
+    re.IGNORECASE,
+)
+
+
+def escaped(text: str, keep: str = "") -> str:
+    """A text from a file, a server or a file system, safe to print on a terminal.
+
+    Args:
+        keep: control characters that stay.
+    """
+
+    def code(match: re.Match[str]) -> str:
+        character = match[0]
+        return character if character in keep else character.encode("unicode_escape").decode()
+
+    # Nearly every text is clean.
+    return _CONTROL.sub(code, text) if not text.isprintable() else text
+
+
+def starred(text: str) -> str:
+    """A text without the passwords and keys in its addresses."""
+    if "://" not in text:
+        return text
+
+    def stars(match: re.Match[str]) -> str:
+        name, colon, _ = match[2].partition(":")
+        return f"{match[1]}{name if colon else '***'}{':***' * bool(colon)}@"
+
+    return _SECRET.sub(r"\1***", _USER_INFO.sub(stars, text))
+
+
+def bounded(text: str, most: int = 4000) -> str:
+    """A text whose lines have at most so many characters; what is left out is counted."""
+    if len(text) <= most:
+        return text
+    lines = text.split("\n")
+    return "\n".join(
+        line if len(line) <= most else f"{line[:most]}... ({len(line) - most:,} more characters)"
+        for line in lines
+    )
 
 
 class UserError(Exception):
@@ -12,12 +60,12 @@ class UserError(Exception):
 
     Its text says which file and key, what was expected, what was found and what
     to do.  The command line prints it without a traceback and exits with 2.
+
+    Control characters in it are escaped, and passwords in addresses starred.
     """
 
-
-def printable(text: str) -> str:
-    """Text with escapes for what would command a terminal, as names of files may hold it."""
-    return _CONTROLS.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
+    def __init__(self, text: str = "") -> None:
+        super().__init__(escaped(starred(text), keep="\n\t"))
 
 
 def last_line(error: BaseException) -> str:
@@ -37,6 +85,6 @@ def first_line(error: BaseException) -> str:
 
 def listed(names: Iterable[object], limit: int = 40) -> str:
     """Names separated by commas, the first ``limit`` of them."""
-    texts = [printable(str(name)).replace("\n", "\\n") for name in names]
+    texts = [str(name) for name in names]
     rest = f" and {len(texts) - limit} more" if len(texts) > limit else ""
     return ", ".join(texts[:limit]) + rest

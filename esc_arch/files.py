@@ -5,10 +5,12 @@ import hashlib
 import itertools
 import json
 import os
+import re
 import shutil
 import socket
 import stat
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -30,6 +32,7 @@ __all__ = [
     "open_regular",
     "put_in_place",
     "read_regular",
+    "remedy",
     "remove_parts",
     "sha256_of",
     "special_kind",
@@ -39,6 +42,11 @@ __all__ = [
 
 # Ends the hidden name of a file that is being written.
 _PART = ".part"
+# Its process and number; a download's, which is kept, begins with the download's own name.
+_PART_NAME = re.compile(rf"\.writing-(\d+)-\d+-.*{re.escape(_PART)}", re.DOTALL)
+_LONG_AGO_S = 3600.0
+_writing: set[str] = set()
+_searched: set[Path] = set()
 _CHUNK = 1 << 20
 _SPECIAL = (
     (stat.S_ISFIFO, "a FIFO"),
@@ -58,7 +66,9 @@ class Digest(NamedTuple):
 
 @contextmanager
 def whole_file(path: Path, work: Path | None = None, flush: bool = True) -> Iterator[Path]:
-    """A temporary name for a file, which gets its own name when the block ends without an error.
+    """A temporary file, which gets its own name when the block ends without an error.
+
+    The first of a process in a folder removes those that killed processes have left there.
 
     Args:
         path: of the file, which is replaced; its folder is there.
@@ -70,11 +80,17 @@ def whole_file(path: Path, work: Path | None = None, flush: bool = True) -> Iter
         OSError: when the file system refuses; it has the file's name.  Nothing is left behind
             then, and a file that was there before is unchanged.
     """
+    folder = work or path.parent
+    if folder not in _searched:
+        _searched.add(folder)
+        _remove_abandoned(folder)
     # Of the name's end alone: with all of it this one might be longer than a name can be.
-    name = f".{os.getpid()}-{next(_counter)}-{path.name[-40:]}{_PART}"
-    part = (work or path.parent) / name
+    part = folder / f".writing-{os.getpid()}-{next(_counter)}-{path.name[-40:]}{_PART}"
     try:
-        yield part
+        if kind := special_kind(path):
+            raise OSError(errno.EINVAL, f"{kind}, which no file can replace", str(path))
+        with _held(part):
+            yield part
         if flush:
             put_in_place(part, path)
         else:
@@ -87,6 +103,59 @@ def whole_file(path: Path, work: Path | None = None, flush: bool = True) -> Iter
     finally:
         with suppress(OSError):
             part.unlink(missing_ok=True)
+
+
+@contextmanager
+def _held(part: Path) -> Iterator[None]:
+    """Make a temporary file, which is seen to be in work while the block lasts."""
+    number = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+    _writing.add(part.name)
+    try:
+        if sys.platform != "win32":
+            # Ends with the process.  A number of one may be that of another machine or container.
+            with suppress(OSError):
+                fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        _writing.discard(part.name)
+        os.close(number)
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove the temporary files of :func:`whole_file` whose process is gone."""
+    with suppress(OSError):
+        for name in os.listdir(folder):
+            match = _PART_NAME.fullmatch(name)
+            if match is not None and name not in _writing and not _is_alive(int(match[1])):
+                with suppress(OSError):
+                    _remove_unless_held(folder / name)
+
+
+def _remove_unless_held(part: Path) -> None:
+    if sys.platform == "win32":
+        # Fails for an open one.
+        if time.time() - part.stat().st_mtime > _LONG_AGO_S:
+            part.unlink()
+        return
+    number = os.open(part, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        part.unlink()
+    finally:
+        os.close(number)
+
+
+def _is_alive(process: int) -> bool:
+    """Whether another process has this number; this one knows what it writes."""
+    if sys.platform == "win32" or process == os.getpid():
+        return False  # where asking would end it
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        pass  # another user's
+    return True
 
 
 def put_in_place(part: Path, path: Path) -> None:
@@ -230,6 +299,24 @@ def free_bytes(folder: Path) -> int:
         OSError: when the folder cannot be asked.
     """
     return shutil.disk_usage(folder).free
+
+
+def remedy(error: OSError) -> str:
+    """The advice for a file that could not be read or written, as a sentence."""
+    number = error.errno
+    if number in (errno.ENOSPC, errno.EDQUOT):
+        return "Make room, or name another place."
+    if number == errno.EROFS:
+        return "Name a place on a file system that can be written to."
+    if number in (errno.EACCES, errno.EPERM):
+        return "Change its permissions, or name another place."
+    if number == errno.ENAMETOOLONG:
+        return "Give a shorter name."
+    if number in (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EINVAL, errno.ELOOP):
+        return "Name another place."
+    if number == errno.EFBIG:
+        return "Name a place that takes files of this size."
+    return "Check the path."
 
 
 class Held(Exception):

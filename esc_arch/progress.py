@@ -1,15 +1,15 @@
 """Progress of work that takes longer than two seconds: a bar on a terminal, lines in a log file."""
 
 import math
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
 from rich.filesize import decimal
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
+
+from esc_arch import terminal
 
 __all__ = ["Progress", "progress"]
 
@@ -82,9 +82,9 @@ def progress(
         if total is not None and done < count < total:
             left_s = elapsed_s / (count - done) * (total - count)
             text += f", about {left_s:.0f} s left"
-        print(text, file=sys.stderr, flush=True)
+        terminal.say(text)
 
-    console = Console(stderr=True)
+    console = terminal.console(stderr=True)
     if not console.is_terminal:
 
         def advance_line(step: float) -> None:
@@ -99,7 +99,7 @@ def progress(
             line()
         return
     bar = Bar(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=None),
         TextColumn("{task.fields[count]}"),
         TimeRemainingColumn(elapsed_when_finished=True),

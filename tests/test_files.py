@@ -265,3 +265,51 @@ def test_a_fifo_that_appears_while_a_file_is_opened_is_not_waited_for(special, m
     monkeypatch.setattr(os, "stat", lambda path: os.lstat("/etc/passwd"))
     with pytest.raises(OSError, match="FIFO"):
         read_regular(fifo)
+
+
+WRITE_AND_WAIT = """
+import sys, time
+from pathlib import Path
+from esc_arch.files import whole_file
+with whole_file(Path(sys.argv[1])) as part:
+    part.write_bytes(b"half")
+    print(part, flush=True)
+    time.sleep(60)
+"""
+
+
+def writer(path):
+    process = subprocess.Popen(
+        [sys.executable, "-c", WRITE_AND_WAIT, str(path)], stdout=subprocess.PIPE, text=True
+    )
+    return process, Path(process.stdout.readline().strip())
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_what_killed_writers_left_goes_and_what_others_write_stays(tmp_path, number):
+    download = tmp_path / ".12-3-set.zip.part"
+    download.touch()
+    dead, left = writer(tmp_path / "a.png")
+    alive, in_work = writer(tmp_path / "b.png")
+    try:
+        dead.send_signal(number)
+        dead.wait()
+        # As of a process of another container, whose number nobody has here.
+        foreign = in_work.with_name(in_work.name.replace(f"-{alive.pid}-", f"-{dead.pid}-"))
+        os.rename(in_work, foreign)
+        with whole_file(tmp_path / "c.png") as part:
+            part.write_bytes(b"whole")
+            assert not left.exists() and foreign.exists() and part.exists()
+    finally:
+        alive.kill()
+        alive.wait()
+    assert {p.name for p in tmp_path.iterdir()} == {download.name, foreign.name, "c.png"}
+
+
+def test_a_device_is_never_replaced(tmp_path, special):
+    before = {path: os.lstat(path).st_ino for path in special}
+    for path in special:
+        with pytest.raises(OSError) as caught, whole_file(path) as part:
+            part.write_bytes(b"x")
+        assert caught.value.filename == str(path)
+    assert {path: os.lstat(path).st_ino for path in special} == before

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from esc_arch.cli.commands import add_commands
-from esc_arch.errors import UserError, printable
+from esc_arch.errors import UserError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -76,8 +76,7 @@ def _add_cost(parser: argparse.ArgumentParser) -> None:
 
 
 def _cost(args: argparse.Namespace) -> int:
-    from rich.console import Console
-
+    from esc_arch import terminal
     from esc_arch.compare import cost, results
     from esc_arch.progress import progress
 
@@ -105,7 +104,7 @@ def _cost(args: argparse.Namespace) -> int:
             args.timeout,
             keep,
         )
-    Console().print(_cost_table(rows))
+    terminal.console().print(_cost_table(rows))
     return _finish(folder) or int(any("error" in row for row in rows))
 
 
@@ -133,7 +132,7 @@ def _cost_table(rows: "list[Row]") -> "Table":
             cell("peak_mb", ",.0f"),
         )
         if "error" in row:
-            table.add_row("", "", "", Text(printable(row["error"]), "red"))
+            table.add_row("", "", "", Text(row["error"], "red"))
     return table
 
 
@@ -198,18 +197,18 @@ def _finish(folder: Path, errors: Sequence[object] = ()) -> int:
     from esc_arch.compare.report import write_report
 
     for path in write_report(folder):
-        print(printable(str(path)))
+        print(path)
     for error in errors:
-        print(printable(f"basicsr: {error}"), file=sys.stderr)
+        print(f"basicsr: {error}", file=sys.stderr)
     return 1 if errors else 0
 
 
 def _print_means(rows: "list[Row]") -> None:
     """A table of each network's mean over each set, with and without greyscale images."""
-    from rich.console import Console
     from rich.table import Column, Table
     from rich.text import Text
 
+    from esc_arch import terminal
     from esc_arch.compare.quality import without_greyscale
     from esc_arch.compare.series import series_of, set_means, short_weights
 
@@ -234,8 +233,8 @@ def _print_means(rows: "list[Row]") -> None:
                 lines.append((name, f"x{scale}", series.network, weights, whole, beside))
         sets = list(dict.fromkeys(row["set"] for row in of_scale))
         for name, *cells in sorted(lines, key=lambda line: sets.index(line[0])):
-            table.add_row(*(Text(printable(cell)) for cell in (name, *cells)))
-    Console().print(table)
+            table.add_row(*(Text(cell) for cell in (name, *cells)))
+    terminal.console().print(table)
 
 
 def _add_train(parser: argparse.ArgumentParser) -> None:

@@ -6,17 +6,15 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Column, Table
 from rich.text import Text
 
+from esc_arch import terminal
 from esc_arch.cli.commands import INTERRUPTED, add_commands
-from esc_arch.errors import UserError, listed, printable
+from esc_arch.errors import UserError, listed
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from esc_arch.data.check import Report
     from esc_arch.data.public_sets import Archive
     from esc_arch.data.statistics import Extent, SetStatistics, TooSmall
@@ -92,24 +90,9 @@ def _prepare(args: argparse.Namespace) -> int:
         print("Stopped. Run the same command again to go on from here.", file=sys.stderr)
         return INTERRUPTED
     for reason in done.skipped:
-        _tell(f"skipped: {reason}")
-    _tell_left_out(done.left_out)
-    print(printable(summary(done, Path(args.dest), chosen)))
+        print(f"skipped: {reason}", file=sys.stderr)
+    print(summary(done, Path(args.dest), chosen))
     return 1 if done.skipped else 0
-
-
-def _tell(text: str) -> None:
-    print(printable(text), file=sys.stderr)
-
-
-def _tell_left_out(files: "Sequence[object]") -> None:
-    from esc_arch.imaging.codecs import SUFFIXES
-
-    if files:
-        _tell(
-            f"left out: {len(files)} files without an extension of images that are read here "
-            f"({' '.join(sorted(SUFFIXES))}): {listed(files, _SHOWN_NAMES)}"
-        )
 
 
 def _add_lmdb(parser: argparse.ArgumentParser) -> None:
@@ -131,36 +114,26 @@ def _add_lmdb(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_lmdb)
 
 
-def _lmdb(args: argparse.Namespace) -> int:
+def _lmdb(args: argparse.Namespace) -> None:
     from esc_arch.data.lmdb_writer import folder_entries, pack
-    from esc_arch.files import special_kind
-    from esc_arch.imaging.codecs import SUFFIXES
 
     # A name that a key can be appended to, also for "." and "..".
     folder = args.folder.resolve() if args.folder.name in ("", "..") else args.folder
     output = args.output or folder.with_name(f"{folder.name}.lmdb")
-    left_out: list[Path] = []
-    entries, suffix = folder_entries(folder, args.strip, left_out.append)
+    below: list[Path] = []
+    entries, suffix = folder_entries(folder, args.strip, below.append)
     if suffix:
-        first = entries[0]
         print(
-            printable(f"keys: names without {suffix}, such as {first.key} for {first.source.name}")
+            f"keys: names without {suffix}, such as {entries[0].key} for {entries[0].source.name}"
         )
     is_new = pack(output, entries, args.jobs)
-    images = [path for path in left_out if path.suffix.lower() in SUFFIXES]
-    below = [path for path in images if path.is_file()]
     if below:
-        _tell(f"left out: {len(below)} images in folders below: {listed(below, _SHOWN_NAMES)}")
-    special = [path for path in images if path not in below]
-    for path in special:
-        _tell(f"left out: {path}: expected an image file; found {special_kind(path)}.")
-    _tell_left_out([path for path in left_out if path not in images])
+        names = listed(below, _SHOWN_NAMES)
+        terminal.say(f"note: {len(below)} images in folders below are left out: {names}")
     if is_new:
-        print(printable(f"{output}: {len(entries)} images"))
+        print(f"{output}: {len(entries)} images")
     else:
-        text = f"{output}: was made of these {len(entries)} images before; nothing to do"
-        print(printable(text))
-    return 1 if special else 0
+        print(f"{output}: was made of these {len(entries)} images before; nothing to do")
 
 
 def _add_path(parser: argparse.ArgumentParser) -> None:
@@ -197,30 +170,29 @@ def _print_report(report: "Report") -> None:
     for kind, group in itertools.groupby(report.problems, lambda problem: problem.kind):
         problems = list(group)
         for problem in problems[:_SHOWN]:
-            print(printable(f"problem: {problem}"))
+            print(f"problem: {problem}")
         if len(problems) > _SHOWN:
             print(f"problem: {len(problems) - _SHOWN} more of this kind ({kind})")
     for note in report.notes:
-        print(printable(f"note: {note}"))
+        print(f"note: {note}")
     duplicates = [names for done in report.sets for names in done.duplicates]
     for names in duplicates[:_SHOWN]:
         print(f"note: the same pixels: {listed(names, _SHOWN_NAMES)}")
     if len(duplicates) > _SHOWN:
         print(f"note: {len(duplicates) - _SHOWN} more groups of the same pixels")
     right = [Column(name, justify="right") for name in ("images", "size", "problems")]
-    _tell_left_out([name for done in report.sets for name in done.left_out])
     table = Table(Column("checked", overflow="fold"), *right)
     for row in report.sets:
         number = sum(finding.number for finding in row.findings)
         table.add_row(_cell(row.name), str(row.images), decimal(row.bytes), str(number))
     for name, findings in report.pairs.items():
         table.add_row(_cell(name), "", "", str(sum(finding.number for finding in findings)))
-    Console().print(table)
+    terminal.console().print(table)
 
 
 def _cell(text: str) -> Text:
     """As it is: brackets in names of files would be commands to rich."""
-    return Text(printable(text))
+    return Text(text)
 
 
 def _add_stats(parser: argparse.ArgumentParser) -> None:
@@ -248,13 +220,12 @@ def _stats(args: argparse.Namespace) -> int:
     if min(args.gt_size) < 1:
         raise UserError(f"--gt-size: expected 1 or more; found {min(args.gt_size)}.")
     sets = measure(args.path, args.gt_size, args.jobs)
-    console = Console()
+    console = terminal.console()
     for start in range(0, len(sets), _BESIDE):
         console.print(_statistics(sets[start : start + _BESIDE]))
     unreadable = [reason for one in sets for reason in one.unreadable]
     for reason in unreadable:
-        _tell(f"left out: {reason}")
-    _tell_left_out([name for one in sets for name in one.left_out])
+        print(f"left out: {reason}", file=sys.stderr)
     return 1 if unreadable else 0
 
 
@@ -318,7 +289,7 @@ def _print_sets() -> None:
     )
     for public_set in PUBLIC_SETS:
         table.add_row(public_set.name, public_set.images, _size(public_set.archives))
-    Console().print(table)
+    terminal.console().print(table)
     # Not in the table, which would cut addresses off.
     print("\nDownloaded:")
     origins: dict[tuple[str, str], list[str]] = {}

@@ -1,13 +1,16 @@
 """The ``basicsr`` command: each sub-command, or group of them, is a file of this folder."""
 
 import argparse
+import codecs
 import errno
-import io
+import locale
 import os
 import sys
 
 from esc_arch.cli.commands import INTERRUPTED, add_modules
-from esc_arch.errors import UserError, printable
+from esc_arch.errors import UserError, bounded
+from esc_arch.files import remedy
+from esc_arch.terminal import guarded, lost
 from esc_arch.version import __version__
 
 COMMANDS = {
@@ -24,43 +27,51 @@ COMMANDS = {
 }
 
 
-_BROKEN_PIPE = 128 + 13  # what shells give for SIGPIPE
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one sub-command.
 
+    Whether anyone takes its output does not matter to its work.
+
     Args:
         argv: arguments after the program's name; ``sys.argv[1:]`` when None.
 
     Returns:
-        The exit code: 0; 2 for a mistake that the user can correct; 130 after Ctrl-C; 141 when
-        the reader of the output has closed it; what the sub-command returns otherwise, 1 where
-        some of the work failed.
+        The exit code: 0; 2 for a mistake that the user can correct; 130 after Ctrl-C; what the
+        sub-command returns otherwise, 1 where some of the work failed, or where the output is
+        its work and could not be written.
     """
+    if argv is None:
+        _take_utf8()
+    with guarded():
+        return _main(argv)
+
+
+def _main(argv: list[str] | None) -> int:
     parser = argparse.ArgumentParser(
         prog="basicsr", description="Train, test and inspect super-resolution networks in BasicSR."
     )
     parser.add_argument("--version", action="version", version=f"esc-arch {__version__}")
     add_modules(parser, "esc_arch.cli", COMMANDS)
     try:
-        _write_any_name()
         args = parser.parse_args(argv)
         code = args.run(args) or 0
-        # The reader may have closed the output before the rest is written.
-        sys.stdout.flush()
+        if getattr(args, "prints_its_work", False) and (reason := lost()):
+            print(
+                f"basicsr: expected to write to the standard output; found: {reason}. Give it "
+                "room, or another place.",
+                file=sys.stderr,
+            )
+            return 1
         return code
     except UserError as error:
-        print(f"basicsr: {printable(str(error))}", file=sys.stderr)
+        print(f"basicsr: {bounded(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("basicsr: stopped by Ctrl-C", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:
-        # `| head` has read enough.  At its end Python would try to write the rest again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _BROKEN_PIPE
     except OSError as error:
         # A folder that vanished, a disk that is full.
         if error.filename is None and error.errno not in _NO_ROOM:
@@ -68,14 +79,17 @@ def main(argv: list[str] | None = None) -> int:
         where = f"{error.filename}: " if error.filename is not None else ""
         print(
             f"basicsr: {where}expected to read or write it; found: {error.strerror or error}. "
-            "Correct that, by freeing disk space if there is none left, and run again.",
+            f"{remedy(error)} Run it again then.",
             file=sys.stderr,
         )
         return 2
 
 
-def _write_any_name() -> None:
-    """File names need not be text, nor text that the terminal's encoding has."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+def _take_utf8() -> None:
+    """Begin again in Python's UTF-8 mode where the locale knows ASCII alone.
+
+    BasicSR and others open files in the locale's encoding, for names and texts in any.
+    """
+    ascii_alone = codecs.lookup(locale.getpreferredencoding(False)).name == "ascii"
+    if ascii_alone and not sys.flags.utf8_mode and os.name != "nt":
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])

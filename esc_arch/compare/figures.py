@@ -29,7 +29,7 @@ from esc_arch.compare.series import (
     set_means,
     trained_here,
 )
-from esc_arch.errors import UserError, printable
+from esc_arch.errors import UserError, escaped
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -277,7 +277,7 @@ def _draw_bubbles(axes: "Axes", panel: TradeoffPanel, looks: Mapping[Series, _Lo
     """Draw a panel without its labels; the areas of the bubbles in square points."""
     from matplotlib.colors import to_rgba
 
-    axes.set_title(printable("\n".join(panel.title)), fontsize=8, loc="left")
+    axes.set_title(escaped("\n".join(panel.title), keep="\n"), fontsize=8, loc="left")
     source = "published PSNR" if panel.is_published else "PSNR"
     _name_axes(axes, "latency in ms, median; logarithmic", f"{source} of {panel.set} in dB")
     largest = max((p.peak_mb for p in panel.points if p.peak_mb), default=1.0)

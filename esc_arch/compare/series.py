@@ -7,7 +7,7 @@ from typing import NamedTuple, TypeGuard
 
 from esc_arch.compare.published import PUBLISHED
 from esc_arch.compare.results import KINDS, Results, Row
-from esc_arch.errors import printable
+from esc_arch.errors import escaped
 
 __all__ = [
     "BICUBIC",
@@ -84,7 +84,7 @@ def labels(series: Iterable[Series]) -> dict[Series, str]:
             suffix = "" if one.network == BICUBIC else ", initial weights"
         else:
             suffix = f", {_differences(own)[own.index(one.weights)]}" if len(own) > 1 else ""
-        out[one] = printable(one.network + suffix)
+        out[one] = escaped(one.network + suffix)
     return out
 
 

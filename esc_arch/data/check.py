@@ -181,13 +181,12 @@ def _list_files(listing: Listing, path: str) -> None:
     root = listing.root
     with os.scandir(path) as entries:
         found = sorted((e for e in entries if e.name[0] != "."), key=lambda entry: entry.name)
-    # Asked of few: is_file knows most without asking the disk.
-    special = [e.name for e in found if not e.is_file() and special_kind(e.path)]
+    special = [e.name for e in found if not (e.is_file() or e.is_dir()) and special_kind(e.path)]
     if special:
         listing.add(
             "special files",
-            "image files, as BasicSR leaves the others out without a word",
-            f"{len(special)} FIFOs, devices or sockets in {root}",
+            "regular files, as BasicSR leaves the others out without a word",
+            f"{len(special)} FIFOs, sockets or devices in {root}",
             "Remove them.",
             *special,
         )
@@ -455,7 +454,6 @@ class SetReport:
         findings: each with the set before its kind.
         shapes: by stem, None of what does not decode.
         duplicates: groups of HR images with the same pixels.
-        left_out: files of other kinds.
     """
 
     name: str
@@ -464,7 +462,6 @@ class SetReport:
     findings: list[Finding] = field(default_factory=list)
     shapes: dict[str, Shape | None] = field(default_factory=dict)
     duplicates: list[list[str]] = field(default_factory=list)
-    left_out: list[str] = field(default_factory=list)
 
 
 class Report(NamedTuple):
@@ -560,9 +557,8 @@ def _check_set(found: FoundSet, processes: Processes) -> SetReport:
     findings: list[Finding] = []
     same: dict[bytes, list[str]] = defaultdict(list)
     names: tuple[str, ...] = ()
-    left_out: tuple[str, ...] = ()
     try:
-        ((names, left_out),) = processes.map(_names, [found.path])
+        (names,) = processes.map(_names, [found.path])
         report.shapes = dict.fromkeys(map(images.stem, names))
         inspect = functools.partial(_inspect, found.path)
         with progress(f"checking {found.name}", len(names)) as advance:
@@ -580,7 +576,9 @@ def _check_set(found: FoundSet, processes: Processes) -> SetReport:
     except ProcessKilled:
         text = "that a process was killed by it: damaged, or too little memory"
         findings.append(Finding("damaged", "to read all images", text, _AGAIN))
-    findings += _check_left_out(left_out, found.name != str(found.path), report)
+    if found.name != str(found.path) and not images.is_lmdb:
+        # BasicSR reads all that is in a folder of `data prepare`.
+        findings += check_folder(str(found.path)).findings
     repeated = [stem for stem, n in Counter(map(images.stem, names)).items() if n > 1]
     if repeated:
         expected, advice = "one image of each name", "Rename or remove one."
@@ -597,35 +595,8 @@ def _check_set(found: FoundSet, processes: Processes) -> SetReport:
     return report
 
 
-def _check_left_out(
-    left_out: Iterable[str], is_prepared: bool, report: SetReport
-) -> Iterator[Finding]:
-    """Files that are no images.
-
-    Args:
-        is_prepared: whether the set is one of those that ``basicsr data prepare`` makes, all of
-            whose files BasicSR reads.
-    """
-    special, others = [], []
-    for name in left_out:
-        suffix = os.path.splitext(name)[1].lower()
-        if suffix in SUFFIXES:
-            special.append(name)
-        elif is_prepared and suffix not in BASICSR_SUFFIXES:
-            others.append(name)
-        else:
-            report.left_out.append(f"{report.name}/{name}")
-    for kind, expected, names in (
-        ("special file", "image files, and no FIFO, device or socket", special),
-        ("other files", "only image files, as BasicSR reads every file of the folder", others),
-    ):
-        if names:
-            yield Finding(kind, expected, f"{len(names)} others", "Remove them.", tuple(names))
-
-
-def _names(path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    images = opened(path)
-    return images.names, () if images.is_lmdb else images.left_out
+def _names(path: Path) -> tuple[str, ...]:
+    return opened(path).names
 
 
 def _inspect(path: Path, name: str) -> _Image:

@@ -27,8 +27,9 @@ from esc_arch.data.lmdb_reader import (
     parse_meta_line,
 )
 from esc_arch.errors import UserError
-from esc_arch.files import read_regular
+from esc_arch.files import read_regular, special_kind
 from esc_arch.imaging.codecs import ImageError, find_images
+from esc_arch.terminal import say
 
 __all__ = [
     "FoundPair",
@@ -58,14 +59,7 @@ class ImageSet:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self.is_lmdb = self.path.name.endswith(".lmdb")
-        self._left_out: list[Path] = []
         self._database: lmdb.Environment | None = None
-
-    @property
-    def left_out(self) -> tuple[str, ...]:
-        """Files of a folder that :attr:`names` leaves out; see :func:`walk_images`."""
-        _ = self.names
-        return tuple(path.relative_to(self.path).as_posix() for path in self._left_out)
 
     @functools.cached_property
     def names(self) -> tuple[str, ...]:
@@ -76,8 +70,7 @@ class ImageSet:
             DamagedLmdb: when an LMDB cannot be read.
         """
         if not self.is_lmdb:
-            found = find_images(self.path, self._left_out.append)
-            return tuple(path.relative_to(self.path).as_posix() for path in found)
+            return tuple(p.relative_to(self.path).as_posix() for p in find_images(self.path, say))
         with self._reading() as transaction:
             keys = transaction.cursor().iternext(values=False)
             return tuple(bytes(key).decode("ascii", "backslashreplace") for key in keys)
@@ -135,7 +128,7 @@ def open_image_set(path: str | os.PathLike[str]) -> ImageSet:
         UserError: when there is no such folder.
     """
     if not os.path.isdir(path):
-        found = "a file" if os.path.exists(path) else "nothing"
+        found = special_kind(path) or ("a file" if os.path.exists(path) else "nothing")
         raise UserError(f"{path}: expected a folder of images or an LMDB; found {found}.")
     return ImageSet(path)
 

@@ -29,6 +29,7 @@ from esc_arch.errors import UserError
 from esc_arch.files import Held, flush_folder, free_bytes, locked, read_regular, whole_file
 from esc_arch.imaging.codecs import decode, find_images, shape_of
 from esc_arch.progress import progress
+from esc_arch.terminal import say
 
 __all__ = ["Entry", "folder_entries", "is_current", "pack", "write_lmdb"]
 
@@ -73,14 +74,14 @@ class _Plan(NamedTuple):
 def folder_entries(
     folder: str | os.PathLike[str],
     suffix: str | None = None,
-    skipped: Callable[[Path], object] | None = None,
+    below: Callable[[Path], object] | None = None,
 ) -> tuple[list[Entry], str]:
     """The images directly in a folder, with keys by their names; see :func:`key_of`.
 
     Args:
         suffix: removed from the end of each name, so that LR and HR keys are the same; by
             default ``x2`` or the like where all names end so.
-        skipped: called for each file that is left out: by its extension, or below.
+        below: called for each image that is left out, as it is in a folder below.
 
     Returns:
         The entries and the suffix.
@@ -90,7 +91,7 @@ def folder_entries(
             the extension alone.
     """
     folder = Path(folder)
-    images = find_images(folder, skipped)
+    images = find_images(folder, say)
     here = [path for path in images if path.parent == folder]
     if not here:
         raise UserError(
@@ -98,8 +99,8 @@ def folder_entries(
             "Name the folder that they are in."
         )
     for path in images:
-        if skipped is not None and path.parent != folder:
-            skipped(path)
+        if below is not None and path.parent != folder:
+            below(path)
     if suffix is None:
         endings = {m[0] if (m := _SCALE_SUFFIX.search(path.stem)) else "" for path in here}
         suffix = endings.pop() if len(endings) == 1 else ""

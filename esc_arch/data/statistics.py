@@ -14,8 +14,7 @@ from esc_arch.data.image_sets import FoundSet, find_sets, opened
 from esc_arch.data.lmdb_reader import DamagedLmdb
 from esc_arch.data.processes import Processes, ProcessKilled
 from esc_arch.errors import UserError
-from esc_arch.files import special_kind
-from esc_arch.imaging.codecs import SUFFIXES, decode
+from esc_arch.imaging.codecs import decode
 from esc_arch.progress import progress
 
 __all__ = ["Extent", "SetStatistics", "TooSmall", "measure"]
@@ -51,7 +50,6 @@ class SetStatistics(NamedTuple):
     Attributes:
         images: number of those that could be read.
         unreadable: an error message for each other one.
-        left_out: files of other kinds.
         smallest: the image with the shortest side, its width and height.
         kinds: how many images there are of each, such as "RGB, 8 bit".
         mean: red, green and blue over all pixels, in [0, 1]; grey counts as all three, alpha
@@ -68,7 +66,6 @@ class SetStatistics(NamedTuple):
     mean: tuple[float, float, float]
     too_small: list[TooSmall]
     unreadable: list[str]
-    left_out: list[str]
 
 
 class _Image(NamedTuple):
@@ -104,14 +101,9 @@ def _measure(found: FoundSet, gt_sizes: Sequence[int], processes: Processes) -> 
     read: list[str] = []
     unreadable: list[str] = []
     try:
-        ((names, left_out),) = processes.map(_names, [found.path])
+        (names,) = processes.map(_names, [found.path])
         if not names:
             raise UserError(f"{found.path}: expected images; found an LMDB without any.")
-        special = [name for name in left_out if Path(name).suffix.lower() in SUFFIXES]
-        for name in special:
-            path = found.path / name
-            text = f"{path}: expected an image file; found {special_kind(path)}. Remove it."
-            unreadable.append(text)
         inspect = functools.partial(_inspect, found.path)
         with progress(f"measuring {found.name}", len(names)) as advance:
             results = processes.map(inspect, names)
@@ -153,7 +145,6 @@ def _measure(found: FoundSet, gt_sizes: Sequence[int], processes: Processes) -> 
         (mean[0], mean[1], mean[2]),
         too_small,
         unreadable,
-        [f"{found.name}/{name}" for name in left_out if name not in special],
     )
 
 
@@ -161,9 +152,8 @@ def _extent(sides: list[int]) -> Extent:
     return Extent(min(sides), statistics.median(sides), max(sides))
 
 
-def _names(path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    images = opened(path)
-    return images.names, () if images.is_lmdb else images.left_out
+def _names(path: Path) -> tuple[str, ...]:
+    return opened(path).names
 
 
 def _inspect(path: Path, name: str) -> _Image | str:

@@ -7,7 +7,8 @@ OpenCV and BasicSR; uint8 or uint16.
 import io
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -23,6 +24,7 @@ __all__ = [
     "BASICSR_SUFFIXES",
     "PNG_OPTIONS",
     "SUFFIXES",
+    "UNREAD_SUFFIXES",
     "Decoded",
     "Header",
     "ImageError",
@@ -32,18 +34,30 @@ __all__ = [
     "decode_opened",
     "encode_png",
     "find_images",
+    "left_out",
     "read_header",
     "read_image",
     "shape_of",
     "walk_images",
 ]
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
+_JPEG_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".mpo"})
+SUFFIXES = _JPEG_SUFFIXES | {".png", ".bmp", ".tif", ".tiff", ".webp"}
+# Images too, which are not read: to be named when they are left out.
+UNREAD_SUFFIXES = frozenset({
+    ".gif", ".apng", ".heic", ".heif", ".hif", ".avif", ".avifs", ".jxl", ".jxr", ".jp2", ".j2k",
+    ".jpf", ".jpx", ".ppm", ".pgm", ".pbm", ".pnm", ".pam", ".pfm", ".hdr", ".exr", ".psd", ".psb",
+    ".xcf", ".svg", ".ico", ".icns", ".cur", ".tga", ".dds", ".pcx", ".sgi", ".qoi", ".dib",
+    # Raw data of cameras.
+    ".raw", ".dng", ".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw", ".srf", ".sr2", ".orf", ".rw2",
+    ".raf", ".pef", ".srw", ".x3f", ".3fr", ".erf", ".kdc", ".dcr", ".mrw", ".iiq",
+})  # fmt: skip
 # What BasicSR reads by OpenCV beside them.
 BASICSR_SUFFIXES = SUFFIXES | {".jp2", ".pbm", ".pgm", ".ppm"}
 _FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 _EXPECTED = "an image of 8 or 16 bits, grey, RGB or RGBA (PNG, JPEG, BMP, TIFF, WebP)"
 _AGAIN = "Copy or make it again."
+_SHOWN = 10
 
 # A tenth faster than OpenCV's default, and smaller.  Older releases lack the filters.
 PNG_OPTIONS: tuple[int, ...] = (cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_HUFFMAN_ONLY)
@@ -117,38 +131,50 @@ class Header(NamedTuple):
 
 
 def find_images(
-    folder: str | os.PathLike[str], skipped: Callable[[Path], object] | None = None
+    folder: str | os.PathLike[str], note: Callable[[str], object] | None = None
 ) -> list[Path]:
     """All image files below a folder, by their extension, sorted; hidden ones are left out.
 
     Args:
-        skipped: see :func:`walk_images`.
+        note: takes a line on those of kinds that are not read.
 
     Raises:
         UserError: when the folder is not there or holds no image.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise UserError(f"{folder}: expected a folder of images; found no folder.")
-    others: list[Path] = []
-    found = sorted(walk_images(folder, skipped=others.append))
-    if not found:
-        beside = f" but {len(others)} other files, {listed(others, 3)}" if others else ""
+        kind = special_kind(folder) or ("a file" if folder.exists() else "no folder")
         raise UserError(
-            f"{folder}: expected images ({', '.join(sorted(SUFFIXES))}); found none{beside}. "
+            f"{folder}: expected a folder of images; found {kind}. Name a folder of images."
+        )
+    unread: list[Path] = []
+    found = sorted(walk_images(folder, unread=unread.append))
+    if not found:
+        others = f": {left_out(unread)}" if unread else "."
+        raise UserError(
+            f"{folder}: expected images ({', '.join(sorted(SUFFIXES))}); found none{others} "
             "Put the images there, or name another folder."
         )
-    if skipped is not None:
-        for path in others:
-            skipped(path)
+    if unread and note is not None:
+        note(f"note: {folder}: {left_out(unread)}")
     return found
+
+
+def left_out(unread: Sequence[Path]) -> str:
+    """A sentence on image files of kinds that are not read: how many of each, and their names."""
+    kinds = Counter(path.suffix.lower() for path in unread)
+    counts = ", ".join(f"{number} {kind}" for kind, number in sorted(kinds.items()))
+    return (
+        f"left out {counts}, which are not read ({listed(sorted(unread), _SHOWN)}). Convert them "
+        "to PNG to use them."
+    )
 
 
 def walk_images(
     folder: Path,
     without: Path | None = None,
     onerror: Callable[[OSError], object] | None = None,
-    skipped: Callable[[Path], object] | None = None,
+    unread: Callable[[Path], object] | None = None,
 ) -> Iterator[Path]:
     """Image files below a folder, by their extension, folder by folder; no hidden ones.
 
@@ -157,8 +183,7 @@ def walk_images(
     Args:
         without: a folder below it whose images are left out.
         onerror: called for each folder that cannot be searched.
-        skipped: called for each file that is left out and is not hidden: by its extension, or
-            since it is a FIFO or a device, which could be read without end.
+        unread: called for each image file of a kind that is not read.
     """
     left_out = None if without is None else without.resolve()
     for root, folders, files in os.walk(folder, onerror=onerror, followlinks=True):
@@ -169,13 +194,11 @@ def walk_images(
             continue
         folders[:] = sorted(name for name in folders if name[0] != ".")
         for name in sorted(files):
-            if name[0] == ".":
-                continue
-            path = Path(root, name)
-            if path.suffix.lower() in SUFFIXES and special_kind(path) is None:
-                yield path
-            elif skipped is not None:
-                skipped(path)
+            suffix = "" if name[0] == "." else os.path.splitext(name)[1].lower()
+            if suffix in SUFFIXES:
+                yield Path(root, name)
+            elif unread is not None and suffix in UNREAD_SUFFIXES:
+                unread(Path(root, name))
 
 
 def _is_circle(place: Path, top: Path) -> bool:

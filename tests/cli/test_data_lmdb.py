@@ -141,9 +141,11 @@ def odd_files(images):
     """Beside the images what is no file, what is another kind, and names that hold commands."""
     os.mkfifo("HR/pipe.png")
     os.symlink("/dev/zero", "HR/zero.png")
-    for name in ("moving.gif", "phone.heic", "web.avif", "red\x1b[31m.txt"):
+    for name in ("moving.gif", "phone.heic", "web.avif"):
         Path("HR", name).write_bytes(b"x")
     shutil.copy("HR/a.png", "HR/red\x1b[31m.png")
+    shutil.copy("HR/a.png", "HR/[red].png")
+    Path("HR/bad\x1b[31m.png").touch()
     return images
 
 
@@ -157,24 +159,31 @@ def odd_files(images):
         ("prepare", "HR", "--dest", "made", "--scales", "2"),
     ],
 )
-def test_what_is_no_image_is_named_and_left_out(odd_files, run, arguments):
-    code, out, err = run(*arguments)
-    text = out + err
-    assert code == 1 and "\x1b" not in text
-    for name in ("pipe.png", "zero.png", "moving.gif", "phone.heic", "web.avif", "red\\x1b[31m"):
+def test_what_is_no_image_is_named(odd_files, capfd, arguments):
+    # lmdb makes nothing of a folder with a bad image.
+    assert main(["data", *arguments]) == (2 if arguments[0] == "lmdb" else 1)
+    text = "".join(capfd.readouterr())
+    assert "\x1b" not in text
+    for name in ("pipe.png", "zero.png", "moving.gif", "phone.heic", "web.avif", "bad\\x1b[31m"):
         assert name in text
-    assert "left out: 4 files" in text
-    if arguments[0] == "lmdb":
-        assert len(Path("new/folder/x.lmdb/meta_info.txt").read_text().splitlines()) == 4
+    assert "1 .avif, 1 .gif, 1 .heic" in text
     if arguments[0] == "prepare":
-        assert len(os.listdir("made/LR_bicubic/X2")) == 4
+        assert len(os.listdir("made/LR_bicubic/X2")) == 5
+
+
+def test_an_lmdb_is_made_in_a_new_folder_and_tells_what_is_below(images, run):
+    Path("HR/more").mkdir()
+    shutil.copy("HR/a.png", "HR/more/d.png")
+    code, out, err = run("lmdb", "HR", "-o", "new/folder/x.lmdb")
+    assert (code, out) == (0, "new/folder/x.lmdb: 3 images\n") and "1 images" in err
+    assert "HR/more/d.png" in err
 
 
 def test_a_folder_of_other_kinds_alone_says_which(images, run):
     Path("phone").mkdir()
     Path("phone/one.heic").touch()
     code, _, err = run("prepare", "phone", "--dest", "made")
-    assert code == 2 and "1 other files, phone/one.heic" in err and not Path("made").exists()
+    assert code == 2 and "phone/one.heic" in err and not Path("made").exists()
 
 
 def test_names_are_no_markup_of_the_tables(images, run):

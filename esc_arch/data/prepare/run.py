@@ -38,8 +38,8 @@ from esc_arch.data.prepare.tasks import (
 from esc_arch.data.processes import Processes, ProcessKilled, default_jobs
 from esc_arch.data.sub_images import windows
 from esc_arch.errors import UserError, listed
-from esc_arch.files import Held, locked, read_regular, special_kind, whole_file
-from esc_arch.imaging.codecs import SUFFIXES, decode, encode_png
+from esc_arch.files import Held, locked, read_regular, remedy, whole_file
+from esc_arch.imaging.codecs import decode, encode_png
 from esc_arch.imaging.imresize import imresize
 from esc_arch.progress import progress
 
@@ -62,7 +62,6 @@ class Prepared(NamedTuple):
         images: prepared by this run and earlier ones.
         new: those that this run made or completed.
         skipped: an error message for each image that could not be used.
-        left_out: files that are no images by their extension.
         renamed: names by source of those that have not just their own.
         cropped: for each scale the number of HR images that are no multiples of it.
         smallest: the image with the shortest side to train with, its width and height.
@@ -73,7 +72,6 @@ class Prepared(NamedTuple):
     images: int
     new: int
     skipped: list[str]
-    left_out: list[Path]
     renamed: dict[str, str]
     cropped: dict[int, int]
     smallest: tuple[str, int, int] | None
@@ -102,12 +100,11 @@ def prepare(
             file cannot be written, when a process was killed, and for a bad image if strict.
     """
     dest = Path(dest)
-    left_out: list[Path] = []
-    sources = find_sources(Path(src), dest, settings, left_out.append)
+    sources = find_sources(Path(src), dest, settings)
     try:
         dest.mkdir(parents=True, exist_ok=True)
         with locked(dest / _LOCK, remove=True):
-            return _prepare(sources, left_out, dest, settings, jobs or default_jobs(), strict)
+            return _prepare(sources, dest, settings, jobs or default_jobs(), strict)
     except Held as held:
         raise UserError(
             f"{dest}: expected no other run there; found one that is at work{held.holder}. Wait "
@@ -121,12 +118,7 @@ def prepare(
 
 
 def _prepare(
-    sources: dict[str, Source],
-    left_out: list[Path],
-    dest: Path,
-    settings: Settings,
-    jobs: int,
-    strict: bool,
+    sources: dict[str, Source], dest: Path, settings: Settings, jobs: int, strict: bool
 ) -> Prepared:
     state = read_state(dest)
     check_dest(dest, state.settings, settings, sources)
@@ -137,12 +129,6 @@ def _prepare(
     skipped: list[str] = []
     if tasks:
         skipped = _make(tasks, sources, lines, dest, settings, jobs, strict)
-    # Read like an image, a FIFO would wait for ever.
-    special = [path for path in left_out if path.suffix.lower() in SUFFIXES]
-    skipped += [
-        f"{path}: expected an image file; found {special_kind(path)}. Remove it."
-        for path in special
-    ]
     records = [Record.from_line(line) for line in lines.values()]
     cropped = {f.scale: sum(map(bool, (r.outputs[f.path] for r in records)))
                for f in settings.crops()}  # fmt: skip
@@ -164,9 +150,8 @@ def _prepare(
     sides = [(r.source, r.width - r.width % most, r.height - r.height % most) for r in records]
     return Prepared(
         len(lines),
-        len(tasks) - len(skipped) + len(special),
+        len(tasks) - len(skipped),
         sorted(skipped),
-        [path for path in left_out if path not in special],
         {s.relative: name for name, s in sources.items() if s.path.stem != name},
         cropped,
         min(sides, key=lambda side: min(side[1:]), default=None),
@@ -324,8 +309,8 @@ def _write_files(files: Iterator[bytes], folder: Folder, task: Task, dest: Path)
                 os.utime(written, ns=(task.mtime_ns, task.mtime_ns))
         except OSError as error:
             raise UserError(
-                f"{path}: could not write it: {error.strerror}. Correct that, by freeing disk "
-                "space if there is none left, and run again; the finished images are kept."
+                f"{path}: could not write it: {error.strerror}. {remedy(error)} Then run again; "
+                "the finished images are kept."
             ) from None
         sizes.append(len(content))
     return sizes

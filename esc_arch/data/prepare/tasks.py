@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +12,7 @@ from esc_arch.data.prepare.records import Record, State
 from esc_arch.data.sub_images import windows
 from esc_arch.errors import UserError, listed
 from esc_arch.imaging.codecs import find_images
+from esc_arch.terminal import say
 
 __all__ = ["Source", "Task", "check_dest", "find_sources", "sizes_in", "unfinished"]
 
@@ -44,15 +45,12 @@ class Task(NamedTuple):
     present: dict[str, list[int]]
 
 
-def find_sources(
-    src: Path, dest: Path, settings: Settings, skipped: Callable[[Path], object] | None = None
-) -> dict[str, Source]:
+def find_sources(src: Path, dest: Path, settings: Settings) -> dict[str, Source]:
     """The source images by the name that their results have, sorted; see :func:`unique_names`.
 
     Args:
         src: a folder, searched with all its folders, or one file.
         dest: the folder of results.
-        skipped: called for each file below it that is left out.
 
     Raises:
         UserError: when there is none, when two differ in the extension alone, or when results
@@ -65,7 +63,7 @@ def find_sources(
             f"--dest: expected a folder whose results are not among the sources in {src}; found "
             f"{dest}. Name another one."
         )
-    paths = [src] if src.is_file() else find_images(src, skipped)
+    paths = [src] if src.is_file() else find_images(src, say)
     root = src.parent if src.is_file() else src
     below = {path.relative_to(root).as_posix(): path for path in paths}
     names = unique_names(below)
