@@ -147,6 +147,13 @@ def _add_verify(parser: argparse.ArgumentParser) -> None:
         "--lq", metavar="LR_PATH", help="LR images of those in PATH, NAME.png or NAMEx2.png"
     )
     parser.add_argument("--scale", type=int, metavar="N", help="of the LR images")
+    parser.add_argument(
+        "--gt-size",
+        type=_positive,
+        default=1,
+        metavar="N",
+        help="side of HR crops, which have to fit in each image (default: any)",
+    )
     _add_jobs(parser)
     parser.set_defaults(run=_verify)
 
@@ -157,11 +164,11 @@ def _verify(args: argparse.Namespace) -> int:
     if (args.lq is None) != (args.scale is None):
         raise UserError("basicsr data verify: expected --lq and --scale together; found one.")
     if args.lq is None:
-        report = verify(args.path, args.jobs)
+        report = verify(args.path, args.jobs, gt_size=args.gt_size)
     elif args.scale < 1:
         raise UserError(f"--scale: expected 1 or more; found {args.scale}.")
     else:
-        report = verify(args.path, args.jobs, args.lq, args.scale)
+        report = verify(args.path, args.jobs, args.lq, args.scale, args.gt_size)
     _print_report(report)
     return 1 if report.problems else 0
 

@@ -495,6 +495,7 @@ def verify(
     jobs: int,
     lq: str | os.PathLike[str] | None = None,
     scale: int = 1,
+    gt_size: int = 1,
 ) -> Report:
     """Check a folder of images, an LMDB, or a folder that ``basicsr data prepare`` made.
 
@@ -502,6 +503,7 @@ def verify(
         jobs: number of processes.
         lq: images that were made of those in ``path``: each LR side must be the HR side over
             the scale, without remainder.
+        gt_size: side of the HR crops that a training is to take.
 
     Raises:
         UserError: when a path holds no images at all.
@@ -515,6 +517,10 @@ def verify(
         _require_images(found)
     with Processes(jobs) as processes:
         checked = {found: _check_set(found, processes) for found in sets}
+    for found, done in checked.items():
+        sizes = [(n, Size(of.width, of.height)) for n, of in done.shapes.items() if of]
+        small = check_least(sizes, gt_size // found.scale)
+        done.findings += _of(done.name, [replace(f, place=str(found.path)) for f in small])
     names = {pair: f"{pair.hr.name if pair.hr else 'no HR'} and {pair.lq.name}" for pair in pairs}
     found_of = {name: _of(name, _check_pair(pair, checked)) for pair, name in names.items()}
     to_train = {pair.lq for pair in pairs if pair.is_exact}

@@ -200,6 +200,15 @@ def test_what_training_refuses_of_a_prepared_folder_is_found(images, run):
     assert code == 1 and "made/HR: " in out and "notes.txt" in out
 
 
+def test_images_that_are_smaller_than_a_crop_are_found(images, run):
+    cv2.imwrite("HR/a.png", np.zeros((24, 40, 3), np.uint8))
+    assert run("prepare", "HR", "--dest", "made", "--scales", "2")[0] == 0
+    assert run("verify", "made", "--gt-size", "24")[0] == 0
+    code, out, _ = run("verify", "made", "--gt-size", "26")
+    assert code == 1 and "made/HR: " in out and "a (40x24)" in out
+    assert "made/LR_bicubic/X2: " in out and "ax2 (20x12)" in out
+
+
 def test_sides_to_test_with_are_a_note(images, run):
     cv2.imwrite("HR/a.png", np.zeros((31, 41, 3), np.uint8))
     code, out, _ = run("verify", "HR", "--lq", "LR", "--scale", "2")
