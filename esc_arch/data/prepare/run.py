@@ -341,14 +341,20 @@ def _complete(dest: Path, folder: Folder, records: list[Record]) -> None:
             continue
         (file,) = folder.file_names(record.name, 1)
         whole, path = dest / Folder(1, False).path / file, dest / folder.path / file
-        if path.exists() and path.samefile(whole):
+        if path.exists() and _size_and_time(path) == _size_and_time(whole):
             continue
+        (dest / WORK).mkdir(exist_ok=True)
         with whole_file(path, dest / WORK, flush=False) as made:
-            made.parent.mkdir(exist_ok=True)
+            made.unlink(missing_ok=True)
             try:
                 os.link(whole, made)
             except OSError:
                 shutil.copy2(whole, made)
+
+
+def _size_and_time(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
 
 
 def _entries(dest: Path, folder: Folder, records: list[Record]) -> Iterator[Entry]:
