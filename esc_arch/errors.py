@@ -9,10 +9,11 @@ _CONTROL = re.compile(
     "[\0-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff"
     "\U000e0000-\U000e007f]"
 )
-_USER_INFO = re.compile(r"(://)([^/\s?#'\"]*)@")
+# One slash, too: that is what a path makes of an address.
+_USER_INFO = re.compile(r"([a-z][a-z0-9+.-]+:/{1,2})([^/\s?#'\"]*)@", re.IGNORECASE)
 _SECRET = re.compile(
     r"([?&;][\w.-]*(?:token|secret|passw(?:or)?d|signature|credential|api[-_]?key|auth)[\w.-]*="
-    r"|[?&;](?:sig|key|pwd)=)[^&;\s#'\"]+",
+    r"|[?&;](?:sig|key|pwd)=)[^&;\s#'\"]+?(?=[:,.)]*(?:[&;\s#'\"]|$))",
     re.IGNORECASE,
 )
 
@@ -34,7 +35,7 @@ def escaped(text: str, keep: str = "") -> str:
 
 def starred(text: str) -> str:
     """A text without the passwords and keys in its addresses."""
-    if "://" not in text:
+    if ":/" not in text:
         return text
 
     def stars(match: re.Match[str]) -> str:
@@ -45,13 +46,15 @@ def starred(text: str) -> str:
 
 
 def bounded(text: str, most: int = 4000) -> str:
-    """A text whose lines have at most so many characters; what is left out is counted."""
+    """A text whose lines keep so many characters; what their middle lacks is counted."""
     if len(text) <= most:
         return text
-    lines = text.split("\n")
+    end = most // 2  # has the reason and the advice
     return "\n".join(
-        line if len(line) <= most else f"{line[:most]}... ({len(line) - most:,} more characters)"
-        for line in lines
+        line
+        if len(line) <= most
+        else f"{line[: most - end]}... ({len(line) - most:,} characters) ...{line[-end:]}"
+        for line in text.split("\n")
     )
 
 

@@ -42,14 +42,14 @@ __all__ = [
 
 # Ends the hidden name of a file that is being written.
 _PART = ".part"
-# Its process and number; a download's, which is kept, begins with the download's own name.
-_PART_NAME = re.compile(rf"\.writing-(\d+)-\d+-.*{re.escape(_PART)}", re.DOTALL)
+# Its process, a number, and the end of the file's name.
+_PART_NAME = re.compile(rf"\.(\d+)-\d+-.*{re.escape(_PART)}", re.DOTALL)
 _LONG_AGO_S = 3600.0
 _writing: set[str] = set()
 _searched: set[Path] = set()
 _CHUNK = 1 << 20
 _SPECIAL = (
-    (stat.S_ISFIFO, "a FIFO"),
+    (stat.S_ISFIFO, "a pipe (FIFO)"),
     (stat.S_ISSOCK, "a socket"),
     (stat.S_ISCHR, "a device"),
     (stat.S_ISBLK, "a device"),
@@ -85,7 +85,7 @@ def whole_file(path: Path, work: Path | None = None, flush: bool = True) -> Iter
         _searched.add(folder)
         _remove_abandoned(folder)
     # Of the name's end alone: with all of it this one might be longer than a name can be.
-    part = folder / f".writing-{os.getpid()}-{next(_counter)}-{path.name[-40:]}{_PART}"
+    part = folder / f".{os.getpid()}-{next(_counter)}-{path.name[-40:]}{_PART}"
     try:
         if kind := special_kind(path):
             raise OSError(errno.EINVAL, f"{kind}, which no file can replace", str(path))
@@ -124,9 +124,12 @@ def _held(part: Path) -> Iterator[None]:
 def _remove_abandoned(folder: Path) -> None:
     """Remove the temporary files of :func:`whole_file` whose process is gone."""
     with suppress(OSError):
-        for name in os.listdir(folder):
+        names = set(os.listdir(folder))
+        for name in names - _writing:
             match = _PART_NAME.fullmatch(name)
-            if match is not None and name not in _writing and not _is_alive(int(match[1])):
+            # A download of such a name has a lock or a record beside it, and goes on.
+            beside = {f"{name}.json", f"{name.removesuffix(_PART)}.lock"}
+            if match is not None and not beside & names and not _is_alive(int(match[1])):
                 with suppress(OSError):
                     _remove_unless_held(folder / name)
 
@@ -213,7 +216,7 @@ def remove_parts(folder: Path) -> None:
 
 
 def special_kind(path: str | os.PathLike[str]) -> str | None:
-    """The kind of what is no file on a disk: ``"a FIFO"``, ``"a socket"`` or ``"a device"``.
+    """The kind of what is no file on a disk: ``"a pipe (FIFO)"``, ``"a socket"`` or ``"a device"``.
 
     Reading those waits for another process, or never ends.
 

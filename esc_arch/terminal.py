@@ -162,8 +162,13 @@ def console(stderr: bool = False, width: int | None = None) -> "Console":
     """A console of rich, for tables and bars, whose texts are escaped as all lines are."""
     from rich.console import Console, ConsoleOptions, RenderableType
     from rich.segment import Segment
+    from rich.text import Text
 
     class Escaping(Console):
+        def render_str(self, text: str, **options: Any) -> Text:
+            # Before the widths of columns are measured.
+            return super().render_str(escaped(text, keep="\n"), **options)
+
         def render(
             self, renderable: RenderableType, options: ConsoleOptions | None = None
         ) -> Iterable[Segment]:
@@ -182,4 +187,4 @@ def console(stderr: bool = False, width: int | None = None) -> "Console":
         def file(self, new: IO[str]) -> None:
             self._file = new
 
-    return Escaping(stderr=stderr, width=width)
+    return Escaping(stderr=stderr, width=width, markup=False, emoji=False)

@@ -287,15 +287,16 @@ def writer(path):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_what_killed_writers_left_goes_and_what_others_write_stays(tmp_path, number):
-    download = tmp_path / ".12-3-set.zip.part"
-    download.touch()
+    downloads = {".12-3-a.zip.part", ".12-3-a.zip.part.json", ".12-3-b.part", ".12-3-b.lock"}
+    for name in downloads:
+        (tmp_path / name).touch()
     dead, left = writer(tmp_path / "a.png")
     alive, in_work = writer(tmp_path / "b.png")
     try:
         dead.send_signal(number)
         dead.wait()
         # As of a process of another container, whose number nobody has here.
-        foreign = in_work.with_name(in_work.name.replace(f"-{alive.pid}-", f"-{dead.pid}-"))
+        foreign = in_work.with_name(in_work.name.replace(f".{alive.pid}-", f".{dead.pid}-"))
         os.rename(in_work, foreign)
         with whole_file(tmp_path / "c.png") as part:
             part.write_bytes(b"whole")
@@ -303,7 +304,7 @@ def test_what_killed_writers_left_goes_and_what_others_write_stays(tmp_path, num
     finally:
         alive.kill()
         alive.wait()
-    assert {p.name for p in tmp_path.iterdir()} == {download.name, foreign.name, "c.png"}
+    assert {p.name for p in tmp_path.iterdir()} == {*downloads, foreign.name, "c.png"}
 
 
 def test_a_device_is_never_replaced(tmp_path, special):

@@ -110,7 +110,6 @@ def _cost(args: argparse.Namespace) -> int:
 
 def _cost_table(rows: "list[Row]") -> "Table":
     from rich.table import Table
-    from rich.text import Text
 
     table = Table("network", "scale", "LR", title="Cost")
     for column in ("parameters K", "multiply-adds G", "median ms", "fastest-slowest", "peak MB"):
@@ -132,7 +131,7 @@ def _cost_table(rows: "list[Row]") -> "Table":
             cell("peak_mb", ",.0f"),
         )
         if "error" in row:
-            table.add_row("", "", "", Text(row["error"], "red"))
+            table.add_row("", "", "", row["error"], style="red")
     return table
 
 
@@ -206,7 +205,6 @@ def _finish(folder: Path, errors: Sequence[object] = ()) -> int:
 def _print_means(rows: "list[Row]") -> None:
     """A table of each network's mean over each set, with and without greyscale images."""
     from rich.table import Column, Table
-    from rich.text import Text
 
     from esc_arch import terminal
     from esc_arch.compare.quality import without_greyscale
@@ -233,7 +231,7 @@ def _print_means(rows: "list[Row]") -> None:
                 lines.append((name, f"x{scale}", series.network, weights, whole, beside))
         sets = list(dict.fromkeys(row["set"] for row in of_scale))
         for name, *cells in sorted(lines, key=lambda line: sets.index(line[0])):
-            table.add_row(*(Text(cell) for cell in (name, *cells)))
+            table.add_row(name, *cells)
     terminal.console().print(table)
 
 

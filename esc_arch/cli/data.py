@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from rich.filesize import decimal
 from rich.table import Column, Table
-from rich.text import Text
 
 from esc_arch import terminal
 from esc_arch.cli.commands import INTERRUPTED, add_commands
@@ -191,15 +190,10 @@ def _print_report(report: "Report") -> None:
     table = Table(Column("checked", overflow="fold"), *right)
     for row in report.sets:
         number = sum(finding.number for finding in row.findings)
-        table.add_row(_cell(row.name), str(row.images), decimal(row.bytes), str(number))
+        table.add_row(row.name, str(row.images), decimal(row.bytes), str(number))
     for name, findings in report.pairs.items():
-        table.add_row(_cell(name), "", "", str(sum(finding.number for finding in findings)))
+        table.add_row(name, "", "", str(sum(finding.number for finding in findings)))
     terminal.console().print(table)
-
-
-def _cell(text: str) -> Text:
-    """As it is: brackets in names of files would be commands to rich."""
-    return Text(text)
 
 
 def _add_stats(parser: argparse.ArgumentParser) -> None:
@@ -237,17 +231,17 @@ def _stats(args: argparse.Namespace) -> int:
 
 
 def _statistics(sets: "list[SetStatistics]") -> Table:
-    columns = [Column(_cell(one.name), overflow="fold") for one in sets]
+    columns = [Column(one.name, overflow="fold") for one in sets]
     table = Table(Column("", no_wrap=True), *columns, show_lines=True)
     table.add_row("images", *(str(one.images) for one in sets))
     table.add_row("files", *(decimal(one.bytes) for one in sets))
     table.add_row("width min/med/max", *(_extent(one.width) for one in sets))
     table.add_row("height min/med/max", *(_extent(one.height) for one in sets))
-    table.add_row("smallest", *(_cell("{}, {}x{}".format(*one.smallest)) for one in sets))
+    table.add_row("smallest", *("{}, {}x{}".format(*one.smallest) for one in sets))
     table.add_row("kinds", *("\n".join(f"{k}: {n}" for k, n in one.kinds.items()) for one in sets))
     table.add_row("mean R G B", *(" ".join(f"{m:.4f}" for m in one.mean) for one in sets))
     for row in zip(*(one.too_small for one in sets), strict=True):
-        table.add_row(f"gt_size {row[0].gt_size}", *(_cell(_fit(small)) for small in row))
+        table.add_row(f"gt_size {row[0].gt_size}", *map(_fit, row))
     return table
 
 

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from esc_arch.errors import UserError
-from esc_arch.files import read_regular, remove_parts, whole_file
+from esc_arch.files import read_regular, whole_file
 from esc_arch.machine import processor, versions
 
 __all__ = [
@@ -66,7 +66,7 @@ def folder_of(name: str) -> Path:
 
 
 def require_writable(folder: Path) -> None:
-    """Make the folder of a comparison, and remove what a killed run was writing there.
+    """Make the folder of a comparison.
 
     Before hours of work: raise a UserError when no file can be written there.
     """
@@ -79,8 +79,6 @@ def require_writable(folder: Path) -> None:
             f"{folder}: expected a folder to write the results to; found: {error.strerror}. "
             "Correct that, or start in another folder."
         ) from None
-    for place in (folder, *folder.glob("images/*/*/")):
-        remove_parts(place)
 
 
 def empty() -> Results:

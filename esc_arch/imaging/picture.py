@@ -165,7 +165,7 @@ def write_picture(
     pieces, notes = encode(path, picture, encoding)
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as temporary:
-        with open(temporary, "xb") as file:
+        with open(temporary, "wb") as file:
             for piece in pieces:
                 file.write(piece)
         if not overwrite and os.path.lexists(path):

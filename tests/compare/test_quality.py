@@ -290,15 +290,6 @@ def test_any_name_in_the_locale_of_c(tmp_path: Path, weights: Path):
     ]
 
 
-def test_files_of_a_killed_run_go(tmp_path: Path):
-    left = [tmp_path / ".1-2-x.part", tmp_path / "images/esc/Set5" / ".1-2-x.png.part"]
-    left[1].parent.mkdir(parents=True)
-    for file in left:
-        file.touch()
-    results.require_writable(tmp_path)
-    assert not any(file.exists() for file in left)
-
-
 def test_other_weights_of_a_network_have_a_folder_of_their_own():
     first = Candidate("esc", "esc", 4, "a.pth")
     second = Candidate("esc", "esc", 4, "b.pth")
