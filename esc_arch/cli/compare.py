@@ -1,6 +1,7 @@
 """``basicsr compare``: cost, quality and training of networks, and their report."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -83,6 +84,7 @@ def _cost(args: argparse.Namespace) -> int:
     device = _device(args.device)
     folder = results.folder_of(args.name)
     found = results.read(folder)
+    results.require_writable(folder)
     this_run = results.describe_run()
     with progress("measuring", len(args.networks) * len(args.scales), "networks") as advance:
 
@@ -174,7 +176,7 @@ def _quality(args: argparse.Namespace) -> int:
     device = _device(args.device)
     candidates = [read_candidate(text, args.scale) for text in dict.fromkeys(args.weights)]
     scales = sorted({candidate.scale for candidate in candidates})
-    names = dict.fromkeys(args.sets)
+    names = dict.fromkeys(map(os.path.normpath, args.sets))
     test_sets = [quality.open_benchmark(args.data, n, s) for s in scales for n in names]
     for test_set in test_sets:
         if test_set.is_made:
@@ -183,6 +185,8 @@ def _quality(args: argparse.Namespace) -> int:
                 "are made from the HR images by MATLAB's bicubic rule."
             )
     folder = results.folder_of(args.name)
+    results.read(folder)
+    results.require_writable(folder)
     tested = quality.compare(candidates, test_sets, folder, device, results.describe_run())
     _print_means(tested.rows)
     return _finish(folder, tested.errors)
@@ -205,11 +209,13 @@ def _print_means(rows: "list[Row]") -> None:
 
     from esc_arch import terminal
     from esc_arch.compare.quality import without_greyscale
-    from esc_arch.compare.series import set_means
+    from esc_arch.compare.series import series_of, set_means, short_weights
 
     title = "PSNR in dB / SSIM, Y channel; each image is in results.csv"
     right = [Column(name, justify="right") for name in ("mean", "without grey images")]
-    table = Table("set", "scale", "network", "weights", *right, title=title)
+    names = (Column(name, overflow="fold") for name in ("network", "weights"))
+    table = Table("set", "scale", *names, *right, title=title)
+    short = short_weights(series_of(row) for row in rows)
     for scale in sorted({row["scale"] for row in rows}):
         of_scale = [row for row in rows if row["scale"] == scale]
         colour = set_means(without_greyscale(of_scale))
@@ -222,7 +228,8 @@ def _print_means(rows: "list[Row]") -> None:
                     change = f"({(some.psnr or 0) - (mean.psnr or 0):+.2f} dB)"
                     beside = f"{some.psnr:.2f} / {some.ssim:.4f} {change}"
                 whole = f"{mean.psnr:.2f} / {mean.ssim:.4f}"
-                lines.append((name, f"x{scale}", *series, whole, beside))
+                weights = short.get(series, "")
+                lines.append((name, f"x{scale}", series.network, weights, whole, beside))
         sets = list(dict.fromkeys(row["set"] for row in of_scale))
         for name, *cells in sorted(lines, key=lambda line: sets.index(line[0])):
             table.add_row(name, *(cell or "" for cell in cells))

@@ -119,12 +119,17 @@ def _lmdb(args: argparse.Namespace) -> None:
     # A name that a key can be appended to, also for "." and "..".
     folder = args.folder.resolve() if args.folder.name in ("", "..") else args.folder
     output = args.output or folder.with_name(f"{folder.name}.lmdb")
-    entries, suffix = folder_entries(folder, args.strip)
+    below: list[Path] = []
+    entries, suffix = folder_entries(folder, args.strip, below.append)
     if suffix:
         print(
             f"keys: names without {suffix}, such as {entries[0].key} for {entries[0].source.name}"
         )
-    if pack(output, entries, args.jobs):
+    is_new = pack(output, entries, args.jobs)
+    if below:
+        names = listed(below, _SHOWN_NAMES)
+        terminal.say(f"note: {len(below)} images in folders below are left out: {names}")
+    if is_new:
         print(f"{output}: {len(entries)} images")
     else:
         print(f"{output}: was made of these {len(entries)} images before; nothing to do")
@@ -141,6 +146,13 @@ def _add_verify(parser: argparse.ArgumentParser) -> None:
         "--lq", metavar="LR_PATH", help="LR images of those in PATH, NAME.png or NAMEx2.png"
     )
     parser.add_argument("--scale", type=int, metavar="N", help="of the LR images")
+    parser.add_argument(
+        "--gt-size",
+        type=_positive,
+        default=1,
+        metavar="N",
+        help="side of HR crops, which have to fit in each image (default: any)",
+    )
     _add_jobs(parser)
     parser.set_defaults(run=_verify)
 
@@ -151,11 +163,11 @@ def _verify(args: argparse.Namespace) -> int:
     if (args.lq is None) != (args.scale is None):
         raise UserError("basicsr data verify: expected --lq and --scale together; found one.")
     if args.lq is None:
-        report = verify(args.path, args.jobs)
+        report = verify(args.path, args.jobs, gt_size=args.gt_size)
     elif args.scale < 1:
         raise UserError(f"--scale: expected 1 or more; found {args.scale}.")
     else:
-        report = verify(args.path, args.jobs, args.lq, args.scale)
+        report = verify(args.path, args.jobs, args.lq, args.scale, args.gt_size)
     _print_report(report)
     return 1 if report.problems else 0
 
@@ -167,6 +179,8 @@ def _print_report(report: "Report") -> None:
             print(f"problem: {problem}")
         if len(problems) > _SHOWN:
             print(f"problem: {len(problems) - _SHOWN} more of this kind ({kind})")
+    for note in report.notes:
+        print(f"note: {note}")
     duplicates = [names for done in report.sets for names in done.duplicates]
     for names in duplicates[:_SHOWN]:
         print(f"note: the same pixels: {listed(names, _SHOWN_NAMES)}")

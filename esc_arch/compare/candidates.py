@@ -1,6 +1,6 @@
 """Candidates: networks with trained weights, as ``basicsr compare quality`` compares them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from esc_arch.archs import ESC, ESCFP, ESCReal, ESCRealM
 from esc_arch.archs.presets import PRESETS, build_meta
 from esc_arch.checkpoints.detection import detect
-from esc_arch.checkpoints.loading import create, load
+from esc_arch.checkpoints.loading import create, open_weights
 from esc_arch.checkpoints.state_dicts import read_state_dict
 from esc_arch.errors import UserError
 
@@ -23,8 +23,8 @@ class Candidate:
     """A network and the file of its weights.
 
     Attributes:
-        network: a preset, or what :func:`esc_arch.checkpoints.detect` says of the file.
-        preset: the preset, or None where the file is of a network of other sizes.
+        network: a preset, or what :func:`esc_arch.checkpoints.open_weights` says of the file.
+        preset: the preset, or None where the file is of another network.
         scale: upscaling factor.
         weights: path of the checkpoint, as it was given; None for bicubic.
         window: images are extended to multiples of it, as the published numbers of the ESC
@@ -37,23 +37,19 @@ class Candidate:
     weights: str | None
     window: int = 1
 
-    def build(self) -> nn.Module:
-        """The network with its weights, on the CPU, in evaluation mode."""
+    def build(self) -> nn.Module | Callable[[Tensor], Tensor]:
+        """The network with its weights, a module on the CPU, in evaluation mode."""
         if self.preset is not None:
             return create(self.preset, self.scale, self.weights).eval()
         assert self.weights is not None  # only bicubic has none, and it is not built
-        detected = detect(read_state_dict(self.weights))
-        assert detected is not None  # as read_candidate found
-        network = detected.network(**detected.arguments)
-        load(network, self.weights)
-        return network.eval()
+        return open_weights(self.weights).network
 
 
 def read_candidate(text: str, scale: int | None = None) -> Candidate:
     """Detect network and scale of a checkpoint.
 
     Args:
-        text: FILE, or PRESET=FILE.
+        text: FILE, which is any that `basicsr upscale` takes, or PRESET=FILE.
         scale: the scale that is required; None for the checkpoint's.
 
     Raises:
@@ -68,8 +64,8 @@ def read_candidate(text: str, scale: int | None = None) -> Candidate:
             f"--weights {text}: expected PRESET=FILE with one of the presets "
             f"{', '.join(PRESETS)}; found {name!r}. `basicsr nets` lists them."
         )
-    state = read_state_dict(path)
     if name:
+        state = read_state_dict(path)
         scales = PRESETS[name].scales if scale is None else (scale,)
         found = next((s for s in scales if _holds(state, name, s)), None)
         if found is None:
@@ -79,23 +75,23 @@ def read_candidate(text: str, scale: int | None = None) -> Candidate:
                 f"{detect(state) or 'a network that is no preset'}. Name the preset that it is of."
             )
         return _of_preset(name, found, path)
-    detected = detect(state)
-    if detected is None:
+    opened = open_weights(path)
+    if scale not in (None, opened.scale):
         raise UserError(
-            f"{path}: expected the parameters of a preset or of the ESC family; found "
-            f"{len(state)} tensors of another network ({', '.join(list(state)[:3])}, ...). "
-            "`basicsr nets` lists the presets."
-        )
-    if scale not in (None, detected.scale):
-        raise UserError(
-            f"{path}: expected a network for x{scale}, as --scale says; found {detected}. "
+            f"{path}: expected a network for x{scale}, as --scale says; found {opened.name}. "
             "Leave --scale out."
         )
-    if detected.preset is not None:
-        return _of_preset(detected.preset, detected.scale, path)
-    sizes = str(detected).replace(f" x{detected.scale}", "", 1)
-    window = detected.window if detected.network in ESC_FAMILY else 1
-    return Candidate(sizes, None, detected.scale, path, window)
+    if opened.channels != 3:
+        raise UserError(
+            f"{path}: expected a network of RGB images, as test sets hold them; found "
+            f"{opened.name}, of {opened.channels} channel. Name another one."
+        )
+    detected = opened.detected
+    if detected is not None and detected.preset is not None:
+        return _of_preset(detected.preset, opened.scale, path)
+    window = detected.window if detected is not None and detected.network in ESC_FAMILY else 1
+    network = opened.name.replace(f" x{opened.scale}", "", 1)
+    return Candidate(network, None, opened.scale, path, window)
 
 
 def _of_preset(name: str, scale: int, path: str) -> Candidate:

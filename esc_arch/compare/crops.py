@@ -14,7 +14,7 @@ import numpy as np
 from esc_arch.compare import figures
 from esc_arch.compare.results import Results, Row
 from esc_arch.compare.series import BICUBIC, Series, in_order, is_finite, labels, scales, series_of
-from esc_arch.errors import UserError
+from esc_arch.errors import UserError, escaped
 from esc_arch.imaging.codecs import read_image
 
 if TYPE_CHECKING:
@@ -197,7 +197,7 @@ def _height_in(panel: CropPanel) -> float:
 def _draw_panel(part: "SubFigure", panel: CropPanel) -> None:
     from matplotlib.patches import Rectangle
 
-    part.suptitle(panel.title, fontsize=10, x=0.01, ha="left")
+    part.suptitle(escaped(panel.title), fontsize=10, x=0.01, ha="left")
     widths = (_WHOLE_IN, *[_TILE_IN] * _COLUMNS)
     grid = part.add_gridspec(_rows(panel), len(widths), width_ratios=widths)
     whole = part.add_subplot(grid[:, 0], anchor="N")

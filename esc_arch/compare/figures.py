@@ -29,7 +29,7 @@ from esc_arch.compare.series import (
     set_means,
     trained_here,
 )
-from esc_arch.errors import UserError
+from esc_arch.errors import UserError, escaped
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -115,7 +115,8 @@ def fixed_style() -> Iterator[None]:
             "expected matplotlib, to draw the pictures of the report; found none. The tables are "
             "written. Install it: pip install matplotlib; then run basicsr compare report again."
         ) from None
-    with style.context("default"):
+    # A dollar in a name would begin a formula.
+    with style.context(["default", {"text.parse_math": False}]):
         yield
 
 
@@ -276,7 +277,7 @@ def _draw_bubbles(axes: "Axes", panel: TradeoffPanel, looks: Mapping[Series, _Lo
     """Draw a panel without its labels; the areas of the bubbles in square points."""
     from matplotlib.colors import to_rgba
 
-    axes.set_title("\n".join(panel.title), fontsize=8, loc="left")
+    axes.set_title(escaped("\n".join(panel.title), keep="\n"), fontsize=8, loc="left")
     source = "published PSNR" if panel.is_published else "PSNR"
     _name_axes(axes, "latency in ms, median; logarithmic", f"{source} of {panel.set} in dB")
     largest = max((p.peak_mb for p in panel.points if p.peak_mb), default=1.0)

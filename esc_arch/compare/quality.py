@@ -9,7 +9,9 @@ are measured; every other network gets the image itself.
 Shapes: images are (H, W, 3), BGR, uint8.
 """
 
+import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,13 +22,14 @@ import torch
 from basicsr.metrics import calculate_psnr, calculate_ssim
 from basicsr.utils import tensor2img
 from basicsr.utils.registry import DATASET_REGISTRY
-from torch import Tensor
+from torch import Tensor, nn
 
 from esc_arch.archs.whole_windows import WholeWindows
 from esc_arch.compare import results
 from esc_arch.compare.candidates import Candidate
 from esc_arch.compare.results import Row
 from esc_arch.compare.series import BICUBIC
+from esc_arch.data.names import require_one_each
 from esc_arch.errors import UserError, first_line
 from esc_arch.imaging.codecs import ImageError, encode_png, read_header
 from esc_arch.imaging.imresize import imresize
@@ -94,8 +97,11 @@ def open_benchmark(data: Path, name: str, scale: int) -> TestSet:
     Without a folder LR_bicubic/X{scale} the LR images are made by MATLAB's rule.
 
     Raises:
-        UserError: when the folder is missing, or an image of a pair.
+        UserError: when the folder is missing or not below DATA, or an image of a pair is
+            missing, or there twice.
     """
+    if ".." in Path(name).parts or Path(name).is_absolute():
+        raise UserError(f"--sets: expected folders of {data}; found {name}. Name another --data.")
     lr = data / name / "LR_bicubic" / f"X{scale}"
     is_made = not lr.is_dir()
     section = {
@@ -112,15 +118,29 @@ def open_benchmark(data: Path, name: str, scale: int) -> TestSet:
     opt = {"scale": scale, "datasets": {name: section}}
     inspect_data(problems, opt, Run(is_train=False))
     problems.raise_if_any()
+    images: dict[str, list[str]] = {}
+    for file in sorted(os.listdir(data / name / "HR")):
+        images.setdefault(Path(file).stem, []).append(file)
+    require_one_each(images, f"HR image of each name in {data / name}")
     return TestSet(name, scale, _pairs(section, scale), is_made)
 
 
 def open_validation_sets(opt: Mapping[str, Any]) -> list[TestSet]:
     """The validation sets of a checked option file that have HR images."""
-    return [
-        TestSet(section["name"], opt["scale"], _pairs(section, opt["scale"]))
+    sections = {
+        phase: section
         for phase, section in opt["datasets"].items()
         if phase.split("_")[0] == "val" and "dataroot_gt" in section
+    }
+    names = Counter(section["name"] for section in sections.values())
+    return [
+        TestSet(
+            # Rows and images of two sets of one name would take each other's place.
+            section["name"] if names[section["name"]] == 1 else f"{section['name']} ({phase})",
+            opt["scale"],
+            _pairs(section, opt["scale"]),
+        )
+        for phase, section in sections.items()
     ]
 
 
@@ -149,7 +169,8 @@ def compare(
         run: see :func:`esc_arch.compare.results.describe_run`.
 
     Raises:
-        UserError: when the results of an earlier run cannot be read, or none written.
+        UserError: when the results of an earlier run cannot be read.
+        Unwritten: when a file cannot be written.
     """
     found = results.read(folder)
     scales = sorted({test_set.scale for test_set in test_sets})
@@ -174,6 +195,8 @@ def compare(
                         rows.append(row)
                         done += 1
                         advance(1)
+                except results.Unwritten:
+                    raise  # nothing of the others could be kept either
                 except Exception as error:
                     tested.errors.append(_described(candidate, error, test_set))
                     advance(len(test_set.pairs) - done)
@@ -196,13 +219,19 @@ def _enlarger(candidate: Candidate, device: str) -> Callable[[Tensor], np.ndarra
     """A function that makes an 8-bit image of ``lq``, (3, h, w) in [0, 1]."""
     if candidate.network == BICUBIC:
         return lambda lq: imresize(tensor2img(lq), candidate.scale)
-    network = WholeWindows(candidate.build()).to(device)
+    network = candidate.build()
+    if isinstance(network, nn.Module):
+        network = WholeWindows(network).to(device)
 
     def enlarge(lq: Tensor) -> np.ndarray:
         height, width = (side * candidate.scale for side in lq.shape[1:])
         extended = pad_to_windows(lq[None], (candidate.window,) * 2)
         with torch.inference_mode():
             output = network(extended.contiguous().to(device))
+        if not output.isfinite().all():  # rounded to 8 bits they would look like numbers
+            raise UserError(
+                "expected finite values from the network; found others. Train or convert it again."
+            )
         return tensor2img(output[..., :height, :width])
 
     return enlarge
@@ -226,7 +255,10 @@ def _rows(
                 f"{path}: expected sides of at least {least} pixels, which SSIM at x{scale} "
                 f"needs; found {hr.shape[1]}x{hr.shape[0]}. Remove this image."
             )
-        output = enlarge(pair["lq"])
+        try:
+            output = enlarge(pair["lq"])
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
         name = f"{images}/{test_set.name}/{path.stem}x{scale}.png"
         results.write_file(folder / name, encode_png(output))
         metric = {"crop_border": scale, "test_y_channel": True}

@@ -64,7 +64,7 @@ def write_report(folder: Path) -> list[Path]:
     """
     found = results.read(folder)
     written = [folder / "results.csv"]
-    results.write_file(written[0], results.csv_text(found).encode())
+    results.write_file(written[0], results.encoded(results.csv_text(found)))
     everything = [series_of(row) for kind in KINDS for row in found[kind]]
     bubbles, of_bubbles = figures.tradeoff_panels(found)
     tiles, of_tiles = crops.crop_panels(found, folder)
@@ -102,7 +102,7 @@ def write_report(folder: Path) -> list[Path]:
             path.unlink(missing_ok=True)
         texts[name] = [f"{first}.", *(["Matplotlib is not installed."] if panels else notes)]
     report = folder / "report.md"
-    results.write_file(report, _markdown(folder.resolve().name, found, texts).encode())
+    results.write_file(report, results.encoded(_markdown(folder.resolve().name, found, texts)))
     if missing:
         raise missing
     return [*written, report]

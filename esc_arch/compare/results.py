@@ -14,6 +14,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
@@ -27,13 +28,16 @@ from esc_arch.machine import processor, versions
 
 __all__ = [
     "KINDS",
+    "Unwritten",
     "add",
     "csv_text",
     "describe_run",
     "empty",
+    "encoded",
     "folder_of",
     "merge",
     "read",
+    "require_writable",
     "write",
     "write_file",
 ]
@@ -59,6 +63,22 @@ def folder_of(name: str) -> Path:
     if name in ("", ".", "..") or {"/", "\\"} & set(name):
         raise UserError(f"--name: expected a plain name of a folder; found {name!r}. Name another.")
     return Path("experiments/compare", name)
+
+
+def require_writable(folder: Path) -> None:
+    """Make the folder of a comparison.
+
+    Before hours of work: raise a UserError when no file can be written there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"{folder}: expected a folder to write the results to; found: {error.strerror}. "
+            "Correct that, or start in another folder."
+        ) from None
 
 
 def empty() -> Results:
@@ -123,8 +143,13 @@ def merge(several: Iterable[Results]) -> Results:
 
 def write(folder: Path, results: Results) -> None:
     """Write ``results.json`` and ``results.csv``; each is complete or absent."""
-    write_file(folder / FILE, (json.dumps(results, indent=1) + "\n").encode())
-    write_file(folder / "results.csv", csv_text(results).encode())
+    write_file(folder / FILE, encoded(json.dumps(results, indent=1) + "\n"))
+    write_file(folder / "results.csv", encoded(csv_text(results)))
+
+
+def encoded(text: str) -> bytes:
+    """Text of a file; the names of files in it need not be text."""
+    return text.encode("utf-8", "surrogateescape")
 
 
 def csv_text(results: Results) -> str:
@@ -141,18 +166,22 @@ def csv_text(results: Results) -> str:
     return out.getvalue()
 
 
+class Unwritten(UserError):
+    """A file of the results cannot be written."""
+
+
 def write_file(path: Path, content: bytes) -> None:
     """Write a file, with its folder; it is complete or as it was before.
 
     Raises:
-        UserError: when it cannot be written.
+        Unwritten: when it cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as part:
             part.write_bytes(content)
     except OSError as error:
-        raise UserError(
+        raise Unwritten(
             f"{path}: expected to write it; found {error.strerror}. What was there stays."
         ) from error
 

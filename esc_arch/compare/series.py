@@ -7,6 +7,7 @@ from typing import NamedTuple, TypeGuard
 
 from esc_arch.compare.published import PUBLISHED
 from esc_arch.compare.results import KINDS, Results, Row
+from esc_arch.errors import escaped
 
 __all__ = [
     "BICUBIC",
@@ -21,6 +22,7 @@ __all__ = [
     "scales",
     "series_of",
     "set_means",
+    "short_weights",
     "trained_here",
 ]
 
@@ -82,8 +84,16 @@ def labels(series: Iterable[Series]) -> dict[Series, str]:
             suffix = "" if one.network == BICUBIC else ", initial weights"
         else:
             suffix = f", {_differences(own)[own.index(one.weights)]}" if len(own) > 1 else ""
-        out[one] = one.network + suffix
+        out[one] = escaped(one.network + suffix)
     return out
+
+
+def short_weights(series: Iterable[Series]) -> dict[Series, str]:
+    """For each series that has weights the parts of their path by which it differs from others."""
+    own = [one for one in in_order(series) if one.weights]
+    paths = list(dict.fromkeys(one.weights or "" for one in own))
+    short = dict(zip(paths, _differences(paths), strict=True))
+    return {one: short[one.weights or ""] for one in own}
 
 
 def _differences(paths: list[str]) -> list[str]:

@@ -107,7 +107,7 @@ def train(
     wanted = {name: with_network(request, template, name) for name in request.networks}
     for name, opt in wanted.items():
         options.check(opt, f"{request.template} with {name}", options.Run(is_train=True))
-    request.folder.mkdir(parents=True, exist_ok=True)
+    results.require_writable(request.folder)
     try:
         with locked(request.folder / ".lock"):
             slots = _slots(template) if gpus is None else list(gpus)

@@ -181,6 +181,15 @@ def _list_files(listing: Listing, path: str) -> None:
     root = listing.root
     with os.scandir(path) as entries:
         found = sorted((e for e in entries if e.name[0] != "."), key=lambda entry: entry.name)
+    special = [e.name for e in found if not (e.is_file() or e.is_dir()) and special_kind(e.path)]
+    if special:
+        listing.add(
+            "special files",
+            "regular files, as BasicSR leaves the others out without a word",
+            f"{len(special)} FIFOs, sockets or devices in {root}",
+            "Remove them.",
+            *special,
+        )
     dangling = [e.name for e in found if e.is_symlink() and not os.path.exists(e.path)]
     special = [e.name for e in found if not (e.is_file() or e.is_dir()) and special_kind(e.path)]
     if special:
@@ -459,10 +468,15 @@ class SetReport:
 
 
 class Report(NamedTuple):
-    """The findings on each set, and on pairs of sets by their names."""
+    """The findings on each set, and on pairs of sets by their names.
+
+    Attributes:
+        notes: what is right for some uses alone.
+    """
 
     sets: list[SetReport]
     pairs: dict[str, list[Finding]]
+    notes: list[str]
 
     @property
     def problems(self) -> list[Finding]:
@@ -484,6 +498,7 @@ def verify(
     jobs: int,
     lq: str | os.PathLike[str] | None = None,
     scale: int = 1,
+    gt_size: int = 1,
 ) -> Report:
     """Check a folder of images, an LMDB, or a folder that ``basicsr data prepare`` made.
 
@@ -491,6 +506,7 @@ def verify(
         jobs: number of processes.
         lq: images that were made of those in ``path``: each LR side must be the HR side over
             the scale, without remainder.
+        gt_size: side of the HR crops that a training is to take.
 
     Raises:
         UserError: when a path holds no images at all.
@@ -504,9 +520,28 @@ def verify(
         _require_images(found)
     with Processes(jobs) as processes:
         checked = {found: _check_set(found, processes) for found in sets}
+    for found, done in checked.items():
+        sizes = [(n, Size(of.width, of.height)) for n, of in done.shapes.items() if of]
+        small = check_least(sizes, gt_size // found.scale)
+        done.findings += _of(done.name, [replace(f, place=str(found.path)) for f in small])
     names = {pair: f"{pair.hr.name if pair.hr else 'no HR'} and {pair.lq.name}" for pair in pairs}
     found_of = {name: _of(name, _check_pair(pair, checked)) for pair, name in names.items()}
-    return Report(list(checked.values()), found_of)
+    to_train = {pair.lq for pair in pairs if pair.is_exact}
+    notes = [note for pair in pairs if pair.lq not in to_train for note in _notes(pair, checked)]
+    return Report(list(checked.values()), found_of, notes)
+
+
+def _notes(pair: FoundPair, checked: Mapping[FoundSet, SetReport]) -> Iterator[str]:
+    if pair.hr is None:
+        return
+    shapes, scale = checked[pair.hr].shapes, pair.lq.scale
+    uneven = [n for n, of in shapes.items() if of and (of.height % scale or of.width % scale)]
+    if uneven:
+        yield (
+            f"{pair.hr.path}: expected sides that are multiples of {scale}, to train with; found "
+            f"{len(uneven)} others: {listed(uneven, 3)}. To test with they are right; `basicsr "
+            "data prepare` makes pairs to train with."
+        )
 
 
 def _of(name: str, findings: Iterable[Finding]) -> list[Finding]:
@@ -550,6 +585,9 @@ def _check_set(found: FoundSet, processes: Processes) -> SetReport:
     except ProcessKilled:
         text = "that a process was killed by it: damaged, or too little memory"
         findings.append(Finding("damaged", "to read all images", text, _AGAIN))
+    if found.name != str(found.path) and not images.is_lmdb:
+        # BasicSR reads all that is in a folder of `data prepare`.
+        findings += check_folder(str(found.path)).findings
     repeated = [stem for stem, n in Counter(map(images.stem, names)).items() if n > 1]
     if repeated:
         expected, advice = "one image of each name", "Rename or remove one."

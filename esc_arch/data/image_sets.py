@@ -4,7 +4,8 @@
 
     HR/NAME.png             LR_bicubic/X2/NAMEx2.png
     HR_sub/NAME_s001.png    LR_bicubic/X2_sub/NAME_s001.png
-    HR.lmdb, HR_sub.lmdb    LR_bicubic/X2.lmdb, LR_bicubic/X2_sub.lmdb
+    HR_X2/NAME.png          LR_bicubic/X2/NAMEx2.png
+    HR.lmdb, ...            LR_bicubic/X2.lmdb, ...
 """
 
 import functools
@@ -18,9 +19,15 @@ from typing import NamedTuple
 
 import lmdb
 
-from esc_arch.data.lmdb_reader import DamagedLmdb, MetaLine, open_lmdb, parse_meta_line
+from esc_arch.data.lmdb_reader import (
+    DamagedLmdb,
+    MetaLine,
+    list_text,
+    open_lmdb,
+    parse_meta_line,
+)
 from esc_arch.errors import UserError
-from esc_arch.files import open_regular, read_regular, special_kind
+from esc_arch.files import read_regular, special_kind
 from esc_arch.imaging.codecs import ImageError, find_images
 from esc_arch.terminal import say
 
@@ -35,7 +42,7 @@ __all__ = [
     "read_meta_info",
 ]
 
-_HR = re.compile(r"HR(_sub)?(\.lmdb)?")
+_HR = re.compile(r"HR(_sub|_X\d+)?(\.lmdb)?")
 _LR = re.compile(r"X(\d+)(_sub)?(\.lmdb)?")
 _LR_FOLDER = "LR_bicubic"
 
@@ -43,7 +50,7 @@ _LR_FOLDER = "LR_bicubic"
 class ImageSet:
     """Encoded images by name, of a folder, or of an LMDB as BasicSR reads it.
 
-    Nothing is read before it is asked for.  An LMDB can be open once in a process.
+    Nothing is read before it is asked for.
 
     Args:
         path: the folder, or the LMDB, which ends in ``.lmdb``.
@@ -97,10 +104,8 @@ class ImageSet:
         raise ImageError(text, reason)
 
     def close(self) -> None:
-        """Close the LMDB; reading opens it again."""
-        if self._database is not None:
-            self._database.close()
-            self._database = None
+        """Give the LMDB back; reading opens it again."""
+        self._database = None
 
     @contextmanager
     def _reading(self) -> Iterator[lmdb.Transaction]:
@@ -141,8 +146,7 @@ def read_meta_info(file: str | os.PathLike[str]) -> list[MetaLine]:
         OSError: when it cannot be read.
         UnicodeDecodeError: when it is no text.
     """
-    with io.TextIOWrapper(open_regular(file), "utf-8") as lines:
-        return [parse_meta_line(line.strip()) for line in lines]
+    return [parse_meta_line(line.strip()) for line in io.StringIO(list_text(file))]
 
 
 class FoundSet(NamedTuple):
@@ -188,8 +192,12 @@ def find_sets(path: str | os.PathLike[str]) -> tuple[list[FoundSet], list[FoundP
         return [FoundSet(str(path), path)], []
     pairs = []
     for name, lq in low.items():
-        kind = re.sub(r"X\d+", "HR", name)
-        pairs.append(FoundPair(high.get(kind), lq, "_sub" in name))
+        whole = high.get(re.sub(r"X\d+", "HR", name))
+        crops = high.get(f"HR_{name}")
+        if crops is not None:
+            pairs.append(FoundPair(crops, lq, is_exact=True))
+        if crops is None or whole is not None:
+            pairs.append(FoundPair(whole, lq, "_sub" in name))
     return [*high.values(), *low.values()], pairs
 
 

@@ -1,18 +1,20 @@
-"""Opening an LMDB of images for reading, and the lines of its ``meta_info.txt``.
+"""Opening an LMDB of images for reading, and lists of images, as its ``meta_info.txt``.
 
 Such a folder holds ``data.mdb`` and ``meta_info.txt``, with lines like
 ``0001_s001.png (480,480,3) 1``.  BasicSR takes as key what stands before the first dot.
 """
 
+import io
 import os
 import re
 from typing import NamedTuple
+from weakref import WeakValueDictionary
 
 import lmdb
 
 from esc_arch.files import open_regular
 
-__all__ = ["DamagedLmdb", "MetaLine", "open_lmdb", "parse_meta_line"]
+__all__ = ["DamagedLmdb", "MetaLine", "list_text", "open_lmdb", "parse_meta_line"]
 
 _SHAPE = re.compile(r" \((\d+),\s*(\d+)(?:,\s*(\d+))?")
 
@@ -54,8 +56,24 @@ def parse_meta_line(line: str) -> MetaLine:
     return MetaLine(name, line.split(".")[0], sides)
 
 
+def list_text(file: str | os.PathLike[str]) -> str:
+    """A list of images: UTF-8 in any locale, without the byte order mark of editors on Windows.
+
+    Raises:
+        OSError: when it cannot be read.
+        UnicodeDecodeError: when it is no text.
+    """
+    with io.TextIOWrapper(open_regular(file), "utf-8-sig") as opened:
+        text = opened.read()
+    # In a locale of another encoding names are as the system is asked for them.
+    return os.fsdecode(text.encode())
+
+
 def open_lmdb(path: str | os.PathLike[str]) -> lmdb.Environment:
     """Open an LMDB as BasicSR does, read-only and without lock.
+
+    lmdb opens a database once in a process.  All callers share it, and it is closed when the last
+    one has forgotten it.
 
     Raises:
         DamagedLmdb: when ``data.mdb`` is missing, cut off, or no LMDB.
@@ -63,10 +81,15 @@ def open_lmdb(path: str | os.PathLike[str]) -> lmdb.Environment:
     data = os.path.join(path, "data.mdb")
     try:
         with open_regular(data) as file:
-            size = os.fstat(file.fileno()).st_size
-        if not size:
+            status = os.fstat(file.fileno())
+        if not status.st_size:
             raise DamagedLmdb("an LMDB", f"{data}: an empty file")
-        database = lmdb.open(os.fspath(path), readonly=True, lock=False, readahead=False)
+        # A forked process may read its parent's, as nothing is locked.
+        place = status.st_dev, status.st_ino
+        database = _opened.get(place)
+        if database is None:
+            database = lmdb.open(os.fsencode(path), readonly=True, lock=False, readahead=False)
+            _opened[place] = database
     except lmdb.InvalidError:
         raise DamagedLmdb("an LMDB", f"another file, {data}") from None
     except lmdb.Error as error:
@@ -75,7 +98,9 @@ def open_lmdb(path: str | os.PathLike[str]) -> lmdb.Environment:
         raise DamagedLmdb("an LMDB", f"{data}: {error.strerror}") from None
     # Reading pages beyond the end of the file would end the process.
     needed = (database.info()["last_pgno"] + 1) * database.stat()["psize"]
-    if size < needed:
-        database.close()
-        raise DamagedLmdb(f"{needed} bytes of data", f"{size} bytes in {data}")
+    if status.st_size < needed:
+        raise DamagedLmdb(f"{needed} bytes of data", f"{status.st_size} bytes in {data}")
     return database
+
+
+_opened: "WeakValueDictionary[tuple[int, int], lmdb.Environment]" = WeakValueDictionary()

@@ -14,7 +14,7 @@ import mmap
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
@@ -23,6 +23,7 @@ import lmdb
 from rich.filesize import decimal
 
 from esc_arch.data.lmdb_reader import DamagedLmdb, open_lmdb
+from esc_arch.data.names import MOST_KEY_BYTES, key_of, require_one_each
 from esc_arch.data.processes import Processes, ProcessKilled
 from esc_arch.errors import UserError
 from esc_arch.files import Held, flush_folder, free_bytes, locked, read_regular, whole_file
@@ -36,9 +37,8 @@ __all__ = ["Entry", "folder_entries", "is_current", "pack", "write_lmdb"]
 _COMMIT_IMAGES, _COMMIT_BYTES = 64, 64 << 20
 _FORMAT = 1
 _FILES = frozenset({"data.mdb", "lock.mdb", "meta_info.txt", "plan.json"})
-# BasicSR ends a key at the first dot, a name in meta_info.txt at a space, and encodes ASCII;
-# lmdb takes up to 511 bytes.
-_KEY = re.compile(r"[!-\-/-~]{1,511}")
+# BasicSR ends a key at the first dot, a name in meta_info.txt at a space, and encodes ASCII.
+_KEY = re.compile(rf"[!-\-/-~]{{1,{MOST_KEY_BYTES}}}")
 _SCALE_SUFFIX = re.compile(r"x\d+$")
 _SHOWN = 20
 
@@ -72,19 +72,23 @@ class _Plan(NamedTuple):
 
 
 def folder_entries(
-    folder: str | os.PathLike[str], suffix: str | None = None
+    folder: str | os.PathLike[str],
+    suffix: str | None = None,
+    below: Callable[[Path], object] | None = None,
 ) -> tuple[list[Entry], str]:
-    """The images directly in a folder, with their names as keys.
+    """The images directly in a folder, with keys by their names; see :func:`key_of`.
 
     Args:
         suffix: removed from the end of each name, so that LR and HR keys are the same; by
             default ``x2`` or the like where all names end so.
+        below: called for each image that is left out, as it is in a folder below.
 
     Returns:
         The entries and the suffix.
 
     Raises:
-        UserError: when there are no images, or a name does not end in the suffix.
+        UserError: when there are no images, a name does not end in the suffix, or names differ in
+            the extension alone.
     """
     folder = Path(folder)
     images = find_images(folder, say)
@@ -94,6 +98,9 @@ def folder_entries(
             f"{folder}: expected images; found them only below it, first in {images[0].parent}. "
             "Name the folder that they are in."
         )
+    for path in images:
+        if below is not None and path.parent != folder:
+            below(path)
     if suffix is None:
         endings = {m[0] if (m := _SCALE_SUFFIX.search(path.stem)) else "" for path in here}
         suffix = endings.pop() if len(endings) == 1 else ""
@@ -103,7 +110,12 @@ def folder_entries(
             f"{other}: expected a name that ends in {suffix!r}; found another. Rename it, or "
             "use another --strip."
         )
-    return [Entry(path.stem.removesuffix(suffix), path) for path in here], suffix
+    entries = [Entry(key_of(path.stem.removesuffix(suffix)), path) for path in here]
+    by_key: dict[str, list[Path]] = {}
+    for key, path in entries:
+        by_key.setdefault(key, []).append(path)
+    require_one_each(by_key, "image of each name")
+    return entries, suffix
 
 
 def pack(path: str | os.PathLike[str], entries: Sequence[Entry], jobs: int) -> bool:
@@ -115,13 +127,7 @@ def pack(path: str | os.PathLike[str], entries: Sequence[Entry], jobs: int) -> b
     Raises:
         UserError: as there, and for images that do not decode.
     """
-    try:
-        present = is_current(path, entries)
-    except UserError:
-        present = False  # for one empty or unreadable image; the check below lists all
-    if not present:
-        _require_decodable([entry.source for entry in entries], jobs)
-    return write_lmdb(path, entries)
+    return _write(path, entries, jobs)
 
 
 def _require_decodable(sources: list[Path], jobs: int) -> None:
@@ -158,7 +164,7 @@ def write_lmdb(path: str | os.PathLike[str], entries: Sequence[Entry]) -> bool:
     that have it open continue to read the old one.
 
     Args:
-        path: of the LMDB; its name ends in ``.lmdb``, its folder exists.
+        path: of the LMDB; its name ends in ``.lmdb``; its folder is made.
         entries: in any order.
 
     Returns:
@@ -170,11 +176,34 @@ def write_lmdb(path: str | os.PathLike[str], entries: Sequence[Entry]) -> bool:
             empty, no image, or changes meanwhile; the disk has no room or fails; ``path``
             is not an LMDB; another process is writing it.
     """
+    return _write(path, entries, 0)
+
+
+def _write(path: str | os.PathLike[str], entries: Sequence[Entry], checking_jobs: int) -> bool:
+    """The same, after a check of the images by some processes, unless that number is 0."""
     final = _final(path)
-    plan = _plan(final, entries)
+    sources = [entry.source for entry in entries]
+    try:
+        plan = _plan(final, entries)
+    except UserError:
+        if checking_jobs:
+            _require_decodable(sources, checking_jobs)  # which lists all
+        raise
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{final}: expected a folder to make it in; found, for {error.filename}: "
+            f"{error.strerror}. Name another place."
+        ) from None
     try:
         with locked(_beside(final, "lock"), remove=True):
-            return _build(final, plan)
+            if _is_there(final, plan):
+                return False
+            if checking_jobs:
+                _require_decodable(sources, checking_jobs)
+            _build(final, plan)
+            return True
     except Held as held:
         raise UserError(
             f"{final}: expected to be the only one that writes it; found another process"
@@ -201,30 +230,39 @@ def is_current(path: str | os.PathLike[str], entries: Sequence[Entry]) -> bool:
     return _is_made_of(final, _plan(final, entries))
 
 
-def _build(final: Path, plan: _Plan) -> bool:
+def _is_there(final: Path, plan: _Plan) -> bool:
+    """Whether there is nothing to do; otherwise it can be done as far as the disk is concerned.
+
+    Raises:
+        UserError: when ``final`` is something else, or the disk has no room.
+    """
     part, old = _beside(final, "part"), _beside(final, "old")
     if old.exists() and not final.exists():
         old.rename(final)  # a kill came between the renames below
     _remove(old)
     if _is_made_of(final, plan):
         _remove(part)
-        return False
+        return True
     _require_replaceable(final)
-    done = _resume(part, plan)
-    needed = plan.most_bytes - sum(plan.sizes[:done])
+    begun = part / "data.mdb"
+    needed = plan.most_bytes - (begun.stat().st_size if begun.exists() else 0)
     if needed > (free := free_bytes(final.parent)):
         raise UserError(
             f"{final}: expected {decimal(needed)} of room on the disk; found {decimal(free)}. "
             "Make room, or name an LMDB on another disk."
         )
-    _append(part, plan, done, final.name)
+    return False
+
+
+def _build(final: Path, plan: _Plan) -> None:
+    part, old = _beside(final, "part"), _beside(final, "old")
+    _append(part, plan, _resume(part, plan), final.name)
     _flush(part)
     if final.exists():
         final.rename(old)
     part.rename(final)
     flush_folder(final.parent)
     _remove(old)
-    return True
 
 
 def _final(path: str | os.PathLike[str]) -> Path:
@@ -232,10 +270,6 @@ def _final(path: str | os.PathLike[str]) -> Path:
         raise UserError(f"{path}: expected a name that ends in .lmdb; found another. Rename it.")
     # Through a link, so that it stays one.
     final = Path(os.path.realpath(path))
-    if not final.parent.is_dir():
-        raise UserError(
-            f"{path}: expected a folder to make it in; found no {final.parent}. Make that folder."
-        )
     return final
 
 
@@ -325,7 +359,8 @@ def _meta_lines(folder: Path) -> list[bytes]:
 def _images(folder: Path, plan: _Plan) -> int:
     """How many images of the plan an LMDB begins with; 0 for a damaged one."""
     try:
-        with open_lmdb(folder) as database, database.begin() as transaction:
+        database = open_lmdb(folder)
+        with database.begin() as transaction:
             images = int(database.stat()["entries"])
             cursor = transaction.cursor()
             cursor.last()
@@ -406,7 +441,7 @@ def _append(part: Path, plan: _Plan, done: int, name: str) -> None:
 
 def _open(part: Path, plan: _Plan) -> lmdb.Environment:
     # Without lmdb's lock, as this process has its own.
-    return lmdb.open(str(part), map_size=plan.most_bytes, lock=False)
+    return lmdb.open(os.fsencode(part), map_size=plan.most_bytes, lock=False)
 
 
 def _read(source: Path, size: int) -> bytes:

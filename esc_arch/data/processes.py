@@ -12,11 +12,13 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from itertools import islice
-from multiprocessing import get_context, parent_process
+from multiprocessing import active_children, get_context, parent_process
 from types import TracebackType
 from typing import TypeVar
 
 import cv2
+
+from esc_arch.errors import UserError
 
 __all__ = ["ProcessKilled", "Processes", "default_jobs"]
 
@@ -80,6 +82,7 @@ class Processes:
 
         Raises:
             ProcessKilled: when a process was killed.
+            UserError: when the system starts no process.
             Exception: any of ``function``.
         """
         waiting = iter(items)
@@ -158,9 +161,20 @@ class Processes:
             # Forked processes need no second for imports. Elsewhere than on Linux a fork of a
             # process with threads is not safe.
             context = get_context("fork" if sys.platform == "linux" else "spawn")
-            self._pool = ProcessPoolExecutor(self._jobs, context, _begin)
-            with _safe_start():
-                self._pool.submit(os.getpid)  # which starts all of them
+            others = active_children()
+            try:
+                pool = ProcessPoolExecutor(self._jobs, context, _begin)
+                with _safe_start():
+                    pool.submit(os.getpid)  # which starts all of them
+            except OSError as error:
+                # Those that were started would wait for work, and this process for their end.
+                for process in set(active_children()).difference(others):
+                    process.terminate()
+                raise UserError(
+                    f"--jobs: expected to start {self._jobs} processes; found: {error.strerror}. "
+                    "Use fewer --jobs, or raise the limit (ulimit -n, ulimit -u)."
+                ) from None
+            self._pool = pool
         return self._pool
 
     def _end(self) -> None:

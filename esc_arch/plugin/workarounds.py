@@ -10,6 +10,7 @@ import functools
 import importlib
 import importlib.util
 import inspect
+import io
 import logging
 import sys
 from collections import Counter
@@ -19,7 +20,7 @@ from contextvars import ContextVar
 from io import TextIOWrapper
 from pathlib import Path
 from types import MappingProxyType, ModuleType, SimpleNamespace
-from typing import Any, NamedTuple, cast
+from typing import IO, Any, NamedTuple, cast
 
 import cv2
 import numpy as np
@@ -100,6 +101,9 @@ def after_basicsr() -> None:
     _replace(img_process_util, "filter2D", _filter_any_memory_format)
     _replace(img_util, "imwrite", lambda original: _imwrite)
     _replace(logger, "get_root_logger", _logging_in_utf8)
+    for name, module in list(sys.modules.items()):
+        if name.startswith("basicsr.data."):
+            vars(module).setdefault("open", _open_list)
     if isinstance(vgg_arch.vgg, ModuleType | SimpleNamespace):  # torchvision's, or ours of before
         names = [f"{name}{ending}" for name in vgg_arch.NAMES for ending in ("", "_bn")]
         vgg_arch.vgg = SimpleNamespace(**{name: functools.partial(_vgg, name) for name in names})
@@ -298,6 +302,14 @@ def _logging_in_utf8(original: Callable[..., logging.Logger]) -> Callable[..., l
         return logger
 
     return get_root_logger
+
+
+def _open_list(file: str, mode: str = "r") -> IO[str]:
+    """Defect: datasets read ``meta_info`` files in the encoding of the locale, and take a byte
+    order mark, which editors on Windows write, for the beginning of the first name."""
+    from esc_arch.data.lmdb_reader import list_text
+
+    return io.StringIO(list_text(file))
 
 
 def _vgg(name: str, pretrained: bool) -> nn.Module:

@@ -1,19 +1,26 @@
 """PSNR and SSIM of a comparison, against the formulas, skimage and published numbers."""
 
+import errno
+import os
+import shutil
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from basicsr.archs.srvgg_arch import SRVGGNetCompact
+from PIL import Image
 from skimage.metrics import structural_similarity
 
 import esc_arch
+from esc_arch.cli.main import main
 from esc_arch.compare import quality, results
 from esc_arch.compare.candidates import Candidate, read_candidate
 from esc_arch.compare.series import BICUBIC, Series, set_means
 from esc_arch.errors import UserError
 from tests.compare.photos import make_set, photo
+from tests.run_python import output_of, start_python
 
 SHARED = Path(__file__).parents[3] / "shared"
 RUN = {"command": "a test"}
@@ -125,6 +132,164 @@ def test_a_network_that_fails_leaves_the_others(
     assert tested.errors[1] == "esc x2 (hungry.pth) on Little failed: out of memory"
 
 
+@pytest.fixture
+def compact(tmp_path: Path) -> list[Path]:
+    """Two files of one network that spandrel alone knows."""
+    torch.manual_seed(0)
+    files = [tmp_path / "runs" / name / "models" / "net_g_latest.pth" for name in ("wide", "long")]
+    for file in files:
+        network = SRVGGNetCompact(num_feat=8, num_conv=2, upscale=2)
+        file.parent.mkdir(parents=True)
+        torch.save({"params_ema": network.state_dict()}, file)
+    return files
+
+
+def test_weights_that_spandrel_knows_are_compared_with_rows_apart(
+    tmp_path: Path, data: Path, compact: list[Path], monkeypatch, capsys
+):
+    pytest.importorskip("spandrel")
+    monkeypatch.chdir(tmp_path)
+    weights = [str(file.relative_to(tmp_path)) for file in compact]
+    arguments = ["--weights", *weights, "--data", str(data), "--sets", "Little"]
+    assert main(["compare", "quality", *arguments]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for name, other in (("wide", "long"), ("long", "wide")):
+        assert any(f"runs/{name}" in line or name in line.split() for line in lines), lines
+        assert not any(name in line and other in line for line in lines)
+    found = results.read(Path("experiments/compare/quality"))["quality"]
+    assert {row["weights"] for row in found} == {None, *weights}
+    for row in found:
+        if row["weights"] is None:
+            continue
+        network = SRVGGNetCompact(num_feat=8, num_conv=2, upscale=2)
+        network.load_state_dict(torch.load(row["weights"])["params_ema"])
+        lr = data / "Little" / "LR_bicubic" / "X2" / f"{row['image']}x2.png"
+        lq = np.ascontiguousarray(cv2.imread(str(lr))[..., ::-1].transpose(2, 0, 1)) / 255
+        with torch.no_grad():
+            wanted = network(torch.from_numpy(lq).float()[None])[0].permute(1, 2, 0).numpy()
+        wanted = (wanted[..., ::-1].clip(0, 1) * 255).round()
+        output = cv2.imread(str(Path("experiments/compare/quality", row["output"])))
+        assert np.abs(wanted - output).max() <= 1
+        hr = cv2.imread(row["hr"])[: output.shape[0], : output.shape[1]]
+        assert row["psnr"] == pytest.approx(psnr(output, hr, 2), abs=1e-4)
+
+
+def test_values_that_are_not_finite_are_an_error_that_names_the_image(tmp_path: Path, data: Path):
+    network = esc_arch.ESC(8, 4, 5, 1, 1, 16, 2, 2)
+    for parameter in network.parameters():
+        torch.nn.init.constant_(parameter, 1e30)
+    torch.save({"params": network.state_dict()}, tmp_path / "large.pth")
+    test_sets = [quality.open_benchmark(data, "Little", 2)]
+    candidate = read_candidate(str(tmp_path / "large.pth"))
+    tested = quality.compare([candidate], test_sets, tmp_path, "cpu", RUN)
+    assert {row["network"] for row in tested.rows} == {BICUBIC}
+    assert len(tested.errors) == 1 and ".png" in tested.errors[0]
+
+
+@pytest.mark.parametrize("kind", ["rgb16", "grey16", "grey", "rgba", "la", "palette"])
+@pytest.mark.parametrize("made", [True, False])
+def test_other_kinds_of_images_count_as_eight_bits_of_colour(tmp_path: Path, kind: str, made: bool):
+    """As every 8-bit reader has them: the high byte, and colours without the alpha."""
+    make_set(tmp_path / "Set", 2, [(40, 44)], lr=not made)
+    file = tmp_path / "Set" / "HR" / "photo0.png"
+    rgb = np.asarray(Image.open(file))
+    noise = np.random.default_rng(0).integers(0, 256, rgb.shape, dtype=np.uint16)
+    rgb16 = rgb.astype(np.uint16) << 8 | noise
+    alpha = np.random.default_rng(1).integers(0, 256, rgb.shape[:2], dtype=np.uint8)
+    if kind == "rgb16":
+        cv2.imwrite(str(file), rgb16[..., ::-1])
+    elif kind == "grey16":
+        cv2.imwrite(str(file), rgb16[..., 1])
+    elif kind == "palette":
+        Image.fromarray(rgb).quantize(64).save(file)
+        rgb = np.asarray(Image.open(file).convert("RGB"))
+    else:
+        parts = {"grey": rgb[..., 1], "rgba": np.dstack([rgb, alpha]),
+                 "la": np.dstack([rgb[..., 1], alpha])}  # fmt: skip
+        Image.fromarray(parts[kind], {"la": "LA", "rgba": "RGBA"}.get(kind)).save(file)
+    expected = rgb if kind in ("rgb16", "rgba", "palette") else np.dstack([rgb[..., 1]] * 3)
+    tested = quality.compare([], [quality.open_benchmark(tmp_path, "Set", 2)], tmp_path, "cpu", RUN)
+    assert not tested.errors
+    (row,) = tested.rows
+    output = cv2.imread(str(tmp_path / row["output"]))
+    assert row["psnr"] == pytest.approx(psnr(output, expected[..., ::-1], 2), abs=1e-4)
+
+
+def test_names_that_would_take_each_others_row_are_refused(tmp_path: Path, data: Path):
+    shutil.copy(data / "Bare" / "HR" / "photo0.png", data / "Bare" / "HR" / "photo0.bmp")
+    with pytest.raises(UserError, match=r"photo0\.bmp.*photo0\.png"):
+        quality.open_benchmark(data, "Bare", 2)
+    with pytest.raises(UserError, match="--sets"):
+        quality.open_benchmark(data, "../data/Little", 2)
+
+
+def test_validation_sets_of_one_name_are_apart(tmp_path: Path, data: Path):
+    section = {"name": "Same", "type": "DownsampleImageDataset", "io_backend": {"type": "disk"}}
+    sets = {
+        "val": {**section, "dataroot_gt": str(data / "Little" / "HR")},
+        "val_2": {**section, "dataroot_gt": str(data / "Bare" / "HR")},
+    }
+    test_sets = quality.open_validation_sets({"scale": 2, "datasets": sets})
+    tested = quality.compare([], test_sets, tmp_path / "out", "cpu", RUN)
+    assert len(tested.rows) == len({row["output"] for row in tested.rows}) == 4
+    assert len(results.read(tmp_path / "out")["quality"]) == 4
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_the_work(
+    tmp_path: Path, data: Path, weights: Path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    Path("experiments").mkdir()
+    Path("experiments/compare").touch()
+    monkeypatch.setattr(quality, "compare", None)
+    arguments = ["--weights", str(weights), "--data", str(data), "--sets", "Little"]
+    for command in (["quality", *arguments], ["cost", "--networks", "esc_light"]):
+        assert main(["compare", *command]) == 2
+        assert "experiments/compare" in capsys.readouterr().err
+
+
+def test_a_full_disk_ends_the_work(tmp_path: Path, data: Path, weights: Path, monkeypatch):
+    """The other networks need not be computed: nothing of them could be kept."""
+
+    def full(path: str) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    built = []
+    monkeypatch.setattr(Candidate, "build", built.append)
+    monkeypatch.setattr(os, "fsync", full)
+    test_sets = [quality.open_benchmark(data, "Little", 2)]
+    with pytest.raises(UserError, match=r"photo\dx2\.png.*No space"):
+        quality.compare([read_candidate(str(weights))], test_sets, tmp_path / "out", "cpu", RUN)
+    assert not built
+
+
+def test_any_name_in_the_locale_of_c(tmp_path: Path, weights: Path):
+    """Also names that are formulas or commands elsewhere."""
+    pytest.importorskip("matplotlib")
+    make_set(tmp_path / "sets" / "ü", 2, [(40, 44), (44, 40)])
+    for folder, suffix in (("HR", ""), ("LR_bicubic/X2", "x2")):
+        place = tmp_path / "sets" / "ü" / folder
+        (place / f"photo0{suffix}.png").rename(place / f"山{suffix}.png")
+        (place / f"photo1{suffix}.png").rename(place / f"a$b$[red]{suffix}.png")
+    arguments = ["--weights", str(weights), "--data", "sets", "--sets", "ü"]
+    code = f"""
+        import os
+        os.chdir({str(tmp_path)!r})
+        from esc_arch.cli.main import main
+        arguments = [os.fsdecode(text.encode()) for text in {arguments!a}]
+        assert main(["compare", "quality", *arguments]) == 0
+    """
+    root = str(Path(__file__).parents[2])
+    output_of(start_python(code, LC_ALL="C", PYTHONUTF8="0", PYTHONPATH=root))
+    folder = tmp_path / "experiments" / "compare" / "quality"
+    assert "ü (2)" in (folder / "report.md").read_text("utf-8")
+    assert (folder / "crops.png").is_file()
+    assert sorted(path.name for path in (folder / "images" / "bicubic" / "ü").iterdir()) == [
+        "a$b$[red]x2.png",
+        "山x2.png",
+    ]
+
+
 def test_other_weights_of_a_network_have_a_folder_of_their_own():
     first = Candidate("esc", "esc", 4, "a.pth")
     second = Candidate("esc", "esc", 4, "b.pth")
@@ -157,7 +322,7 @@ def test_a_checkpoint_tells_its_network_and_scale(tmp_path: Path, weights: Path)
         ("esc={}", None, ["parameters of esc (x2, x3, x4)", "found those of esc_light x2"]),
         ("ecs={}", None, ["expected PRESET=FILE", "'ecs'"]),
         ("{}.gone", None, ["no such file"]),
-        ("{}/../other.pth", None, ["found 1 tensors of another network (weight, ...)"]),
+        ("{}/../other.pth", None, ["found 1 tensors of another", "(weight, ...)"]),
     ],
 )
 def test_wrong_weights_are_one_clear_message(

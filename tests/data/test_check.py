@@ -3,14 +3,18 @@
 import os
 import shutil
 
+import cv2
 import lmdb
+import numpy as np
 import pytest
 from png_cases import pixels, write_png
 
-from esc_arch.data.check import verify
-from esc_arch.data.image_sets import pair_up
-from esc_arch.data.lmdb_writer import Entry, write_lmdb
+from esc_arch.data.check import check_folder, check_lmdb, verify
+from esc_arch.data.image_sets import pair_up, read_meta_info
+from esc_arch.data.lmdb_reader import open_lmdb
+from esc_arch.data.lmdb_writer import Entry, folder_entries, write_lmdb
 from esc_arch.errors import UserError
+from tests.run_python import output_of, start_python
 
 JOBS = 2
 LR_X2 = "LR_bicubic/X2"
@@ -91,7 +95,7 @@ def test_lmdb_that_kills_its_reader(prepared, monkeypatch):
     plain = lmdb.open
 
     def killing(path, **named):
-        if path.endswith("HR_sub.lmdb"):
+        if os.fsdecode(path).endswith("HR_sub.lmdb"):
             os.kill(os.getpid(), 9)
         return plain(path, **named)
 
@@ -205,3 +209,49 @@ def test_pairing_by_name():
     assert pair_up(["a", "b"], ["ax2", "bx2"], 2) == {"ax2": "a", "bx2": "b"}
     assert pair_up(["a", "b"], ["a", "c"], 2) == {"a": "a", "c": None}
     assert pair_up(["a", "ax2"], ["ax2", "ax2x2"], 2) == {"ax2": "a", "ax2x2": "ax2"}
+
+
+def test_lists_with_a_byte_order_mark_and_foreign_names(tmp_path):
+    """As editors on Windows write them, in any locale."""
+    for folder, side in (("HR", 48), ("LR", 24)):
+        (tmp_path / folder).mkdir()
+        for name in ("ä.png", "b.png"):
+            image = np.full((side, side, 3), 100, np.uint8)
+            (tmp_path / folder / name).write_bytes(cv2.imencode(".png", image)[1].tobytes())
+        entries, _ = folder_entries(tmp_path / folder)
+        write_lmdb(tmp_path / f"{folder}.lmdb", entries)
+        meta = tmp_path / f"{folder}.lmdb" / "meta_info.txt"
+        meta.write_text(meta.read_text(), "utf-8-sig")
+    listed = tmp_path / "list.txt"
+    listed.write_text("ä.png (48,48,3)\nb.png (48,48,3)\n", "utf-8-sig")
+    assert [line.name for line in read_meta_info(listed)] == ["ä.png", "b.png"]
+    assert not verify(tmp_path / "HR.lmdb", 1).problems
+    assert not check_folder(str(tmp_path / "HR"), str(listed)).findings
+    code = f"""
+        import os, esc_arch
+        from basicsr.data import build_dataset
+        os.chdir({str(tmp_path)!r})
+        common = dict(phase="val", scale=2, name="x", gt_size=48, type="PairedImageDataset")
+        disk, lmdb = dict(type="disk"), dict(type="lmdb")
+        for section in (
+            dict(dataroot_gt="HR", dataroot_lq="LR", meta_info_file="list.txt", io_backend=disk),
+            dict(dataroot_gt="HR.lmdb", dataroot_lq="LR.lmdb", io_backend=lmdb),
+            dict(dataroot_lq="LR", meta_info_file="list.txt", io_backend=disk,
+                 type="SingleImageDataset"),
+        ):
+            pairs = build_dataset({{**common, **section}})
+            assert len(pairs) == 2
+            assert [pair["lq"].shape[1] for pair in map(pairs.__getitem__, range(2))] == [24, 24]
+    """
+    output_of(start_python(code, LC_ALL="C", PYTHONUTF8="0"))
+
+
+def test_one_lmdb_has_many_readers_in_a_process(prepared):
+    """Among them the check of an option file, whose sections name it again."""
+    first, second = open_lmdb(prepared / "HR.lmdb"), open_lmdb(f"{prepared}/HR.lmdb/")
+    assert not check_lmdb(f"{prepared}/HR.lmdb").findings
+    del first
+    with second.begin() as transaction:
+        assert transaction.get(b"0000")
+    del second, transaction
+    lmdb.open(f"{prepared}/HR.lmdb", readonly=True, lock=False).close()  # no one has it open

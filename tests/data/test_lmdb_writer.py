@@ -525,8 +525,10 @@ def test_never_removes_what_is_no_lmdb(tmp_path, entries):
     assert (path / "notes.txt").read_text() == "mine"
     with pytest.raises(UserError, match=r"ends in \.lmdb"):
         write_lmdb(tmp_path / "X", entries)
-    with pytest.raises(UserError, match="found no"):
-        write_lmdb(tmp_path / "none" / "X.lmdb", entries)
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"X\.lmdb: expected a folder"):
+        write_lmdb(tmp_path / "file" / "X.lmdb", entries)
+    assert write_lmdb(tmp_path / "new" / "one" / "X.lmdb", entries)
 
 
 @pytest.mark.parametrize("keep", [0, 100, 4096, 5000, 9000, -4096, -1])

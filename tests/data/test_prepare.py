@@ -7,6 +7,7 @@ import resource
 import shutil
 import signal
 import time
+import unicodedata
 from pathlib import Path
 
 import cv2
@@ -17,7 +18,10 @@ import yaml
 from basicsr.data.paired_image_dataset import PairedImageDataset
 from PIL import Image
 
-from esc_arch.data.prepare import option_lines, prepare, run, settings, summary
+from esc_arch.data.check import verify
+from esc_arch.data.image_sets import read_meta_info
+from esc_arch.data.lmdb_writer import folder_entries, write_lmdb
+from esc_arch.data.prepare import prepare, run, settings, summary
 from esc_arch.data.prepare.records import WORK, Journal, read_state
 from esc_arch.errors import UserError
 from esc_arch.files import locked
@@ -86,7 +90,8 @@ def test_every_format_becomes_hr_and_lr(tmp_path):
         for scale in (2, 3, 4):
             lr = read(tmp_path / "out" / f"LR_bicubic/X{scale}/{path.stem}x{scale}.png")
             np.testing.assert_array_equal(lr, shrunk(hr, scale))
-    assert {p.name for p in (tmp_path / "out").iterdir()} == {"HR", "LR_bicubic", "prepared.jsonl"}
+    made = {"HR", "HR_X2", "HR_X3", "HR_X4", "LR_bicubic", "prepared.jsonl"}
+    assert {p.name for p in (tmp_path / "out").iterdir()} == made
 
 
 def test_odd_files_become_the_pixels_that_they_mean(tmp_path):
@@ -116,9 +121,9 @@ def test_hr_alone_of_one_file(tmp_path, src):
     assert sorted(tree(tmp_path / "out")) == ["HR/im0.png", "prepared.jsonl"]
 
 
-def dataset(dest: Path, chosen, scale: int) -> PairedImageDataset:
+def dataset(dest: Path, chosen, scale: int, done) -> PairedImageDataset:
     """What the printed lines say, as BasicSR gets them."""
-    text = "\n".join(option_lines(dest, chosen)).split(f"# scale: {scale}\n")[1].split("\n\n")[0]
+    text = summary(done, dest, chosen).split(f"# scale: {scale}\n")[1].split("\n\n")[0]
     return PairedImageDataset(yaml.safe_load(text) | {"scale": scale, "phase": "val"})
 
 
@@ -130,7 +135,7 @@ def test_basicsr_reads_aligned_pairs(tmp_path, src, sub_image, lmdb):
     done = prepare(src, tmp_path / "out", chosen)
     wholes = {p.stem: read(p) for p in src.rglob("*.png")}
     for scale in (2, 3):
-        pairs = dataset(tmp_path / "out", chosen, scale)
+        pairs = dataset(tmp_path / "out", chosen, scale, done)
         assert len(pairs) == (done.sub_images if sub_image else done.images) > 6
         for pair in pairs:
             gt, lq = (
@@ -262,25 +267,104 @@ def test_files_of_others_are_not_mixed_in(tmp_path, src):
     (out / "HR" / "im0.png").unlink()
     prepare(src, out, settings([2]))
     (src / "im0.png").unlink()
-    with pytest.raises(UserError, match=r"out/HR: .* 1 of others: im0\.png"):
+    with pytest.raises(UserError, match=r"out: .* 3 of others: HR/im0\.png, LR"):
         prepare(src, out, settings([2]))
-    (out / "HR" / "im0.png").unlink()
-    (out / "LR_bicubic" / "X2" / "im0x2.png").unlink()
+    for name in ("HR/im0.png", "HR_X2/im0.png", "LR_bicubic/X2/im0x2.png"):
+        (out / name).unlink()
     assert prepare(src, out, settings([2])).images == 5
     prepare(src, tmp_path / "fresh", settings([2]))
     assert tree(out) == tree(tmp_path / "fresh")
 
 
-def test_names_that_meet(tmp_path, src):
-    shutil.copy(src / "im0.png", src / "a b.png")
-    shutil.copy(src / "im0.png", src / "more" / "a.b.png")
+def paired(dest: Path, chosen, scale: int, done) -> list[dict]:
+    """The pairs of a training, crops and all."""
+    pairs = dataset(dest, chosen, scale, done)
+    pairs.opt |= {"phase": "train", "gt_size": 24, "use_hflip": False, "use_rot": False}
+    return [pairs[index] for index in range(len(pairs))]
+
+
+@pytest.mark.parametrize("lmdb", [False, True])
+@pytest.mark.parametrize("scales", [(2,), (3,), (2, 3, 4)])
+def test_what_is_made_of_odd_sides_trains(tmp_path, scales, lmdb):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    sides = [(36, 48), (37, 48), (36, 49), (35, 47)]
+    for height, width in sides:
+        cv2.imwrite(str(folder / f"{height}_{width}.png"), smooth(height, width))
+    chosen = settings(scales, lmdb=lmdb)
+    for _ in range(2):
+        done = prepare(folder, tmp_path / "out", chosen)
+        for scale in scales:
+            assert done.cropped[scale] == sum(h % scale + w % scale > 0 for h, w in sides)
+            assert len(paired(tmp_path / "out", chosen, scale, done)) == len(sides)
+            for height, width in sides:
+                name = f"{height}_{width}.png"
+                original = read(tmp_path / "out" / "HR" / name)
+                assert original.shape == (height, width, 3)
+                np.testing.assert_array_equal(
+                    read(tmp_path / "out" / f"HR_X{scale}" / name),
+                    original[: height // scale * scale, : width // scale * scale],
+                )
+    assert f"HR_X{scales[0]}" in summary(done, tmp_path / "out", chosen)
+    assert not verify(tmp_path / "out", 1).problems
+    for path in folder.iterdir():
+        if path.name != "36_48.png":
+            cv2.imwrite(str(path), smooth(36, 48, seed=1))
+    done = prepare(folder, tmp_path / "out", chosen)
+    assert not done.cropped and not list((tmp_path / "out").glob("HR_X?"))
+    assert len(paired(tmp_path / "out", chosen, scales[-1], done)) == len(sides)
+
+
+def test_originals_beside_crops_follow_their_sources(tmp_path, src):
+    """Those that need no crop are links to HR, or copies."""
+    cv2.imwrite(str(src / "even.png"), smooth(40, 40))
     prepare(src, tmp_path / "out", settings([2]))
-    with pytest.raises(UserError, match=r"a\.b\.png.*a b\.png.*a_b for both"):
-        prepare(src, tmp_path / "lmdb", settings([2], lmdb=True))
-    shutil.copy(src / "im0.png", src / "more" / "im0.jpg")
-    with pytest.raises(UserError, match=r"more/im0\.jpg.*src/im0\.png|im0\.png.*more/im0\.jpg"):
-        prepare(src, tmp_path / "other", settings([2]))
-    assert not (tmp_path / "lmdb").exists() and not (tmp_path / "other").exists()
+    cv2.imwrite(str(src / "even.png"), smooth(40, 40, seed=9))
+    prepare(src, tmp_path / "out", settings([2]))
+    there = read(tmp_path / "out" / "HR_X2" / "even.png")
+    np.testing.assert_array_equal(there, smooth(40, 40, seed=9))
+
+
+NAMES = [
+    "a/0001.png", "b/0001.png", "b/c/0001.png", "A/x.png", "a/X.png", "a_b/d.png", "a/b_d.png",
+    "b/d.png", "山.png", "川.png", "1, 2 (3,4,5) 1.png", "a.b.png", "a b.png", "a%20b.png",
+    "café.png", "cafe\u0301.png", "n" * 250 + ".png", "山" * 80 + "1.png", "山" * 80 + "2.png",
+]  # fmt: skip
+
+
+def test_every_name_has_one_key(tmp_path):
+    folder = tmp_path / "src"
+    for number, name in enumerate(NAMES):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        value = 40 + number  # by which the pairs know each other
+        cv2.imwrite(str(folder / "one.png"), np.full((24, 24, 3), value, np.uint8))
+        (folder / "one.png").rename(folder / name)
+    chosen = settings([2], lmdb=True)
+    done = prepare(folder, tmp_path / "out", chosen)
+    assert (done.images, done.skipped) == (len(NAMES), [])
+    pairs = paired(tmp_path / "out", chosen, 2, done)
+    means = [tuple(round(float(pair[k].mean()) * 255) for k in ("gt", "lq")) for pair in pairs]
+    assert sorted(means) == [(40 + n, 40 + n) for n in range(len(NAMES))]
+    names = [path.stem for path in (tmp_path / "out" / "HR").iterdir()]
+    # As file systems do that take capitals, or ways to write an accent, for the same.
+    assert len({unicodedata.normalize("NFD", name).lower() for name in names}) == len(NAMES)
+    assert {"a_0001", "b_0001", "b_c_0001", "山", "a b"} <= set(names)
+    # Keys of `data lmdb` are the same ones.
+    for path in (tmp_path / "out" / "HR", tmp_path / "out" / "LR_bicubic" / "X2"):
+        write_lmdb(tmp_path / "again.lmdb", folder_entries(path)[0])
+        again = read_meta_info(tmp_path / "again.lmdb" / "meta_info.txt")
+        packed = read_meta_info(path.with_name(f"{path.name}.lmdb") / "meta_info.txt")
+        assert [line.key for line in again] == [line.key for line in packed]
+
+
+def test_names_that_differ_in_the_extension_alone_are_all_told(tmp_path, src):
+    shutil.copy(src / "im0.png", src / "im0.jpg")
+    shutil.copy(src / "im0.png", src / "more" / "im1.bmp")
+    with pytest.raises(UserError, match=r"2 with more.*im0\.jpg.*im1\.bmp"):
+        prepare(src, tmp_path / "out", settings([2]))
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(UserError, match=r"1 with more.*im0\.jpg"):
+        folder_entries(src)
 
 
 def test_wrong_arguments(tmp_path, src):

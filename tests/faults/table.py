@@ -63,9 +63,7 @@ IMAGES = (
              ("one_pixel.png",)),
     OnImages("data verify", ("data", "verify", "odd"), 1),
     OnImages("data stats", ("data", "stats", "odd"), 1),
-    # Keys are ASCII, which is said of names before anything is decoded.
-    OnImages("data lmdb", ("data", "lmdb", "odd", "-o", "made.lmdb"), 2,
-             apart=tuple(odd.name for odd in ODD if not odd.name.isascii())),
+    OnImages("data lmdb", ("data", "lmdb", "odd", "-o", "made.lmdb"), 2),
     OnImages("upscale", ("upscale", "odd", "-o", "made", "-w", "net.pth"), 1),
     OnImages("test", ("test", "-opt", "odd.yml"), 2, ("one_pixel.png",),
              apart=("gone.png",)),
@@ -260,8 +258,10 @@ CASES = [
          _write("data/HR/a.png", encoded(".png", side=33)), 2,
          "a.png HR 33x33 instead of 32x32, for LR 16x16"),
     Case("train -opt train.yml", "an empty image", _write("data/HR/a.png", b""), 2, "empty"),
-    Case("data lmdb data/HR", "a name that is not ASCII", _write("data/HR/ü.png", encoded(".png")),
-         2, "ü"),
+    Case("data lmdb data/HR -o lr.lmdb", "a name that is not ASCII",
+         _write("data/HR/ü.png", encoded(".png")), 0, "3 images",
+         tuple(f"lr.lmdb/{name}" for name in ("data.mdb", "lock.mdb", "meta_info.txt",
+                                              "plan.json"))),
     Case("train -opt train.yml", "a flipped page in an LMDB",
          _several(_lmdb_option, _flipped_tree), 2, r"hr\.lmdb.*(damaged|bytes)"),
     Case("train -opt train.yml", "experiments is a file", _write("experiments", b"x"), 2,
@@ -323,6 +323,9 @@ CASES = [
         _option("test.yml", TEST)), 2, "1 links to nothing .*c.png")
       for command in ("train -opt train.yml", "test -opt test.yml",
                       "compare quality --weights net.pth --data sets --sets x")],
+    Case("compare quality --weights net.pth --data sets --sets x", "a full disk", _several(
+         lambda: os.makedirs("sets/x"), lambda: os.symlink("../../data/HR", "sets/x/HR")),
+         2, "No space", breaks="os.fsync"),
     Case("compare quality --weights net.pth --data data/HR/a.png", "a file in its place",
          lambda: None, 2, "folder"),
 ]  # fmt: skip

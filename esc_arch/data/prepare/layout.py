@@ -1,7 +1,7 @@
 """Settings of a run, the folders and file names that follow, and the lines for an option file."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,13 +27,34 @@ class Settings(NamedTuple):
     def folders(self) -> list["Folder"]:
         """All folders of images."""
         kinds = (False,) if self.grid is None else (False, True)
-        return [Folder(scale, kind) for kind in kinds for scale in (1, *self.scales)]
+        folders = [Folder(scale, kind) for kind in kinds for scale in (1, *self.scales)]
+        return folders + self.crops()
 
-    def packed_folders(self) -> list["Folder"]:
-        """The folders that become LMDBs: those of sub-images, or else those of whole images."""
+    def crops(self) -> list["Folder"]:
+        """Those of HR images for training; of sub-images every side is a multiple anyway."""
+        return [Folder(scale, False, True) for scale in self.scales if self.grid is None]
+
+    def pairs(self, cropped: Container[int]) -> list[tuple["Folder", "Folder | None"]]:
+        """HR and LR folders to train from; HR alone without scales.
+
+        Args:
+            cropped: scales of which an HR image is no multiple.
+        """
+        whole = Folder(1, self.grid is not None)
+        if not self.scales:
+            return [(whole, None)]
+        return [
+            (Folder(scale, False, True) if scale in cropped else whole,
+             Folder(scale, whole.of_sub_images))
+            for scale in self.scales
+        ]  # fmt: skip
+
+    def packed_folders(self, cropped: Container[int]) -> list["Folder"]:
+        """The folders that become LMDBs: those of :meth:`pairs`."""
         if not self.lmdb:
             return []
-        return [f for f in self.folders() if f.of_sub_images == (self.grid is not None)]
+        pairs = self.pairs(cropped)
+        return list(dict.fromkeys([hr for hr, _ in pairs] + [lq for _, lq in pairs if lq]))
 
     def smallest_side(self) -> int:
         """Least height and width of an image, in pixels."""
@@ -46,20 +67,26 @@ class Folder(NamedTuple):
     Attributes:
         scale: 1 for HR.
         of_sub_images: whether it holds windows of the images.
+        of_crops: whether it holds HR images without what is over a multiple of the scale, which
+            BasicSR cannot train with; its files are listed where that is anything.
     """
 
     scale: int
     of_sub_images: bool
+    of_crops: bool = False
 
     @property
     def path(self) -> str:
+        if self.of_crops:
+            return f"HR_X{self.scale}"
         whole = "HR" if self.scale == 1 else f"LR_bicubic/X{self.scale}"
         return f"{whole}_sub" if self.of_sub_images else whole
 
     @property
     def filename_tmpl(self) -> str:
         """BasicSR's template of names in this folder, from the name of the HR image."""
-        return "{}" if self.scale == 1 or self.of_sub_images else f"{{}}x{self.scale}"
+        plain = self.scale == 1 or self.of_sub_images or self.of_crops
+        return "{}" if plain else f"{{}}x{self.scale}"
 
     def pair_names(self, name: str, count: int) -> list[str]:
         """Names, without extension, that are the same in HR and LR: the keys of an LMDB.
@@ -70,7 +97,7 @@ class Folder(NamedTuple):
         """
         if self.of_sub_images:
             return [sub_image_name(name, index) for index in range(1, count + 1)]
-        return [name]
+        return [name][:count]
 
     def file_names(self, name: str, count: int) -> list[str]:
         """The image's files in this folder; see :meth:`pair_names`."""
@@ -103,18 +130,18 @@ def settings(
     return Settings(ascending, grid(sub_image, step, thresh or 0, ascending), lmdb)
 
 
-def option_lines(dest: Path, settings: Settings) -> list[str]:
-    """YAML lines, to be put under ``datasets: train:``, for each scale or for HR alone."""
-    of_sub_images = settings.grid is not None
+def option_lines(dest: Path, settings: Settings, cropped: Container[int] = ()) -> list[str]:
+    """YAML lines, to be put under ``datasets: train:``, for each scale or for HR alone.
+
+    Args:
+        cropped: scales with a folder of HR crops.
+    """
     ending = ".lmdb" if settings.lmdb else ""
-    hr = Folder(1, of_sub_images)
     lines = []
-    for lq in [f for f in settings.folders() if f.of_sub_images == of_sub_images]:
-        if lq.scale == 1 and settings.scales:
-            continue
-        lines += [f"# scale: {lq.scale}"] if settings.scales else []
+    for hr, lq in settings.pairs(cropped):
+        lines += [f"# scale: {lq.scale}"] if lq else []
         lines += [f"dataroot_gt: {_yaml(dest, hr.path + ending)}"]
-        if settings.scales:
+        if lq:
             lines += [f"dataroot_lq: {_yaml(dest, lq.path + ending)}"]
             # Keys of an LMDB are the same for both.
             template = "{}" if settings.lmdb else lq.filename_tmpl

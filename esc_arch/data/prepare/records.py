@@ -32,6 +32,7 @@ class Record(NamedTuple):
         mtime_ns: when the source was changed last.
         height, width: of the HR image.
         outputs: for each folder the sizes of the image's files, in bytes.
+        name: of these files, without extension.
     """
 
     source: str
@@ -40,17 +41,16 @@ class Record(NamedTuple):
     height: int
     width: int
     outputs: dict[str, list[int]]
-
-    @property
-    def name(self) -> str:
-        return PurePosixPath(self.source).stem
+    name: str
 
     def line(self) -> str:
         return json.dumps(self._asdict(), separators=(",", ":"))
 
     @classmethod
     def from_line(cls, line: str) -> "Record":
-        return cls(**json.loads(line))
+        fields = json.loads(line)
+        # Earlier releases took no folder into a name.
+        return cls(**{"name": PurePosixPath(fields["source"]).stem, **fields})
 
 
 class State(NamedTuple):

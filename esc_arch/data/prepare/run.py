@@ -2,9 +2,10 @@
 
     DEST/HR/NAME.png                       the images, as they are
     DEST/LR_bicubic/X2/NAMEx2.png          without what is over a multiple of the scale
+    DEST/HR_X2/NAME.png                    HR without that, to train with, where any has it
     DEST/HR_sub/NAME_s001.png              with sub-images
     DEST/LR_bicubic/X2_sub/NAME_s001.png
-    DEST/HR.lmdb, DEST/LR_bicubic/X2.lmdb  with LMDBs, or HR_sub.lmdb and X2_sub.lmdb
+    DEST/HR.lmdb, DEST/LR_bicubic/X2.lmdb  with LMDBs: of HR or HR_X2, or of the sub-images
     DEST/prepared.jsonl                    sources and results, once all are complete
 
 A file gets its final name when it is complete.  A journal in DEST/.prepare records which images
@@ -24,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from esc_arch.data.lmdb_writer import Entry, write_lmdb
+from esc_arch.data.names import key_of
 from esc_arch.data.prepare.layout import Folder, Settings, option_lines
 from esc_arch.data.prepare.records import FINAL, WORK, Journal, Record, final_text, read_state
 from esc_arch.data.prepare.tasks import (
@@ -31,13 +33,12 @@ from esc_arch.data.prepare.tasks import (
     Task,
     check_dest,
     find_sources,
-    key_of,
     sizes_in,
     unfinished,
 )
 from esc_arch.data.processes import Processes, ProcessKilled, default_jobs
 from esc_arch.data.sub_images import windows
-from esc_arch.errors import UserError
+from esc_arch.errors import UserError, listed
 from esc_arch.files import Held, locked, read_regular, remedy, whole_file
 from esc_arch.imaging.codecs import decode, encode_png
 from esc_arch.imaging.imresize import imresize
@@ -49,6 +50,7 @@ _COMMIT_INTERVAL_S = 3.0
 # Of sources: PyTorch shrinks faster than Pillow, and takes seconds to import.
 _MANY_BYTES = 100 * 10**6
 _LOCK = ".prepare.lock"
+_USUAL_GT_SIZE = 128  # the least of the recipes
 
 
 _Image = NDArray[np.uint8 | np.uint16]  # (H, W) or (H, W, C)
@@ -61,6 +63,9 @@ class Prepared(NamedTuple):
         images: prepared by this run and earlier ones.
         new: those that this run made or completed.
         skipped: an error message for each image that could not be used.
+        renamed: names by source of those that have not just their own.
+        cropped: for each scale the number of HR images that are no multiples of it.
+        smallest: the image with the shortest side to train with, its width and height.
         sub_images: windows of all images.
         narrow: images with a side shorter than a window.
         noted: what this run converted or left out, with the number of images.
@@ -69,6 +74,9 @@ class Prepared(NamedTuple):
     images: int
     new: int
     skipped: list[str]
+    renamed: dict[str, str]
+    cropped: dict[int, int]
+    smallest: tuple[str, int, int] | None
     sub_images: int
     narrow: int
     noted: Mapping[str, int]
@@ -125,18 +133,36 @@ def _prepare(
     noted: Counter[str] = Counter()
     if tasks:
         skipped = _make(tasks, sources, lines, noted, dest, settings, jobs, strict)
-    _remove_leftovers(dest, settings, lines)
-    for folder in settings.packed_folders():
+    records = [Record.from_line(line) for line in lines.values()]
+    cropped = {f.scale: sum(map(bool, (r.outputs[f.path] for r in records)))
+                for f in settings.crops()}  # fmt: skip
+    cropped = {scale: number for scale, number in cropped.items() if number}
+    _remove_leftovers(dest, settings, records)
+    for folder in settings.crops():
+        if folder.scale in cropped:
+            _complete(dest, folder, records)
+    for folder in settings.packed_folders(cropped):
         if lines:
-            write_lmdb(dest / f"{folder.path}.lmdb", list(_entries(dest, folder, lines)))
+            write_lmdb(dest / f"{folder.path}.lmdb", list(_entries(dest, folder, records)))
     _finish(dest, final_text(settings, lines))
     sub_images = narrow = 0
     if settings.grid is not None:
-        for line in lines.values():
-            record = Record.from_line(line)
+        for record in records:
             sub_images += len(record.outputs[Folder(1, True).path])
             narrow += min(record.height, record.width) < settings.grid.size
-    return Prepared(len(lines), len(tasks) - len(skipped), skipped, sub_images, narrow, noted)
+    most = max(cropped, default=1)
+    sides = [(r.source, r.width - r.width % most, r.height - r.height % most) for r in records]
+    return Prepared(
+        len(lines),
+        len(tasks) - len(skipped),
+        sorted(skipped),
+        {s.relative: name for name, s in sources.items() if s.path.stem != name},
+        cropped,
+        min(sides, key=lambda side: min(side[1:]), default=None),
+        sub_images,
+        narrow,
+        noted,
+    )
 
 
 def _make(
@@ -159,7 +185,8 @@ def _make(
     for path in work.glob("*.png"):
         path.unlink()  # half of a file that a killed run was writing
     for folder in settings.folders():
-        (dest / folder.path).mkdir(parents=True, exist_ok=True)
+        if not folder.of_crops:
+            (dest / folder.path).mkdir(parents=True, exist_ok=True)
     journal = Journal(dest, settings)
     skipped: list[str] = []
     if sum(sources[task.name].size for task in tasks) > _MANY_BYTES:
@@ -181,9 +208,14 @@ def _make(
                     if strict and len(skipped) == 1:
                         raise UserError(result.reason)
                 else:
-                    source = sources[task.name]
-                    made = Record(*source[1:], result.height, result.width, result.outputs)
-                    lines[task.name] = made.line()
+                    record = Record(
+                        *sources[task.name][1:],
+                        result.height,
+                        result.width,
+                        result.outputs,
+                        name=task.name,
+                    )
+                    lines[task.name] = record.line()
                     noted.update(result.notes)
                     journal.add(lines[task.name])
                 advance(1)
@@ -202,7 +234,7 @@ def _make(
     finally:
         # Finished images stay, whatever ended the loop.
         journal.close()
-    return sorted(skipped)
+    return skipped
 
 
 class _Made(NamedTuple):
@@ -238,16 +270,22 @@ def _make_files(task: Task, dest: Path, settings: Settings) -> _Made | _Skipped:
     height, width = hr.shape[:2]
     lr: dict[int, _Image] = {1: hr}
     outputs = {}
+    files: Iterator[bytes]
     for folder in settings.folders():
         if folder.path in task.present:
             outputs[folder.path] = task.present[folder.path]
             continue
+        if folder.of_crops:
+            cut = _multiple(hr, folder.scale)
+            files = iter([encode_png(cut)] if cut.shape != hr.shape else [])
+            outputs[folder.path] = _write_files(files, folder, task, dest)
+            continue
         if folder.scale not in lr:
-            lr[folder.scale] = _shrunk(hr, folder.scale)
+            lr[folder.scale] = imresize(_multiple(hr, folder.scale), 1 / folder.scale)
         image = lr[folder.scale]
         if folder.of_sub_images and settings.grid:
             parts = (w.cut(image, folder.scale) for w in windows(height, width, settings.grid))
-            files: Iterator[bytes] = map(encode_png, parts)
+            files = map(encode_png, parts)
         elif folder.scale == 1 and decoded.is_stored_so:
             files = iter([content])
         else:
@@ -265,9 +303,9 @@ def _check_size(image: _Image, path: Path, settings: Settings) -> None:
         )
 
 
-def _shrunk(image: _Image, scale: int) -> _Image:
+def _multiple(image: _Image, scale: int) -> _Image:
     height, width = (side - side % scale for side in image.shape[:2])
-    return imresize(image[:height, :width], 1 / scale)
+    return image[:height, :width]
 
 
 def _write_files(files: Iterator[bytes], folder: Folder, task: Task, dest: Path) -> list[int]:
@@ -276,6 +314,7 @@ def _write_files(files: Iterator[bytes], folder: Folder, task: Task, dest: Path)
     for index, content in enumerate(files):
         path = dest / folder.path / folder.file_names(task.name, index + 1)[index]
         try:
+            path.parent.mkdir(exist_ok=True)
             # Thousands of files: one that a power cut leaves empty is found and made again.
             with whole_file(path, dest / WORK, flush=False) as written:
                 written.write_bytes(content)
@@ -291,20 +330,50 @@ def _write_files(files: Iterator[bytes], folder: Folder, task: Task, dest: Path)
     return sizes
 
 
-def _remove_leftovers(dest: Path, settings: Settings, lines: dict[str, str]) -> None:
-    """Remove files of images that are skipped now, or had more sub-images before."""
-    for folder in settings.folders():
+def _remove_leftovers(dest: Path, settings: Settings, records: list[Record]) -> None:
+    """Remove files of images that are skipped now, or had more files before."""
+    for folder in {*settings.folders(), *settings._replace(grid=None).crops()}:
         left = set(sizes_in(dest, folder))
-        for line in lines.values():
-            record = Record.from_line(line)
-            left.difference_update(folder.file_names(record.name, len(record.outputs[folder.path])))
+        crops = [r for r in records if r.outputs.get(folder.path)]
+        # With one crop the folder has all images.
+        for record in records if not folder.of_crops or crops else ():
+            left.difference_update(folder.file_names(record.name, _count(record, folder)))
         for file in left:
             (dest / folder.path / file).unlink()
+        if folder.of_crops and not crops and (dest / folder.path).is_dir():
+            (dest / folder.path).rmdir()
 
 
-def _entries(dest: Path, folder: Folder, lines: dict[str, str]) -> Iterator[Entry]:
-    for name in sorted(lines):
-        count = len(Record.from_line(lines[name]).outputs[folder.path])
+def _count(record: Record, folder: Folder) -> int:
+    return 1 if folder.of_crops else len(record.outputs[folder.path])
+
+
+def _complete(dest: Path, folder: Folder, records: list[Record]) -> None:
+    """Put the HR images that need no crop beside the crops, by links where these can be made."""
+    for record in records:
+        if record.outputs[folder.path]:
+            continue
+        (file,) = folder.file_names(record.name, 1)
+        whole, path = dest / Folder(1, False).path / file, dest / folder.path / file
+        if path.exists() and _size_and_time(path) == _size_and_time(whole):
+            continue
+        (dest / WORK).mkdir(exist_ok=True)
+        with whole_file(path, dest / WORK, flush=False) as made:
+            made.unlink(missing_ok=True)
+            try:
+                os.link(whole, made)
+            except OSError:
+                shutil.copy2(whole, made)
+
+
+def _size_and_time(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
+
+
+def _entries(dest: Path, folder: Folder, records: list[Record]) -> Iterator[Entry]:
+    for record in sorted(records, key=lambda record: record.name):
+        name, count = record.name, _count(record, folder)
         pairs = zip(folder.pair_names(name, count), folder.file_names(name, count), strict=True)
         for pair_name, file in pairs:
             yield Entry(key_of(pair_name), dest / folder.path / file)
@@ -326,19 +395,39 @@ def summary(done: Prepared, dest: Path, settings: Settings) -> str:
     if settings.grid is not None:
         made += f", {done.sub_images} sub-images"
     if settings.lmdb and done.images:
-        made += f", {len(settings.packed_folders())} LMDBs"
+        made += f", {len(settings.packed_folders(done.cropped))} LMDBs"
     if done.images and not done.new and not done.skipped:
         made += "; all was there already"
     if done.skipped:
         made += f"; {len(done.skipped)} skipped"
     lines = [f"{dest}: {made}."]
     lines += [f"note: {count} images: {note}." for note, count in done.noted.items()]
+    if done.renamed:
+        first, name = next(iter(done.renamed.items()))
+        lines.append(
+            f"{len(done.renamed)} with the folder in the name, as names meet, or a digest, where "
+            f"they are too long: {name} for {first}."
+        )
+    if done.cropped:
+        folders = listed(Folder(scale, False, True).path for scale in done.cropped)
+        numbers = listed(f"{number} images at x{scale}" for scale, number in done.cropped.items())
+        lines.append(
+            f"Training needs HR sides that are multiples of the scale, which {numbers} are not. "
+            f"{folders}: cropped at the right and bottom, to train with. HR: the originals, to "
+            "test with."
+        )
     if done.narrow and settings.grid:
         lines.append(
             f"Images with a side shorter than {settings.grid.size}, whose sub-images are smaller: "
             f"{done.narrow}. Training needs a gt_size that fits in them."
         )
+    elif done.smallest and settings.grid is None and min(done.smallest[1:]) < _USUAL_GT_SIZE:
+        source, width, height = done.smallest
+        lines.append(
+            f"Training needs a gt_size of at most {min(width, height)}, for the smallest image: "
+            f"{source}, {width}x{height}."
+        )
     if done.images:
         lines.append("\nFor an option file:")
-        lines += option_lines(dest, settings)
+        lines += option_lines(dest, settings, done.cropped)
     return "\n".join(lines)

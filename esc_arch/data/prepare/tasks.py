@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from esc_arch.data.names import unique_names
 from esc_arch.data.prepare.layout import Folder, Settings
 from esc_arch.data.prepare.records import Record, State
 from esc_arch.data.sub_images import windows
@@ -13,7 +14,7 @@ from esc_arch.errors import UserError, listed
 from esc_arch.imaging.codecs import find_images
 from esc_arch.terminal import say
 
-__all__ = ["Source", "Task", "check_dest", "find_sources", "key_of", "sizes_in", "unfinished"]
+__all__ = ["Source", "Task", "check_dest", "find_sources", "sizes_in", "unfinished"]
 
 _SUB_IMAGE = re.compile(r"(.*)_s\d{3,}")
 _NAMED = 5  # in a message
@@ -33,7 +34,7 @@ class Task(NamedTuple):
 
     Attributes:
         path: the source.
-        name: the source's name without extension.
+        name: that of its results.
         mtime_ns: when the source was changed last.
         present: folders with complete files of this image, and the sizes of these.
     """
@@ -45,14 +46,14 @@ class Task(NamedTuple):
 
 
 def find_sources(src: Path, dest: Path, settings: Settings) -> dict[str, Source]:
-    """The source images by their name, which is the stem of the file's name, sorted.
+    """The source images by the name that their results have, sorted; see :func:`unique_names`.
 
     Args:
         src: a folder, searched with all its folders, or one file.
         dest: the folder of results.
 
     Raises:
-        UserError: when there is none, when two have one name or one LMDB key, or when results
+        UserError: when there is none, when two differ in the extension alone, or when results
             would be among the sources.
     """
     here, there = src.resolve(), dest.resolve()
@@ -64,19 +65,10 @@ def find_sources(src: Path, dest: Path, settings: Settings) -> dict[str, Source]
         )
     paths = [src] if src.is_file() else find_images(src, say)
     root = src.parent if src.is_file() else src
-    sources: dict[str, Source] = {}
-    for path in sorted(paths, key=lambda path: path.stem):
-        other = sources.get(path.stem)
-        if other is not None:
-            raise UserError(
-                f"{path}: expected another name than that of {other.path}, as both become "
-                f"HR/{path.stem}.png. Rename one."
-            )
-        status = _status(path)
-        sources[path.stem] = Source(path, path.relative_to(root).as_posix(), *status)
-    if settings.lmdb:
-        _check_keys(sources)
-    return sources
+    below = {path.relative_to(root).as_posix(): path for path in paths}
+    names = unique_names(below)
+    sources = {name: Source(below[r], r, *_status(below[r])) for r, name in names.items()}
+    return dict(sorted(sources.items()))
 
 
 def _status(path: Path) -> tuple[int, int]:
@@ -85,23 +77,6 @@ def _status(path: Path) -> tuple[int, int]:
     except OSError:
         return 0, 0  # a link to nothing: reading it will say so
     return status.st_size, status.st_mtime_ns
-
-
-def key_of(name: str) -> str:
-    """The LMDB key of an image: BasicSR wants ASCII without dots or spaces."""
-    return re.sub(r"[^\x21-\x2d\x2f-\x7e]", "_", name)
-
-
-def _check_keys(sources: dict[str, Source]) -> None:
-    by_key: dict[str, Source] = {}
-    for name, source in sources.items():
-        other = by_key.setdefault(key_of(name), source)
-        if other is not source:
-            raise UserError(
-                f"{source.path}: expected another LMDB key than that of {other.path}; found "
-                f"{key_of(name)} for both, as keys have no dot, space or other alphabet. "
-                "Rename one."
-            )
 
 
 def check_dest(
@@ -121,6 +96,7 @@ def check_dest(
         _check_settings(dest, earlier, settings)
     mine = {folder.path for folder in earlier.folders()} if earlier else set()
     names = set(names)
+    strangers = []
     for folder in settings.folders():
         found = sizes_in(dest, folder)
         if folder.path not in mine and found:
@@ -128,13 +104,14 @@ def check_dest(
                 f"{dest / folder.path}: expected no files, as this command has not made any there "
                 f"yet; found {listed(found, _NAMED)}. Name another --dest."
             )
-        strangers = [file for file in found if _image_of(file, folder) not in names]
-        if strangers:
-            raise UserError(
-                f"{dest / folder.path}: expected images of the given sources alone, as BasicSR "
-                f"reads all that are there; found {len(strangers)} of others: "
-                f"{listed(strangers, _NAMED)}. Remove them, or name another --dest."
-            )
+        others = [file for file in found if _image_of(file, folder) not in names]
+        strangers += [f"{folder.path}/{file}" for file in others]
+    if strangers:
+        raise UserError(
+            f"{dest}: expected images of the given sources alone, as BasicSR reads all that are "
+            f"there; found {len(strangers)} of others: {listed(strangers, _NAMED)}. Remove them, "
+            "or name another --dest."
+        )
 
 
 def _check_settings(dest: Path, earlier: Settings, settings: Settings) -> None:
@@ -191,7 +168,7 @@ def unfinished(
         present_of = {}
         if name in state.lines:
             record = Record.from_line(state.lines[name])
-            if record[:3] == source[1:]:
+            if record[:3] == source[1:]:  # its path, size and time
                 present_of = {
                     folder.path: record.outputs[folder.path]
                     for folder in settings.folders()
