@@ -12,7 +12,7 @@ from esc_arch import options
 from esc_arch.cli.train import add_arguments
 from esc_arch.training import Options
 from esc_arch.training.jobs import joined
-from esc_arch.training.validation import is_distributed, validate_distributed
+from esc_arch.training.validation import validate
 
 __all__ = ["add_arguments", "run"]
 
@@ -38,6 +38,5 @@ def run(args: argparse.Namespace) -> None:
 
 def _build_model(opt: Options) -> BaseModel:
     model = build_model(opt)
-    if is_distributed(model):
-        model.validation = partial(validate_distributed, model)
+    model.validation = partial(validate, model)
     return model

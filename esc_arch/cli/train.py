@@ -55,8 +55,11 @@ def run(args: argparse.Namespace) -> int:
     root_path = str(Path.cwd())
     opt = options.parse(args, root_path, is_train=True)
     opt["root_path"] = root_path
+    raw = options.read(args.opt)
+    options.force(raw, args.force_yml, args.opt)
+    seed = None if raw.get("manual_seed") is None else opt["manual_seed"]
     with joined() as job:
         # torchrun gives the same command again.
         if job.is_restarted(Path(opt["path"]["experiments_root"])):
             opt["auto_resume"] = True
-        return train_pipeline(opt, args.opt, job)
+        return train_pipeline(opt, args.opt, job, seed)

@@ -3,7 +3,6 @@
 import os
 import signal
 import threading
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
@@ -11,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import distributed
-from torch.utils.data import DataLoader
 
 from esc_arch.errors import UserError
 from esc_arch.files import Held, locked
@@ -118,25 +116,3 @@ class StopSignals:
         number = torch.tensor(self.received or 0, device=device)
         distributed.all_reduce(number, distributed.ReduceOp.MAX)
         return int(number) or None
-
-    def interrupting(self, loader: "DataLoader[Any]") -> "_Interrupted":
-        """A loader of validation images that raises StopRequested after a signal."""
-        return _Interrupted(loader, self)
-
-
-class _Interrupted:
-    """The part of DataLoader that BasicSR's validation uses."""
-
-    def __init__(self, loader: "DataLoader[Any]", signals: StopSignals) -> None:
-        self.dataset = loader.dataset
-        self._loader = loader
-        self._signals = signals
-
-    def __len__(self) -> int:
-        return len(self._loader)
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        for batch in self._loader:
-            if self._signals.received is not None:
-                raise StopRequested
-            yield batch
