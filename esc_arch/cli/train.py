@@ -6,6 +6,7 @@ from pathlib import Path
 from esc_arch import options
 from esc_arch.training.jobs import joined
 from esc_arch.training.loop import train_pipeline
+from esc_arch.training.validation import check_sets
 
 __all__ = ["add_arguments", "run"]
 
@@ -55,6 +56,7 @@ def run(args: argparse.Namespace) -> int:
     root_path = str(Path.cwd())
     opt = options.parse(args, root_path, is_train=True)
     opt["root_path"] = root_path
+    check_sets(opt)
     raw = options.read(args.opt)
     options.force(raw, args.force_yml, args.opt)
     seed = None if raw.get("manual_seed") is None else opt["manual_seed"]

@@ -11,6 +11,7 @@ import importlib
 import importlib.util
 import inspect
 import logging
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -19,6 +20,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from types import MappingProxyType, ModuleType, SimpleNamespace
 from typing import Any, NamedTuple
+from weakref import WeakValueDictionary
 
 import cv2
 import numpy as np
@@ -82,13 +84,14 @@ def after_basicsr() -> None:
     from basicsr.models.realesrgan_model import RealESRGANModel
     from basicsr.models.realesrnet_model import RealESRNetModel
     from basicsr.utils import dist_util, img_process_util, img_util
-    from basicsr.utils.file_client import FileClient
+    from basicsr.utils.file_client import FileClient, LmdbBackend
     from basicsr.version import __version__
 
     _replace(BaseModel, "get_optimizer", lambda original: _get_optimizer)
     _replace(FileClient, "get", _recording, of_others=True)
     if __version__ != "1.4.2":
         return
+    _replace(LmdbBackend, "__init__", lambda original: _open_shared)
     _replace(train, "load_resume_state", lambda original: load_resume_state)
     _replace(dist_util, "_init_dist_pytorch", lambda original: process_group.start_pytorch)
     _replace(dist_util, "_init_dist_slurm", lambda original: process_group.start_slurm)
@@ -295,6 +298,44 @@ def _vgg(name: str, pretrained: bool) -> nn.Module:
             _logger.warning(f"The weights of {name} are not in {path}: fetching {weights.url}")
         network.load_state_dict(weights.get_state_dict(check_hash=True, weights_only=True))
     return network
+
+
+# The open LMDBs of this process, by device and inode.
+_environments: WeakValueDictionary[tuple[int, int], Any] = WeakValueDictionary()
+
+
+def _open_shared(
+    self: Any,
+    db_paths: str | list[str],
+    client_keys: str | list[str] = "default",
+    readonly: bool = True,
+    lock: bool = False,
+    readahead: bool = False,
+    **kwargs: Any,
+) -> None:
+    """Defect: ``LmdbBackend`` opens its LMDBs anew, which a process may do once, so training and
+    validation cannot read the same one, nor two roots of a dataset.  Same arguments.
+
+    Workers made by ``fork`` go on with what their parent has opened: it is mapped memory, read
+    without locks.
+    """
+    import lmdb
+
+    self.db_paths = [str(path) for path in ([db_paths] if isinstance(db_paths, str) else db_paths)]
+    keys = [client_keys] if isinstance(client_keys, str) else client_keys
+    if len(keys) != len(self.db_paths):
+        raise ValueError(f"LMDBs {self.db_paths} and client keys {keys} differ in number")
+    self._client = {}
+    for key, path in zip(keys, self.db_paths, strict=True):
+        found = os.stat(path)
+        name = (found.st_dev, found.st_ino)
+        environment = _environments.get(name)
+        if environment is None:
+            environment = lmdb.open(
+                path, readonly=readonly, lock=lock, readahead=readahead, **kwargs
+            )
+            _environments[name] = environment
+        self._client[key] = environment
 
 
 class UnreadableError(Exception):

@@ -23,6 +23,7 @@ from esc_arch.errors import UserError, first_line
 from esc_arch.progress import progress
 from esc_arch.training import Options, bad_samples, random_states
 from esc_arch.training.runtime import StopRequested, StopSignals
+from esc_arch.training.tiled_test import tiled_test
 from esc_arch.training.train_state import Best, Saver, TrainState
 
 __all__ = ["Validation", "check_sets", "is_distributed", "is_out_of_memory", "validate"]
@@ -138,7 +139,8 @@ def validate(
         UserError: for an image that cannot be read, tested or measured.
     """
     images = _Images(model, loader, signals, by_set)
-    with images.errors_named():
+    tile = (model.opt.get("val") or {}).get("tile")
+    with images.errors_named(), tiled_test(model, tile):
         if is_distributed(model):
             _validate_distributed(model, images, current_iter, tb_logger, save_img)
         else:
