@@ -12,6 +12,7 @@ import logging
 import math
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ from basicsr.utils import (
     make_exp_dirs,
     mkdir_and_rename,
 )
-from basicsr.utils.options import copy_opt_file, dict2str
+from basicsr.utils.options import dict2str
 from torch.utils.data import DataLoader
 
 from esc_arch.errors import DivergedError, UserError, first_line, listed
@@ -41,8 +42,13 @@ from esc_arch.plugin.workarounds import sort_paths
 from esc_arch.training import Options, random_states, run_log
 from esc_arch.training.bad_samples import BadSamples
 from esc_arch.training.jobs import Job
-from esc_arch.training.runtime import ExperimentLock, StopSignals
-from esc_arch.training.samples import TrainSampler, batches, train_loader
+from esc_arch.training.runtime import (
+    ExperimentLock,
+    StopSignals,
+    note_worker_folder,
+    remove_worker_folders,
+)
+from esc_arch.training.samples import TrainSampler, batches, shortage, train_loader
 from esc_arch.training.train_state import (
     LOWER_RATE,
     Resumption,
@@ -76,6 +82,7 @@ def train_pipeline(opt: Options, opt_file: str, job: Job, seed: int | None = Non
     with ExperimentLock(Path(opt["path"]["experiments_root"])) as lock:
         if opt["rank"] == 0:
             lock.take()
+            remove_worker_folders(Path(opt["path"]["experiments_root"]))
         return _train(opt, opt_file, lock, job, seed)
 
 
@@ -88,6 +95,8 @@ def _train(
     try:
         logger = _open_experiment(opt, opt_file, resumption, lock)
         job.note_opened(Path(root))
+        if opt["datasets"]["train"]["num_worker_per_gpu"]:
+            note_worker_folder(Path(root), opt["rank"])
     except OSError as error:
         raise UserError(
             f"{error.filename or root}: expected to write into {root}; found: {error.strerror}. "
@@ -144,7 +153,7 @@ class _Run:
         self.go_back: Callable[[], None] | None = None
         self.optimizer_steps = 0
         for optimizer in self.model.optimizers:
-            optimizer.register_step_post_hook(self._count_step)
+            optimizer.register_step_pre_hook(self._count_step)
 
     def _count_step(self, *args: object) -> None:
         self.optimizer_steps += 1
@@ -167,6 +176,8 @@ class _Run:
                     "or take `model_type: ESCModel` with `amp`, `accumulate` or "
                     "`checkpoint_activations` under train, and go on with --auto_resume."
                 ) from error
+            if (named := shortage(error)) is not None:
+                raise named from error
             raise
 
     def _save_after(self, error: Exception) -> None:
@@ -183,6 +194,8 @@ class _Run:
             # the one before.
             return
         if self.optimizer_steps and self.go_back is not None:
+            if shortage(error) is not None:
+                return  # raised anywhere, maybe with half of the weights changed
             self.logger.warning(
                 f"The error came in the middle of iteration {state.iteration}: some of its steps "
                 "are taken, and the checkpoint has them."
@@ -414,18 +427,29 @@ def _open_experiment(
         lock.take()
         copy = root / Path(opt_file).name
         if not (copy.exists() and copy.samefile(opt_file)):
-            copy_opt_file(opt_file, root)
+            _copy_options(Path(opt_file), copy)
     if opt["dist"]:
         torch.distributed.barrier()
     # On a full disk each line would be followed by a traceback of the log file's.
     logging.raiseExceptions = False
     log_file = os.path.join(opt["path"]["log"], f"train_{opt['name']}_{get_time_str()}.log")
     logger: logging.Logger = get_root_logger(log_file=log_file)
+    for handler in logger.handlers:
+        if isinstance(handler, logging.FileHandler) and handler.stream:
+            # By the locale otherwise, which may lack letters.
+            handler.stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     logger.info(get_env_info())
     logger.info(dict2str(opt))
     for message in resumption.messages:
         logger.warning(message)
     return logger
+
+
+def _copy_options(opt_file: Path, copy: Path) -> None:
+    """Defect: BasicSR's ``copy_opt_file`` reads the file by the locale, which may lack letters."""
+    command = os.fsencode(" ".join(sys.argv))
+    head = f"# GENERATE TIME: {time.asctime()}\n# CMD:\n# ".encode()
+    copy.write_bytes(head + command + b"\n\n" + opt_file.read_bytes())
 
 
 def _agreed_seed(opt: Options, resumption: Resumption) -> int:

@@ -143,7 +143,7 @@ def test_what_does_not_fit_is_refused_in_words(folder, capfd, before, after, is_
     opt["train"]["total_iter"] = 12
     assert train(opt, "--auto_resume") == 2
     said = capfd.readouterr().err
-    assert "Traceback" not in said and "pretrain_network_g" in said
+    assert "Traceback" not in said and "resume" in said
     assert iterations() == saved
 
 
