@@ -29,7 +29,6 @@ from basicsr.utils import (
     MessageLogger,
     get_env_info,
     get_root_logger,
-    get_time_str,
     make_exp_dirs,
     mkdir_and_rename,
 )
@@ -42,6 +41,7 @@ from esc_arch.plugin.workarounds import sort_paths
 from esc_arch.training import Options, random_states, run_log
 from esc_arch.training.bad_samples import BadSamples
 from esc_arch.training.jobs import Job
+from esc_arch.training.log_reader import next_log
 from esc_arch.training.runtime import (
     ExperimentLock,
     StopSignals,
@@ -220,6 +220,7 @@ class _Run:
         self.bad = BadSamples(self.opt, len(sampler.dataset), state.bad_samples)
         if not state.is_validated:
             self._validate()
+        self.pace = run_log.Pace(self.opt, state.iteration, self.model.device)
         stopped_by = self.signals.agreed(self.model.device)
         while state.iteration < self.total and stopped_by is None:
             sampler.begin(state.epoch, state.samples)
@@ -312,7 +313,10 @@ class _Run:
         self.bar.advance(self.model.get_current_log())
         if iteration == 1:
             self.messages.reset_start_time()
-        if iteration % self.opt["logger"]["print_freq"] == 0:
+        is_due = iteration % self.opt["logger"]["print_freq"] == 0
+        if (text := self.pace.text(iteration)) is not None:
+            self.logger.info(text)
+        if self.pace.is_line_due(is_due) or is_due:
             with run_log.writing_curves(self.messages.tb_logger, self.saver):
                 self._print(iteration_s, data_s)
         # Before the validation, which may fail; what it finds goes into the record.
@@ -432,12 +436,14 @@ def _open_experiment(
         torch.distributed.barrier()
     # On a full disk each line would be followed by a traceback of the log file's.
     logging.raiseExceptions = False
-    log_file = os.path.join(opt["path"]["log"], f"train_{opt['name']}_{get_time_str()}.log")
-    logger: logging.Logger = get_root_logger(log_file=log_file)
+    number, log_file = next_log(Path(opt["path"]["log"]), opt["name"])
+    logger: logging.Logger = get_root_logger(log_file=str(log_file))
     for handler in logger.handlers:
         if isinstance(handler, logging.FileHandler) and handler.stream:
             # By the locale otherwise, which may lack letters.
             handler.stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+    # The clock may be set back between two logs.
+    logger.info(f"Log {number} of this experiment.")
     logger.info(get_env_info())
     logger.info(dict2str(opt))
     for message in resumption.messages:

@@ -47,7 +47,10 @@ def multi_step(iteration: int, lr: float, milestones: list[int], gamma: float = 
     return lr * gamma ** sum(milestone <= iteration - 1 for milestone in milestones)
 
 
-@pytest.mark.parametrize("is_basicsrs", [False, True])
+BOTH = [False, pytest.param(True, marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("is_basicsrs", BOTH)
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
@@ -122,6 +125,7 @@ def optimizer(kind: str, **settings: object) -> dict:
     return opt
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_basicsrs", [False, True])
 @pytest.mark.parametrize(
     ("before", "after"),
@@ -147,12 +151,14 @@ def test_what_does_not_fit_is_refused_in_words(folder, capfd, before, after, is_
     assert iterations() == saved
 
 
+@pytest.mark.slow
 def test_adam_goes_on_as_adamw(folder):
     resumed(optimizer("AdamW", weight_decay=0.01))
     (group,) = torch.load(STATE.format(8), weights_only=True)["optimizers"][0]["param_groups"]
     assert group["weight_decay"] == 0.01
 
 
+@pytest.mark.slow
 def test_another_seed_draws_other_samples(folder):
     def ended(seed: int) -> dict:
         opt = sr_options(manual_seed=seed)

@@ -53,7 +53,10 @@ def at_second_validation(monkeypatch, break_it) -> None:
     monkeypatch.setattr(SRModel, "test", breaking)
 
 
-@pytest.mark.parametrize(("break_it", "reason"), [(damage, "no readable"), (delete, "No such")])
+@pytest.mark.parametrize(
+    ("break_it", "reason"),
+    [(damage, "no readable"), pytest.param(delete, "No such", marks=pytest.mark.slow)],
+)
 def test_an_image_of_a_validation_that_breaks_is_named_and_costs_no_iteration(
     folder, capfd, monkeypatch, break_it, reason
 ):
@@ -142,7 +145,10 @@ def test_memory_that_runs_out_in_an_iteration(folder, capfd, monkeypatch):
 # A training that breaks down.
 
 
-@pytest.mark.parametrize("model", ["SRModel", "SwinIRModel", "SRGANModel"])
+@pytest.mark.parametrize(
+    "model",
+    ["SRModel", *(pytest.param(m, marks=pytest.mark.slow) for m in ("SwinIRModel", "SRGANModel"))],
+)
 def test_weights_that_are_not_finite_end_the_run_and_are_never_written(
     folder, capfd, monkeypatch, model
 ):
