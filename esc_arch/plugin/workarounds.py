@@ -313,7 +313,7 @@ def _open_shared(
     readahead: bool = False,
     **kwargs: Any,
 ) -> None:
-    """Defect: ``LmdbBackend`` opens its LMDBs anew, which a process may do once, so training and
+    """Defect: ``LmdbBackend`` opens its LMDBs again, which a process may do once, so training and
     validation cannot read the same one, nor two roots of a dataset.  Same arguments.
 
     Workers made by ``fork`` go on with what their parent has opened: it is mapped memory, read

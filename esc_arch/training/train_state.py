@@ -734,7 +734,7 @@ def _settings(group: dict[str, Any]) -> dict[str, Any]:
 
 
 def _schedule(values: dict[str, Any]) -> dict[str, Any]:
-    """What a scheduler was made with, of its attributes."""
+    """The attributes of a scheduler that it was made with."""
     return {k: _plain_list(v) for k, v in values.items() if k not in _OF_SCHEDULE}
 
 

@@ -151,7 +151,7 @@ def validate(
 def check_sets(opt: Options) -> None:
     """
     Raises:
-        UserError: for two sets of one name, by which results and images are told apart.
+        UserError: for two sets of one name, which results and images are known by.
     """
     first: dict[str, str] = {}
     for phase, section in opt["datasets"].items():
@@ -161,7 +161,7 @@ def check_sets(opt: Options) -> None:
         if other != phase:
             raise UserError(
                 f"datasets.{phase}.name: expected another name than that of datasets.{other}, as "
-                f"results and images are told apart by it; found {section['name']} in both. "
+                f"results and images are known by it; found {section['name']} in both. "
                 "Rename one."
             )
 
