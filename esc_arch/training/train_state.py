@@ -260,7 +260,8 @@ class Saver:
         try:
             yield
         except UserError as error:
-            raise type(error)(f"{error} {self.safe()}") from error.__cause__
+            apart = "\n" if "\n" in str(error) else " "
+            raise type(error)(f"{error}{apart}{self.safe()}") from error.__cause__
 
     @contextmanager
     def stopping(self, what: str, where: Path | None = None) -> Iterator[None]:

@@ -55,7 +55,8 @@ BOTH = [False, pytest.param(True, marks=pytest.mark.slow)]
     ("change", "expected"),
     [
         ({"optim_g": {"type": "Adam", "lr": 2e-4}}, multi_step(8, 2e-4, [3, 6], 0.5)),
-        ({"scheduler": {"type": "MultiStepLR", "milestones": [7]}}, multi_step(8, 1e-3, [7])),
+        pytest.param({"scheduler": {"type": "MultiStepLR", "milestones": [7]}},
+                     multi_step(8, 1e-3, [7]), marks=pytest.mark.slow),
         ({"scheduler": {"type": "MultiStepLR", "milestones": [2, 5000], "gamma": 0.3}},
          multi_step(8, 1e-3, [2], 0.3)),
         ({"scheduler": COSINE | {"periods": [24]}},
@@ -84,6 +85,7 @@ def test_settings_of_the_optimiser_are_those_of_the_option_file(folder, log):
         assert key in said
 
 
+@pytest.mark.slow
 def test_a_cosine_is_extended(folder):
     """Both from the beginning of the longer one's first period."""
     opt = sr_options()
@@ -94,6 +96,7 @@ def test_a_cosine_is_extended(folder):
     assert rate(12) == pytest.approx(0.5e-3 * (1 + math.cos(math.pi * 11 / 12)))
 
 
+@pytest.mark.slow
 def test_the_same_options_change_no_bit_after_a_change(folder, log):
     """The rate is replayed once, and kept from then on."""
     opt = sr_options()

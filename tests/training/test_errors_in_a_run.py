@@ -103,7 +103,7 @@ def broken_metric(img, img2, crop_border=0) -> float:
     raise ZeroDivisionError("no such thing")
 
 
-@pytest.mark.parametrize("save_every", [2, 100])
+@pytest.mark.parametrize("save_every", [2, pytest.param(100, marks=pytest.mark.slow)])
 def test_an_error_in_a_metric_names_it_and_its_image(folder, capfd, monkeypatch, save_every):
     monkeypatch.setitem(METRIC_REGISTRY._obj_map, "broken_metric", broken_metric)
     opt = sr_options()
@@ -136,6 +136,7 @@ def test_an_error_in_an_iteration_leaves_the_one_before_to_the_last_bit(folder, 
     assert_equal(models(), models("whole"))
 
 
+@pytest.mark.slow
 def test_memory_that_runs_out_in_an_iteration(folder, capfd, monkeypatch):
     fails_at(monkeypatch, L1Loss, "forward", 4, torch.OutOfMemoryError("CUDA out of memory."))
     line = ended(options(model_type="SRModel"), capfd)
@@ -178,7 +179,13 @@ def test_weights_that_are_not_finite_end_the_run_and_are_never_written(
     assert read_experiment(SAVED)[0].status == "stopped"
 
 
-@pytest.mark.parametrize("where", ["params", "params_ema", "optimizer", "last"])
+@pytest.mark.parametrize(
+    "where",
+    [
+        "params_ema",
+        *(pytest.param(w, marks=pytest.mark.slow) for w in ("params", "optimizer", "last")),
+    ],
+)
 def test_what_no_loss_shows_is_found_before_it_is_written(folder, capfd, monkeypatch, where):
     """Infinite gradients, an average that overflows, in the last iteration, too."""
     opt = options(model_type="SRModel", total=6 if where != "last" else 5)
@@ -202,6 +209,7 @@ def test_what_no_loss_shows_is_found_before_it_is_written(folder, capfd, monkeyp
     assert read_experiment(SAVED)[0].status == "stopped"
 
 
+@pytest.mark.slow
 def test_losses_that_are_not_finite_are_borne_as_long_as_weights_are(folder, monkeypatch):
     """As ESCModel does, whose weights do not follow."""
     opt = options(model_type="ESCModel")
@@ -221,6 +229,7 @@ def test_losses_that_are_not_finite_are_borne_as_long_as_weights_are(folder, mon
 # Images that are written.
 
 
+@pytest.mark.slow
 def test_images_of_two_sets_have_files_of_their_own(folder):
     """Of the same names."""
     opt = sr_options(total=2)

@@ -19,7 +19,7 @@ def packed(folder):
 
 
 def same_lmdb(name: str, workers: int) -> dict:
-    opt = validated(options(name, total=12))
+    opt = validated(options(name, total=6))
     roots = {"dataroot_gt": "data/HR.lmdb", "dataroot_lq": "data/LR.lmdb"}
     for section in opt["datasets"].values():
         section |= roots | {"io_backend": {"type": "lmdb"}}
