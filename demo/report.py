@@ -23,7 +23,7 @@ from basicsr.metrics import calculate_psnr, calculate_ssim
 
 from esc_arch.files import whole_file
 from esc_arch.imaging.imresize import imresize
-from esc_arch.training.log_reader import History, read_logs
+from esc_arch.training.log_reader import History, log_files, read_logs
 
 SCALE = 2
 TEST_SET = Path("datasets/demo/test")
@@ -72,7 +72,7 @@ class Photo:
 def main() -> int:
     """Write the report; returns the exit code, 1 when ESC is not good enough."""
     photos = read_photos(TEST_SET, ESC_IMAGES)
-    history = read_logs(sorted(TRAIN_LOGS.glob("train_*.log")))
+    history = read_logs(log_files(TRAIN_LOGS) if TRAIN_LOGS.is_dir() else ())
     OUTPUT.mkdir(parents=True, exist_ok=True)
     write(OUTPUT / "comparison.png", png(comparison(photos)))
     write(OUTPUT / "curves.png", curves(history, _mean([p.bicubic_score for p in photos]).psnr))

@@ -71,6 +71,10 @@ class UserError(Exception):
         super().__init__(escaped(starred(text), keep="\n\t"))
 
 
+class DivergedError(UserError):
+    """A training has broken down: its losses or weights are not finite, and not worth a file."""
+
+
 def last_line(error: BaseException) -> str:
     """As :func:`first_line`, the last line: the reason where the others say what was tried."""
     lines = str(error).strip().splitlines()

@@ -5,7 +5,6 @@ import re
 import struct
 import zlib
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -194,7 +193,3 @@ def test_images_are_treated_as_the_document_says(prepared, number):
         found = image if image.ndim == 2 else image[..., [2, 1, 0, 3][: image.shape[2]]]
         np.testing.assert_array_equal(found, expected)
 
-
-pytestmark = pytest.mark.skipif(
-    find_spec("esc_arch.imaging.tiff") is None, reason="before the reader by tifffile is there"
-)

@@ -28,6 +28,8 @@ COMMANDS = {
 
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+# Of files, memory or processes.
+_NO_MORE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -72,8 +74,23 @@ def _main(argv: list[str] | None) -> int:
     except KeyboardInterrupt:
         print("basicsr: stopped by Ctrl-C", file=sys.stderr)
         return INTERRUPTED
+    except UnicodeEncodeError as error:
+        print(
+            f"basicsr: expected text that the encoding of this system, {error.encoding}, has; "
+            f"found {error.object!a}. Set PYTHONUTF8=1 or LC_ALL=C.UTF-8 in the environment.",
+            file=sys.stderr,
+        )
+        return 2
     except OSError as error:
         # A folder that vanished, a disk that is full.
+        if error.errno in _NO_MORE:
+            print(
+                f"basicsr: expected more of this machine; found: {error.strerror}. Raise the "
+                "limits of this shell (`ulimit -n` for files, `ulimit -u` for processes), free "
+                "memory, or use fewer workers.",
+                file=sys.stderr,
+            )
+            return 2
         if error.filename is None and error.errno not in _NO_ROOM:
             raise
         where = f"{error.filename}: " if error.filename is not None else ""

@@ -9,12 +9,24 @@ from basicsr.models import build_model
 from basicsr.models.base_model import BaseModel
 
 from esc_arch import options
-from esc_arch.cli.train import add_arguments
+from esc_arch.cli import train
+from esc_arch.errors import UserError
 from esc_arch.training import Options
 from esc_arch.training.jobs import joined
-from esc_arch.training.validation import is_distributed, validate_distributed
+from esc_arch.training.runtime import check_names
+from esc_arch.training.validation import check_sets, validate
 
 __all__ = ["add_arguments", "run"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Those of ``train``, and one more."""
+    train.add_arguments(parser)
+    parser.add_argument(
+        "--untrained",
+        action="store_true",
+        help="test a network of random weights where path.pretrain_network_g names none",
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -24,10 +36,19 @@ def run(args: argparse.Namespace) -> None:
     images.
 
     Raises:
-        UserError: when the option file is wrong; nothing has been written then.
+        UserError: when the option file is wrong or names no weights; nothing has been written
+            then.
     """
     root_path = str(Path.cwd())
     opt = options.parse(args, root_path, is_train=False)
+    check_sets(opt)
+    check_names(opt)
+    if opt["path"].get("pretrain_network_g") is None and not args.untrained:
+        raise UserError(
+            f"{args.opt}: path.pretrain_network_g: expected the weights to test; found none, and "
+            "random ones have no worth. Name a checkpoint there, or add --untrained to test random "
+            "weights."
+        )
     # Defect: BasicSR's parse_options loads YAML with a loader that runs code, and applies
     # --force_yml by exec.
     basicsr.test.parse_options = lambda root_path, is_train: (opt, args)
@@ -38,6 +59,5 @@ def run(args: argparse.Namespace) -> None:
 
 def _build_model(opt: Options) -> BaseModel:
     model = build_model(opt)
-    if is_distributed(model):
-        model.validation = partial(validate_distributed, model)
+    model.validation = partial(validate, model)
     return model

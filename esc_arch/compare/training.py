@@ -35,7 +35,7 @@ from esc_arch.compare.results import Row
 from esc_arch.errors import UserError
 from esc_arch.files import Held, locked
 from esc_arch.progress import progress
-from esc_arch.training.log_reader import History, read_logs
+from esc_arch.training.log_reader import History, log_files, read_logs
 
 __all__ = ["Command", "Trained", "train", "train_command"]
 
@@ -222,7 +222,7 @@ def _history(request: Request, name: str) -> History:
 
 
 def _logs_below(folder: Path) -> History:
-    return read_logs(sorted(folder.glob("train_*.log")))
+    return read_logs(log_files(folder) if folder.is_dir() else ())
 
 
 def _speeds(

@@ -15,6 +15,7 @@ import lmdb
 from esc_arch.files import open_regular
 
 __all__ = ["DamagedLmdb", "MetaLine", "list_text", "open_lmdb", "parse_meta_line"]
+__all__ += ["shared_environment"]
 
 _SHAPE = re.compile(r" \((\d+),\s*(\d+)(?:,\s*(\d+))?")
 
@@ -70,10 +71,7 @@ def list_text(file: str | os.PathLike[str]) -> str:
 
 
 def open_lmdb(path: str | os.PathLike[str]) -> lmdb.Environment:
-    """Open an LMDB as BasicSR does, read-only and without lock.
-
-    lmdb opens a database once in a process.  All callers share it, and it is closed when the last
-    one has forgotten it.
+    """Open an LMDB as BasicSR does, see :func:`shared_environment`, after a look at its file.
 
     Raises:
         DamagedLmdb: when ``data.mdb`` is missing, cut off, or no LMDB.
@@ -81,15 +79,10 @@ def open_lmdb(path: str | os.PathLike[str]) -> lmdb.Environment:
     data = os.path.join(path, "data.mdb")
     try:
         with open_regular(data) as file:
-            status = os.fstat(file.fileno())
-        if not status.st_size:
+            size = os.fstat(file.fileno()).st_size
+        if not size:
             raise DamagedLmdb("an LMDB", f"{data}: an empty file")
-        # A forked process may read its parent's, as nothing is locked.
-        place = status.st_dev, status.st_ino
-        database = _opened.get(place)
-        if database is None:
-            database = lmdb.open(os.fsencode(path), readonly=True, lock=False, readahead=False)
-            _opened[place] = database
+        database = shared_environment(path)
     except lmdb.InvalidError:
         raise DamagedLmdb("an LMDB", f"another file, {data}") from None
     except lmdb.Error as error:
@@ -98,9 +91,28 @@ def open_lmdb(path: str | os.PathLike[str]) -> lmdb.Environment:
         raise DamagedLmdb("an LMDB", f"{data}: {error.strerror}") from None
     # Reading pages beyond the end of the file would end the process.
     needed = (database.info()["last_pgno"] + 1) * database.stat()["psize"]
-    if status.st_size < needed:
-        raise DamagedLmdb(f"{needed} bytes of data", f"{status.st_size} bytes in {data}")
+    if size < needed:
+        raise DamagedLmdb(f"{needed} bytes of data", f"{size} bytes in {data}")
     return database
 
 
 _opened: "WeakValueDictionary[tuple[int, int], lmdb.Environment]" = WeakValueDictionary()
+
+
+def shared_environment(path: str | os.PathLike[str]) -> lmdb.Environment:
+    """The environment of an LMDB folder, read-only and without lock.
+
+    lmdb opens a database once in a process: all callers share it, and it is closed when the last
+    one has forgotten it.  Workers made by ``fork`` go on with what their parent has opened, which
+    is mapped memory.
+
+    Raises:
+        OSError, lmdb.Error: when it cannot be opened.
+    """
+    status = os.stat(os.path.join(path, "data.mdb"))
+    place = status.st_dev, status.st_ino
+    environment = _opened.get(place)
+    if environment is None:
+        environment = lmdb.open(os.fsencode(path), readonly=True, lock=False, readahead=False)
+        _opened[place] = environment
+    return environment

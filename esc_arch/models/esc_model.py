@@ -16,7 +16,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
 from esc_arch.archs.esc_arch import ESCBlock, ESCFamily
-from esc_arch.errors import UserError
+from esc_arch.errors import DivergedError, UserError
 from esc_arch.models.esr_model import ESRModel
 from esc_arch.plugin.registration import register_model
 
@@ -62,7 +62,7 @@ class NonfiniteSteps:
                 f"skipped; skipped so far: {self.total}."
             )
         if self.in_a_row == MAX_IN_A_ROW:
-            raise UserError(
+            raise DivergedError(
                 f"train.skip_nonfinite: expected a finite loss and gradient; found none in the "
                 f"{MAX_IN_A_ROW} iterations up to {iteration}. The training has broken down: "
                 "resume from an earlier state with a lower `lr`, with `grad_clip` or without "

@@ -37,7 +37,16 @@ from esc_arch.options.sections import (
     PerceptualLossSection,
     Scheduler,
 )
-from esc_arch.options.types import Count, Mapped, accepts, check_section, is_number, require, words
+from esc_arch.options.types import (
+    Count,
+    Mapped,
+    Natural,
+    accepts,
+    check_section,
+    is_number,
+    require,
+    words,
+)
 from esc_arch.plugin.workarounds import OPTIMIZERS
 
 # BasicSR's setup_schedulers uses its own class for both multi-step names.
@@ -212,6 +221,10 @@ def check_scheduler(problems: Problems, train: Mapping[str, Any]) -> None:
         problems.add(f"{place}.periods", expected, found, advice)
 
 
+# Sides, in pixels, of the least that they look at.
+_WINDOWS = {"calculate_psnr": 1, "calculate_ssim": 11, "calculate_niqe": 96}
+
+
 def check_metrics(problems: Problems, opt: Mapping[str, Any], metrics: Mapping[str, Any]) -> None:
     """Check every section of ``val.metrics``."""
     for name, section in metrics.items():
@@ -223,6 +236,20 @@ def check_metrics(problems: Problems, opt: Mapping[str, Any], metrics: Mapping[s
             problems.add(place, words(Mapped), describe(section), example)
 
 
+def least_measured(opt: Mapping[str, Any]) -> int:
+    """The least side of an image, in pixels, that BasicSR's metrics in the file can measure."""
+    val = opt.get("val")
+    metrics = val.get("metrics") if isinstance(val, dict) else None
+    sides = [1]
+    for section in metrics.values() if isinstance(metrics, dict) else ():
+        if not isinstance(section, dict) or section.get("type") not in _WINDOWS:
+            continue
+        border: Any = section.get("crop_border", 0)
+        if accepts(Natural, border):
+            sides.append(2 * border + _WINDOWS[section["type"]])
+    return max(sides)
+
+
 def _check_metric(
     problems: Problems, place: str, section: Mapping[str, Any], opt: Mapping[str, Any]
 ) -> None:
@@ -232,7 +259,11 @@ def _check_metric(
     check_arguments(problems, place, metric, section, supplied=("img", "img2"), extra=("better",))
     has_border = has_parameter(metric, "crop_border")
     own = {k: v for k, v in section.items() if k != "crop_border" or has_border}
+    if metric.__module__.split(".")[0] != "basicsr":
+        own.pop("input_order", None)  # another one's may mean something else
     check_section(problems, place, Metric, own)
+    if own.get("input_order") == "HW" and section["type"] != "calculate_niqe":
+        problems.add(f"{place}.input_order", "HWC", "'HW'", "Write `input_order: HWC`.")
     if section["type"] in ("calculate_psnr_pt", "calculate_ssim_pt"):
         # BasicSR's validation passes arrays, and these call tensor methods.
         found = f"{describe(section['type'])}, a metric of tensors"

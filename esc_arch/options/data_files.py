@@ -22,6 +22,7 @@ from esc_arch.data.check import (
     sample,
 )
 from esc_arch.data.downsample_image_dataset import one_per_root, roots_of
+from esc_arch.options.components import least_measured
 from esc_arch.options.datasets import MADE, PAIRED, REAL, SINGLE
 from esc_arch.options.invocation import Run
 from esc_arch.options.problems import Problems
@@ -43,7 +44,8 @@ def inspect_data(problems: Problems, opt: Mapping[str, object], run: Run) -> Non
         scale: Any = section.get("scale") if opt.get("scale") is None else opt["scale"]
         if kind == PAIRED:
             least = LEAST_SHARPENED if opt.get("model_type") in REAL_MODELS else 1
-            number = _inspect_paired(problems, key, section, scale, train, least)
+            measured = 1 if train else least_measured(opt)
+            number = _inspect_paired(problems, key, section, scale, train, least, measured)
         elif kind == SINGLE:
             number = _inspect_one(problems, key, section, "dataroot_lq", "meta_info_file", train)
         elif kind == REAL:
@@ -93,7 +95,13 @@ def _list(
 
 
 def _inspect_paired(
-    problems: Problems, key: str, section: Section, scale: int, train: bool, least: int
+    problems: Problems,
+    key: str,
+    section: Section,
+    scale: int,
+    train: bool,
+    least: int,
+    measured: int,
 ) -> int:
     gt, lq, pairs = _pairs(problems, key, section)
     number = len(pairs)
@@ -116,6 +124,11 @@ def _inspect_paired(
     expected = f"HR images with sides of at least {least}, which this model_type sharpens"
     used = [(name, Size(*(scale * side for side in lq_size))) for name, _, lq_size in sizes]
     _add(problems, key, check_least(used, least, expected), "dataroot_gt")
+    expected = (
+        f"HR images with sides of at least {measured}, for val.metrics (their crop_border, and the "
+        "windows of SSIM and NIQE)"
+    )
+    _add(problems, key, check_least(used, measured, expected), "dataroot_gt")
     return number
 
 

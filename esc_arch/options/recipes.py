@@ -78,12 +78,14 @@ RECIPES: Mapping[str, Recipe] = {
 _REAL = Recipe("ESC-Real", "", "esc_real", committed=(4,))
 _REAL_STAGES = {"esc_real_mse": "train_ESC_Real_x4_mse", "esc_real_gan": "train_ESC_Real_x4_gan"}
 _REAL_TEST = {"esc_real": "test_ESC_Real_x4"}
+# A small network for a machine without a GPU.
+_CPU = {"esc_cpu": "ESC_cpu_x2"}
 
 
 def names(test: bool = False) -> list[str]:
     """The recipes of testing, or of training."""
     own = [name for name in RECIPES if test or name != "esc_xl"]
-    return [*own, *(_REAL_TEST if test else _REAL_STAGES)]
+    return [*own, *_CPU, *(_REAL_TEST if test else _REAL_STAGES)]
 
 
 def recipe(name: str, scale: int | None = None, test: bool = False) -> tuple[str, str]:
@@ -107,6 +109,11 @@ def recipe(name: str, scale: int | None = None, test: bool = False) -> tuple[str
             f"options new: expected the name of a recipe of {task}; found {name!r}. "
             f"{suggestion(name, known)}"
         )
+    if name in _CPU:
+        if scale not in (None, 2):
+            raise UserError(f"--scale: expected 2, for which {name} is; found {scale}. Leave it.")
+        stem = f"{'test' if test else 'train'}_{_CPU[name]}"
+        return stem, _fill(stem, {})
     chosen = RECIPES.get(name, _REAL)
     scales = PRESETS[chosen.preset].scales
     if scale is None:
@@ -140,7 +147,7 @@ def write_all(folder: Path, overwrite: bool = False) -> list[Path]:
         folder / f"{stem}.yml": text.encode()
         for test in (False, True)
         for name in names(test)
-        for scale in RECIPES.get(name, _REAL).committed
+        for scale in (RECIPES.get(name, _REAL).committed if name not in _CPU else (2,))
         for stem, text in (recipe(name, scale, test),)
     }
     others = [

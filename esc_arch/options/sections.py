@@ -116,6 +116,9 @@ class Metric(OpenSection):
     crop_border: Natural = key(
         "pixels left out at each border; for PSNR and SSIM", "2", None, "(*)"
     )
+    input_order: Literal["HWC", "HW"] = key(
+        "order of the axes, as BasicSR's validation has them", "HWC", "HWC"
+    )
 
 
 class IoBackend(OpenSection):
@@ -175,6 +178,9 @@ class Val(Section):
         "(‡)",
     )
     pbar: bool = key("show a progress bar", "false", False)
+    tile: Size | None = key(
+        "side of tiles to test large images in, in LR pixels; ~ for whole images", "256", None
+    )
     metrics: Mapped | None = key(
         "metrics by name", "{psnr: {type: calculate_psnr, crop_border: 2}}", None
     )

@@ -84,13 +84,14 @@ def after_basicsr() -> None:
     from basicsr.models.realesrgan_model import RealESRGANModel
     from basicsr.models.realesrnet_model import RealESRNetModel
     from basicsr.utils import dist_util, img_process_util, img_util, logger
-    from basicsr.utils.file_client import FileClient
+    from basicsr.utils.file_client import FileClient, LmdbBackend
     from basicsr.version import __version__
 
     _replace(BaseModel, "get_optimizer", lambda original: _get_optimizer)
     _replace(FileClient, "get", _recording, of_others=True)
     if __version__ != "1.4.2":
         return
+    _replace(LmdbBackend, "__init__", lambda original: _open_shared)
     _replace(train, "load_resume_state", lambda original: load_resume_state)
     _replace(dist_util, "_init_dist_pytorch", lambda original: process_group.start_pytorch)
     _replace(dist_util, "_init_dist_slurm", lambda original: process_group.start_slurm)
@@ -329,6 +330,35 @@ def _vgg(name: str, pretrained: bool) -> nn.Module:
             _logger.warning(f"The weights of {name} are not in {path}: fetching {weights.url}")
         network.load_state_dict(weights.get_state_dict(check_hash=True, weights_only=True))
     return network
+
+
+# The open LMDBs of this process, by device and inode.
+def _open_shared(
+    self: Any,
+    db_paths: str | list[str],
+    client_keys: str | list[str] = "default",
+    readonly: bool = True,
+    lock: bool = False,
+    readahead: bool = False,
+    **kwargs: Any,
+) -> None:
+    """Defect: ``LmdbBackend`` opens its LMDBs again, which a process may do once, so training and
+    validation cannot read the same one, nor two roots of a dataset.  Same arguments."""
+    import lmdb
+
+    from esc_arch.data.lmdb_reader import shared_environment
+
+    self.db_paths = [str(path) for path in ([db_paths] if isinstance(db_paths, str) else db_paths)]
+    keys = [client_keys] if isinstance(client_keys, str) else client_keys
+    if len(keys) != len(self.db_paths):
+        raise ValueError(f"LMDBs {self.db_paths} and client keys {keys} differ in number")
+    is_usual = readonly and not (lock or readahead or kwargs)
+    self._client = {
+        key: shared_environment(path)
+        if is_usual
+        else lmdb.open(path, readonly=readonly, lock=lock, readahead=readahead, **kwargs)
+        for key, path in zip(keys, self.db_paths, strict=True)
+    }
 
 
 class UnreadableError(Exception):

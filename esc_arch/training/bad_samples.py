@@ -9,7 +9,7 @@ import logging
 import struct
 import sys
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import cv2
@@ -51,18 +51,27 @@ class BadSample(Exception):
     """The reason why a sample is bad: ``name: reason``."""
 
 
-def get_item(dataset: Any, index: int) -> Any:
+def get_item(dataset: Any, index: int, make: Callable[[], Any] | None = None) -> Any:
     """``dataset[index]``.
+
+    Args:
+        make: gives this sample; None: the dataset.
 
     Raises:
         BadSample: when the sample is bad.  Other errors of the dataset pass.
     """
+    # Defect: BasicSR's datasets take `type` out of these at their first use, so after an error
+    # there the second one is a KeyError, which hides the first.
+    backend = getattr(dataset, "io_backend_opt", None)
+    before = dict(backend) if isinstance(backend, dict) else {}
     with recorded_reads() as reads:
         try:
-            return dataset[index]
+            return dataset[index] if make is None else make()
         except UnreadableError as error:
             raise BadSample(str(error)) from None
         except Exception as error:
+            if isinstance(backend, dict) and getattr(dataset, "file_client", None) is None:
+                backend.update(before)
             # BasicSR's datasets stop in many ways at an image that OpenCV could not decode.
             sizes = []
             for read in reads:

@@ -27,6 +27,7 @@ __all__ = [
     "Checkpoint",
     "Damaged",
     "Found",
+    "amend_record",
     "check",
     "delete_older",
     "find_newest",
@@ -99,6 +100,18 @@ def write_record(
     }
     text = json.dumps(content, indent=1) + "\n"
     write_durably(record_path(experiment, name), lambda file: file.write(text.encode()))
+
+
+def amend_record(experiment: Path, name: int | str, facts: Mapping[str, object]) -> None:
+    """Replace facts in the record of a checkpoint, which stays complete meanwhile.
+
+    Raises:
+        OSError: as of :func:`write_durably`.
+        Damaged: when there is no record.
+    """
+    content = {**read_record(record_path(experiment, name)), **facts}
+    del content["esc_arch"]
+    write_record(experiment, name, content.pop("files"), content)
 
 
 def read_record(path: Path) -> dict[str, Any]:

@@ -113,7 +113,8 @@ def read_experiment(path: Path, read_bytes: int = READ_BYTES) -> tuple[Experimen
     read = _find_resumption(path, experiment, options, read_bytes)
     experiment.iteration = max(experiment.iteration, experiment.resume_iteration or 0)
     held = is_locked(path / LOCK)
-    is_recent = time.time() - (experiment.written or 0) < RECENT_S
+    # Either way: the clock may have been set back since.
+    is_recent = abs(time.time() - (experiment.written or 0)) < RECENT_S
     if held or (held is None and is_recent and not is_ended):
         experiment.status = "running"
     elif is_ended:
@@ -174,16 +175,17 @@ def _read_logs(path: Path, experiment: Experiment, options: Mapping[str, Any]) -
     """Read the logs; returns whether the last one reports the end of the training."""
     best: dict[tuple[str, str], Best] = {}
     is_ended = False
+    problems: list[OSError] = []
+    logs: list[tuple[Path, str]] = []
     try:
-        logs = log_reader.log_files(path)
+        logs = log_reader.log_texts(path, problems)
     except OSError as error:
-        experiment.problems.append(f"{path}: {error.strerror}")
-        return False
-    for log in logs:
-        try:
-            summary = log_reader.summarize(log)
-        except OSError as error:
-            experiment.problems.append(f"{log}: {error.strerror}")
+        error.filename = str(path)
+        problems.append(error)
+    experiment.problems += [f"{error.filename}: {error.strerror}" for error in problems]
+    for _, text in logs:
+        summary = log_reader.summarize(text)
+        if not summary.is_begun:
             continue
         # Results after the state that this log resumes from are no part of the run.
         best = {key: result for key, result in best.items() if result.iteration <= summary.start}

@@ -192,7 +192,8 @@ def joined() -> Iterator[Job]:
     """The job that this process is in, while its block runs.
 
     An error that leaves the block ends all processes of the job, and a process that dies ends
-    it within :data:`SILENCE_S` and a few seconds; the others then exit with its name.
+    it within :data:`SILENCE_S` and a few seconds; the others then exit with its name.  torchrun
+    gives one that was stopped half a minute more.
     """
     if not distributed.is_initialized():
         yield Job()

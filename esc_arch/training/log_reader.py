@@ -7,14 +7,25 @@ killed while it wrote.
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from esc_arch.files import read_regular
 
-__all__ = ["Best", "History", "Summary", "is_log", "log_files", "read_logs", "summarize"]
+__all__ = [
+    "Best",
+    "History",
+    "Summary",
+    "is_log",
+    "log_files",
+    "log_texts",
+    "next_log",
+    "read_logs",
+    "summarize",
+]
 
 _TIME = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d),(\d{3}) ")
+_NUMBER = re.compile(r"INFO: Log (\d{1,9}) of this experiment")
 _START = "Start training from epoch"
 _END = "End of training."
 _RESUMED = re.compile(r"Resuming training from epoch: \d+, iter: (\d{1,15})")
@@ -50,6 +61,7 @@ class Summary:
         total: of the whole training; None where it is not known.
         seconds: of an iteration, as last logged.
         is_ended: whether the last iteration was done.
+        is_begun: whether the training began; what was refused before is no part of the run.
         best: as each validation logged it.
     """
 
@@ -58,6 +70,7 @@ class Summary:
     total: int | None
     seconds: float | None
     is_ended: bool
+    is_begun: bool
     best: list[Best]
 
 
@@ -112,22 +125,71 @@ def is_log(name: str) -> bool:
 
 
 def log_files(folder: Path) -> list[Path]:
-    """The logs in an experiment's folder, oldest first: BasicSR ends their names with the time.
+    """The logs in an experiment's folder, oldest first; see :func:`log_texts`.
+
+    Raises:
+        OSError: when the folder cannot be listed, or a log cannot be read.
+    """
+    problems: list[OSError] = []
+    logs = [path for path, _ in log_texts(folder, problems)]
+    if problems:
+        raise problems[0]
+    return logs
+
+
+def log_texts(folder: Path, problems: list[OSError]) -> list[tuple[Path, str]]:
+    """The logs in an experiment's folder with their texts, oldest first.
+
+    Ours are numbered inside.  BasicSR ends their names with the time, which goes back when the
+    clock is set back: where a log by that order goes on from an iteration that none has reached,
+    the iterations at which they begin are the order.
+
+    Args:
+        problems: grows by the errors of logs that cannot be read, which are left out.
 
     Raises:
         OSError: when the folder cannot be listed.
     """
     logs = [path for path in folder.iterdir() if is_log(path.name)]
-    return sorted(logs, key=lambda path: path.name[-len("00000000_000000.log") :])
+    logs.sort(key=lambda path: path.name[-len("00000000_000000.log") :])
+    texts: list[tuple[Path, str]] = []
+    for path in logs:
+        try:
+            texts.append((path, read_regular(path).decode(errors="replace")))
+        except OSError as error:
+            error.filename = str(path)
+            problems.append(error)
+    own = sorted((log for log in texts if _number(log[1])), key=lambda log: _number(log[1]))
+    others = [log for log in texts if not _number(log[1])]
+    reached = 0
+    for _, text in others:
+        summary = summarize(text)
+        if summary.start > reached:
+            others.sort(key=lambda log: _facts(log[1])[0])
+            break
+        reached = max(reached, summary.iteration)
+    return others + own
 
 
-def summarize(log: Path) -> Summary:
-    """Read the values of a listing; of lines that come once an iteration, only the last ones.
+def next_log(folder: Path, name: str) -> tuple[int, Path]:
+    """The number and the file of a new log of an experiment; no other has the name."""
+    texts = log_texts(folder, [])
+    number = 1 + max([len(texts), *(_number(text) for _, text in texts)])
+    now = datetime.now()
+    while (log := folder / f"train_{name}_{now:%Y%m%d_%H%M%S}.log").exists():
+        now += timedelta(seconds=1)
+    return number, log
 
-    Raises:
-        OSError: when the log cannot be read.
-    """
-    text = read_regular(log).decode(errors="replace")
+
+def _number(text: str) -> int:
+    """The number that a log names in its first line; 0 for none."""
+    found = _NUMBER.search(text, 0, 500)
+    return int(found[1]) if found else 0
+
+
+def summarize(text: str) -> Summary:
+    """The values of a listing, from a log; of lines that come once an iteration, only the last
+    ones are looked at."""
     start, total = _facts(text)
     last, seconds, is_ended = _last(_ITERATION, text), _last(_SECONDS, text), _END in text
     iteration = _whole(last[1]) if last else start
@@ -143,6 +205,7 @@ def summarize(log: Path) -> Summary:
         total,
         float(seconds[1]) if seconds else None,
         is_ended,
+        _START in text or last is not None,
         best,
     )
 
@@ -157,9 +220,12 @@ def read_logs(paths: Iterable[Path]) -> History:
     first_set: str | None = None
     for path in paths:
         text = read_regular(path).decode(errors="replace")
+        if _START not in text and not _ITERATION.search(text):
+            continue  # refused before it began
         iteration, total = _facts(text)
         history.forget_after(iteration)
         minutes_before, began, current_set = history.total_minutes, None, ""
+        previous: datetime | None = None
         for line in text.splitlines(keepends=True):
             is_end = _END in line
             if (step := _ITERATION.search(line)) and (loss := _LOSS.search(line)):
@@ -171,6 +237,9 @@ def read_logs(paths: Iterable[Path]) -> History:
                 now = datetime.fromisoformat(f"{stamp[1]}.{stamp[2]}")
                 if _START in line:
                     began = now
+                elif began is not None and previous is not None and now < previous:
+                    began -= previous - now  # the clock was set back
+                previous = now
                 # The validation after the end does not count as time of the training.
                 if began is not None and not history.finished:
                     elapsed = (now - began).total_seconds() / 60

@@ -1,14 +1,14 @@
 """The states of the generators that training draws from: Python, NumPy, PyTorch."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 
-__all__ = ["capture", "kept", "restore", "seed_cpu"]
+__all__ = ["capture", "kept", "noted", "restore", "seed_cpu"]
 
 
 def capture() -> dict[str, Any]:
@@ -41,13 +41,23 @@ def restore(state: dict[str, Any]) -> None:
 @contextmanager
 def kept() -> Iterator[None]:
     """Leave the CPU's generators as they were, whatever is drawn inside."""
-    python, numpy, pytorch = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    go_back = noted()
     try:
         yield
     finally:
+        go_back()
+
+
+def noted() -> Callable[[], None]:
+    """A function that brings the CPU's generators back to where they are now; some 20 us."""
+    python, numpy, pytorch = random.getstate(), np.random.get_state(), torch.get_rng_state()
+
+    def go_back() -> None:
         random.setstate(python)
         np.random.set_state(numpy)
         torch.set_rng_state(pytorch)
+
+    return go_back
 
 
 def seed_cpu(*numbers: int) -> None:

@@ -3,6 +3,7 @@
 import logging
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -18,6 +19,7 @@ from esc_arch.training import Options
 from esc_arch.training.train_state import Saver
 
 __all__ = [
+    "Pace",
     "TrainingBar",
     "continue_events",
     "curve_errors_logged_once",
@@ -26,6 +28,10 @@ __all__ = [
 ]
 
 _GB = 1e9
+# When the time of the rest is told, and when a first line has waited long enough.
+_PACE_ITERATIONS, _FIRST_LINE_S = 10, 40.0
+# From here on a training on a CPU gets advice.
+_LONG_S = 86400.0
 
 
 def numbers(model: BaseModel, iteration_s: float) -> dict[str, float]:
@@ -97,6 +103,70 @@ def curve_errors_logged_once() -> Iterator[None]:
         yield
     finally:
         threading.excepthook = before
+
+
+class Pace:
+    """Says once how long the rest of a training takes on this machine, and sees to a first line
+    of the log within a minute.
+
+    Args:
+        opt: the run's options.
+        iteration: where the training begins.
+        device: of the model.
+    """
+
+    def __init__(self, opt: Options, iteration: int, device: torch.device) -> None:
+        self._begin, self._start = iteration, time.monotonic()
+        self._total = int(opt["train"]["total_iter"])
+        self._save_freq = int(opt["logger"]["save_checkpoint_freq"])
+        self._device = device
+        self._is_printed = self._is_said = False
+        self._first_s = 0.0
+
+    def is_line_due(self, is_printed: bool) -> bool:
+        """Whether the first line of the log has waited long enough.
+
+        Args:
+            is_printed: whether this iteration has one anyway.
+        """
+        is_due = not self._is_printed and time.monotonic() - self._start > _FIRST_LINE_S
+        self._is_printed |= is_due or is_printed
+        return is_due
+
+    def text(self, iteration: int) -> str | None:
+        """How long the rest takes, after ten iterations or nearly a minute; None otherwise."""
+        done, elapsed = iteration - self._begin, time.monotonic() - self._start
+        if done == 1:
+            self._first_s = elapsed
+        if self._is_said or (done < _PACE_ITERATIONS and elapsed < _FIRST_LINE_S):
+            return None
+        self._is_said = True
+        if iteration >= self._total:
+            return None
+        # The first one loads, chooses kernels, maybe compiles.
+        seconds = elapsed / done if done == 1 else (elapsed - self._first_s) / (done - 1)
+        rest = (self._total - iteration) * seconds
+        words = "a CPU" if self._device.type == "cpu" else "this GPU"
+        text = (
+            f"At {seconds:.3g} s an iteration on {words}, the remaining "
+            f"{self._total - iteration:,} take about {_duration(rest)}; a checkpoint is "
+            f"written every {_duration(self._save_freq * seconds)}."
+        )
+        if self._device.type == "cpu" and rest > _LONG_S:
+            text += (
+                " That is a recipe for GPUs: `basicsr options new esc_cpu` prints one for a CPU; "
+                "or lower train.total_iter, batch_size_per_gpu, gt_size and "
+                "logger.save_checkpoint_freq."
+            )
+        return text
+
+
+def _duration(seconds: float) -> str:
+    """As 40 s, 12 minutes, 5 hours, 3 days."""
+    for unit, name in ((86400, "days"), (3600, "hours"), (60, "minutes")):
+        if seconds >= 2 * unit:
+            return f"{seconds / unit:,.0f} {name}"
+    return f"{seconds:.0f} s"
 
 
 class TrainingBar:

@@ -1,9 +1,13 @@
 """A training as a process: its lock on the experiment's folder, and the signals that end it."""
 
+import json
+import multiprocessing.util
 import os
+import shutil
 import signal
+import socket
+import sys
 import threading
-from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import FrameType
@@ -11,14 +15,27 @@ from typing import Any
 
 import torch
 from torch import distributed
-from torch.utils.data import DataLoader
 
 from esc_arch.errors import UserError
-from esc_arch.files import Held, locked
+from esc_arch.files import Held, locked, write_durably
+from esc_arch.training import Options
 
-__all__ = ["LOCK", "ExperimentLock", "StopRequested", "StopSignals"]
+__all__ = [
+    "LOCK",
+    "ExperimentLock",
+    "StopRequested",
+    "StopSignals",
+    "check_names",
+    "note_worker_folder",
+    "remove_worker_folders",
+    "require_files",
+]
 
 LOCK = ".lock"
+# In the experiment's folder: where the workers of a process have their sockets.
+_WORKERS = ".workers_{}.json"
+# Open files of a training, and of each of its workers, at the least.
+_FILES, _FILES_OF_WORKER = 32, 16
 _NOTED = (
     "\nbasicsr: {name}: ending this iteration and saving; another Ctrl-C stops without saving.\n"
 )
@@ -121,24 +138,69 @@ class StopSignals:
         distributed.all_reduce(number, distributed.ReduceOp.MAX)
         return int(number) or None
 
-    def interrupting(self, loader: "DataLoader[Any]") -> "_Interrupted":
-        """A loader of validation images that raises StopRequested after a signal."""
-        return _Interrupted(loader, self)
+
+def check_names(opt: Options) -> None:
+    """
+    Raises:
+        UserError: when the system cannot have files of the names in the options.
+    """
+    sets = [str(section["name"]) for section in opt["datasets"].values()]
+    for name in [opt["name"], *sets, *(v for v in opt["path"].values() if isinstance(v, str))]:
+        try:
+            os.fsencode(name)
+        except UnicodeEncodeError:
+            raise UserError(
+                f"name: expected one that file names may have here, whose encoding is "
+                f"{sys.getfilesystemencoding()}; found {name!a}. Set PYTHONUTF8=1 or "
+                "LC_ALL=C.UTF-8 in the environment, or take other letters."
+            ) from None
 
 
-class _Interrupted:
-    """The part of DataLoader that BasicSR's validation uses."""
+def require_files(workers: int) -> None:
+    """See that the process may open the files that it needs, where it may raise its own limit.
 
-    def __init__(self, loader: "DataLoader[Any]", signals: StopSignals) -> None:
-        self.dataset = loader.dataset
-        self._loader = loader
-        self._signals = signals
+    Raises:
+        UserError: when the limit is too low.
+    """
+    try:
+        import resource
+    except ImportError:  # on Windows, which has no such limit
+        return
+    needed = _FILES + _FILES_OF_WORKER * workers
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+        return
+    raise UserError(
+        f"ulimit -n: expected at least {needed} open files for a training with {workers} workers; "
+        f"found a limit of {hard}. Raise it, or lower datasets.train.num_worker_per_gpu."
+    )
 
-    def __len__(self) -> int:
-        return len(self._loader)
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        for batch in self._loader:
-            if self._signals.received is not None:
-                raise StopRequested
-            yield batch
+def note_worker_folder(experiment: Path, rank: int) -> None:
+    """Give the workers of this process one folder for their sockets, and note it: a kill leaves
+    it behind.
+
+    Raises:
+        OSError: when it cannot be made, or noted.
+    """
+    folder = multiprocessing.util.get_temp_dir()
+    content = {"host": socket.gethostname(), "pid": os.getpid(), "folder": folder}
+    text = json.dumps(content).encode()
+    write_durably(experiment / _WORKERS.format(rank), lambda file: file.write(text))
+
+
+def remove_worker_folders(experiment: Path) -> None:
+    """Remove what killed trainings of an experiment, which is locked, have left behind."""
+    for note in experiment.glob(_WORKERS.format("*")):
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            content = json.loads(note.read_bytes())
+            folder = Path(content["folder"])
+            # One that `multiprocessing` makes, on this machine, of this user.
+            is_own = folder.name.startswith("pymp-") and not folder.is_symlink()
+            if is_own and content["host"] == socket.gethostname():
+                if content["pid"] != os.getpid():
+                    shutil.rmtree(folder, ignore_errors=True)
+                note.unlink()

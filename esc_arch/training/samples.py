@@ -5,27 +5,43 @@ counts the samples of all processes.  So it is the same whichever worker or proc
 however far ahead, and a run can go on at any position on any number of processes.
 """
 
+import errno
 import functools
 import math
 import multiprocessing
 import os
 import random
 import signal
+import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import resource_tracker
+from multiprocessing.queues import Queue
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from basicsr.data import build_dataloader
 from basicsr.data.data_sampler import EnlargedSampler
 from basicsr.data.prefetch_dataloader import CUDAPrefetcher
+from rich.filesize import decimal
 from torch.utils.data import DataLoader, Dataset
 
+from esc_arch.errors import UserError, first_line
+from esc_arch.files import free_bytes
+from esc_arch.plugin.workarounds import SHORTAGES
 from esc_arch.training import Options, bad_samples, random_states
 
-__all__ = ["Sample", "SeededSamples", "TrainSampler", "batches", "train_loader"]
+__all__ = ["Sample", "SeededSamples", "TrainSampler", "batches", "shortage", "train_loader"]
+
+
+# What PyTorch says of a machine that has no more of something, and of a worker that is gone.
+_SHORTAGES = (
+    *("Too many open files", "No space left on device", "Cannot allocate memory"),
+    *("can't start new thread", "items of ancdata", "unable to open shared memory"),
+    *("unable to mmap", "unable to write to file", "DataLoader worker (pid"),
+)
 
 
 class Sample(NamedTuple):
@@ -148,6 +164,27 @@ def batches(loader: "DataLoader[dict[str, Any]]", opt: Options) -> Iterator[dict
         return iter(loader)
 
 
+def shortage(error: Exception) -> UserError | None:
+    """An error of the machine around the workers as one message; None for any other.
+
+    There are no more files, processes, threads or shared memory to have, or a worker was killed,
+    which PyTorch raises wherever the training process is.
+    """
+    is_short = isinstance(error, OSError) and error.errno in (*SHORTAGES, errno.EAGAIN)
+    is_said = isinstance(error, RuntimeError) and any(text in str(error) for text in _SHORTAGES)
+    if not is_short and not is_said:
+        return None
+    shared = ""
+    with suppress(OSError):
+        shared = f"; free in /dev/shm are {decimal(free_bytes(Path('/dev/shm')))}"
+    return UserError(
+        "datasets.train.num_worker_per_gpu: expected workers that can run here; found "
+        f"{first_line(error)}{shared}. Lower it, or give the training more memory, shared memory "
+        "(/dev/shm), processes (`ulimit -u`) or open files (`ulimit -n`), and go on with "
+        "--auto_resume."
+    )
+
+
 @contextmanager
 def _signals_held() -> Iterator[None]:
     """Hold SIGTERM and Ctrl-C back: workers that start meanwhile keep them so, until they have
@@ -165,10 +202,20 @@ def _signals_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+def _end_worker(error: BaseException, batch: object = None) -> None:
+    """End this worker; the training process finds that it is gone."""
+    os.write(2, f"basicsr: a worker ends: {type(error).__name__}: {first_line(error)}\n".encode())
+    os._exit(1)
+
+
 def _leave_signals_to(parent: int, worker: int) -> None:
     """Let a worker end when the training process ends it, and by no Ctrl-C or SIGTERM that is
     sent to all processes of a job: the training process has to save first."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Defect: a batch that a worker cannot send is dropped with a traceback, and the training
+    # waits for it without end; the thread that lends open files tries without end.
+    Queue._on_queue_feeder_error = staticmethod(_end_worker)  # type: ignore[attr-defined]
+    sys.excepthook = lambda kind, error, trace: _end_worker(error)
     if not hasattr(signal, "sigwaitinfo"):
         return
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})

@@ -1,23 +1,38 @@
 """Validation during a training, by all processes of a job, and the best networks so far."""
 
+import itertools
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+import os
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
+import cv2
+import torch
 from basicsr.models.base_model import BaseModel
 from basicsr.models.sr_model import SRModel
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Subset
 
+from esc_arch.errors import UserError, first_line
 from esc_arch.progress import progress
-from esc_arch.training import Options, random_states
+from esc_arch.training import Options, bad_samples, random_states
 from esc_arch.training.runtime import StopRequested, StopSignals
+from esc_arch.training.tiled_test import tiled_test
 from esc_arch.training.train_state import Best, Saver, TrainState
 
-__all__ = ["Validation", "is_distributed", "validate_distributed"]
+__all__ = ["Validation", "check_sets", "is_distributed", "is_out_of_memory", "validate"]
+
+# What allocators say that raise no error of their own type.
+_NO_MEMORY = (
+    *("not enough memory", "out of memory", "can't allocate memory", "bad_alloc"),
+    *("ALLOC_FAILED", "Insufficient memory"),
+)
 
 _logger = logging.getLogger("basicsr.esc_arch")
 
@@ -79,10 +94,9 @@ class Validation:
         """Validate on one set; returns its metrics, the same ones in all processes."""
         model, save_img = self._model, self._opt["val"]["save_img"]
         with self._saver.stopping("what the validation gives"):
-            if is_distributed(model):
-                validate_distributed(model, loader, iteration, self._tb_logger, save_img, signals)
-            else:
-                model.validation(signals.interrupting(loader), iteration, self._tb_logger, save_img)
+            validate(
+                model, loader, iteration, self._tb_logger, save_img, signals, len(self._loaders) > 1
+            )
         results = [getattr(model, "metric_results", None) or {}]
         if self._opt["dist"]:
             # Where the first process alone validates, the others have none.
@@ -104,6 +118,63 @@ class Validation:
         )
 
 
+def validate(
+    model: BaseModel,
+    loader: "DataLoader[Any]",
+    current_iter: int | str,
+    tb_logger: object,
+    save_img: bool,
+    signals: StopSignals | None = None,
+    by_set: bool = False,
+) -> None:
+    """``model.validation``, by all processes of a job where its images can be shared out, with
+    errors that name the image.
+
+    Args:
+        signals: of a training, which they interrupt.
+        by_set: whether images of a training go into a folder of the set's name.
+
+    Raises:
+        StopRequested: in all processes, when one of them has received a signal.
+        UserError: for an image that cannot be read, tested or measured.
+    """
+    images = _Images(model, loader, signals, by_set)
+    tile = (model.opt.get("val") or {}).get("tile")
+    with images.errors_named(), tiled_test(model, tile):
+        if is_distributed(model):
+            _validate_distributed(model, images, current_iter, tb_logger, save_img)
+        else:
+            # The class's: a test replaces the instance's by this function.
+            type(model).validation(model, images, current_iter, tb_logger, save_img)
+
+
+def check_sets(opt: Options) -> None:
+    """
+    Raises:
+        UserError: for two sets of one name, which results and images are known by.
+    """
+    first: dict[str, str] = {}
+    for phase, section in opt["datasets"].items():
+        if phase.split("_")[0] == "train":
+            continue
+        other = first.setdefault(str(section["name"]), phase)
+        if other != phase:
+            raise UserError(
+                f"datasets.{phase}.name: expected another name than that of datasets.{other}, as "
+                f"results and images are known by it; found {section['name']} in both. "
+                "Rename one."
+            )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception means that memory ran out."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError | cv2.error) and any(
+        text in str(error) for text in _NO_MEMORY
+    )
+
+
 def is_distributed(model: BaseModel) -> bool:
     """Whether a model validates in several processes, image by image as SRModel does.
 
@@ -118,13 +189,12 @@ def is_distributed(model: BaseModel) -> bool:
     )
 
 
-def validate_distributed(
+def _validate_distributed(
     model: SRModel,
-    loader: "DataLoader[Any]",
-    current_iter: int,
+    images: "_Images",
+    current_iter: int | str,
     tb_logger: object,
     save_img: bool,
-    signals: StopSignals | None = None,
 ) -> None:
     """``model.validation`` by all processes of the job, which call this together.
 
@@ -132,32 +202,22 @@ def validate_distributed(
     image goes through ``model.nondist_validation`` alone, which leaves its metrics.  They are
     added up in the order of the images, so the means are those of one process to the last bit.
     All processes have the results then.
-
-    Args:
-        signals: of a training, which they interrupt.
-
-    Raises:
-        StopRequested: in all processes, when one of them has received a signal.
     """
     rank, size = model.opt["rank"], model.opt["world_size"]
-    dataset: Any = loader.dataset
+    dataset = images.dataset
     name, count = dataset.opt["name"], len(dataset)
-    own: DataLoader[Any] = DataLoader(
-        Subset(dataset, range(rank, count, size)),
-        collate_fn=loader.collate_fn,
-        pin_memory=loader.pin_memory,
-    )
     metrics = model.opt["val"].get("metrics")
     found: list[dict[str, float]] = []
+    is_stopped = False
     with _image_by_image(model), _bar(model, name, count) as advance:
-        for batch in own:
-            if signals is not None and signals.received is not None:
-                break
-            model.nondist_validation(_OneImage(dataset, batch), current_iter, None, save_img)
-            found.append({} if metrics is None else dict(model.metric_results))
-            advance(min(size, count - size * (len(found) - 1)))
+        try:
+            for batch in images.taken(range(rank, count, size)):
+                model.nondist_validation(_OneImage(dataset, batch), current_iter, None, save_img)
+                found.append({} if metrics is None else dict(model.metric_results))
+                advance(min(size, count - size * (len(found) - 1)))
+        except StopRequested:
+            is_stopped = True
     everyone: list[tuple[bool, list[dict[str, float]]]] = [(False, [])] * size
-    is_stopped = signals is not None and signals.received is not None
     distributed.all_gather_object(everyone, (is_stopped, found))
     if any(is_stopped for is_stopped, _ in everyone):
         raise StopRequested
@@ -175,6 +235,166 @@ def validate_distributed(
         model._update_best_metric_result(name, metric, model.metric_results[metric], current_iter)
     if rank == 0:
         model._log_validation_metric_values(current_iter, name, tb_logger)
+
+
+class _Images:
+    """The part of DataLoader that BasicSR's validation uses.
+
+    It knows which image the model is at, ends after a signal, names what cannot be read, and
+    keeps written images of one name apart.
+    """
+
+    def __init__(
+        self,
+        model: BaseModel,
+        loader: "DataLoader[Any]",
+        signals: StopSignals | None,
+        by_set: bool,
+    ) -> None:
+        self.dataset = dataset = cast(Any, loader.dataset)
+        self._model = model
+        self._loader = loader
+        self._signals = signals
+        self._at: str | None = None
+        path = model.opt["path"]
+        self._set = str(dataset.opt["name"])
+        self._folder = path.get("visualization")
+        self._base = self._folder
+        if by_set and self._folder is not None:
+            self._base = os.path.join(self._folder, self._set)
+        self._places = _places(self.dataset)
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return self.taken(range(len(self.dataset)))
+
+    def taken(self, indices: range) -> Iterator[dict[str, Any]]:
+        """The batches, of one image each, of these places in the dataset.
+
+        Raises:
+            StopRequested: when this process has received a signal.
+        """
+        loader = self._loader
+        if indices != range(len(self.dataset)):
+            loader = DataLoader(
+                Subset(self.dataset, indices),
+                collate_fn=loader.collate_fn,
+                pin_memory=loader.pin_memory,
+            )
+        source, path = iter(loader), self._model.opt["path"]
+        for index in indices:
+            try:
+                batch = bad_samples.get_item(self.dataset, index, source.__next__)
+            except StopIteration:  # of a loader with larger batches
+                return
+            except bad_samples.BadSample as reason:
+                raise UserError(
+                    f"datasets: expected images of {self._set} that can be read and fit together; "
+                    f"found {reason}. Repair or remove it."
+                ) from None
+            if self._signals is not None and self._signals.received is not None:
+                raise StopRequested
+            names = [batch[key] for key in ("lq_path", "gt_path") if key in batch]
+            self._at = ", ".join(str(name) for name in names[0]) if names else f"number {index}"
+            if self._base is not None:
+                path["visualization"] = os.path.join(self._base, self._places.get(index, ""))
+            yield batch
+            self._check_metrics()
+
+    def _check_metrics(self) -> None:
+        results = getattr(self._model, "metric_results", None) or {}
+        for name, value in results.items():
+            if math.isnan(value):
+                raise UserError(
+                    f"val.metrics.{name}: expected a number for image {self._at} of {self._set}; "
+                    "found nan. A `crop_border` that leaves nothing of so small an image is the "
+                    "usual reason: lower it, remove the image, or remove the metric."
+                )
+
+    @contextmanager
+    def errors_named(self) -> Iterator[None]:
+        """Let errors inside the block say at which image they came.
+
+        Raises:
+            UserError: when memory ran out, a metric fails, or a file cannot be read.
+        """
+        try:
+            yield
+            self._check_metrics()
+        except (StopRequested, UserError):
+            raise
+        except Exception as error:
+            if self._at is None:
+                raise
+            where = f"image {self._at} of {self._set}"
+            if is_out_of_memory(error):
+                raise UserError(
+                    f"val: expected memory for {where}; found none left: {first_line(error)}. "
+                    "Write `tile: 256` under val, which tests in tiles, or take smaller images."
+                ) from error
+            if (metric := _in_metric(error)) is not None:
+                raise UserError(
+                    f"val.metrics: expected {metric} to measure {where}; found "
+                    f"{type(error).__name__}: {first_line(error)} ({_line_of(error)}). Remove the "
+                    "metric or the image, or change the metric's arguments."
+                ) from error
+            if isinstance(error, OSError) and not self._is_written(error.filename):
+                raise UserError(
+                    f"{error.filename}: expected to read it for {where}; found: "
+                    f"{error.strerror or error}. Correct that."
+                ) from error
+            if not isinstance(error, OSError):
+                _logger.error(f"{type(error).__name__} at {where}: {first_line(error)}")
+            raise
+        finally:
+            if self._folder is not None:
+                self._model.opt["path"]["visualization"] = self._folder
+
+    def _is_written(self, name: str | None) -> bool:
+        """Whether a file of this name is one of the run's own."""
+        own = self._model.opt["path"].get("log")
+        return name is None or own is None or Path(own) in Path(name).absolute().parents
+
+
+def _places(dataset: Any) -> dict[int, str]:
+    """Folders for the written images of which another one has the name, by index."""
+    paths = getattr(dataset, "paths", None)
+    if not isinstance(paths, (list, tuple)):
+        return {}
+    files = [
+        Path(str(entry.get("lq_path") if isinstance(entry, Mapping) else entry)) for entry in paths
+    ]
+    counts = Counter(file.stem for file in files)
+    shared = {index: file for index, file in enumerate(files) if counts[file.stem] > 1}
+    if not shared:
+        return {}
+    root = os.path.commonpath([file.parent for file in shared.values()])
+    places = {index: os.path.relpath(file.parent, root) for index, file in shared.items()}
+    whole = Counter((places[index], file.stem) for index, file in shared.items())
+    for index, file in shared.items():
+        if whole[places[index], file.stem] > 1:  # a.png beside a.jpg
+            places[index] = os.path.join(places[index], file.name)
+    return {index: "" if place == os.curdir else place for index, place in places.items()}
+
+
+def _frames(error: BaseException) -> list[traceback.FrameSummary]:
+    return list(traceback.extract_tb(error.__traceback__))
+
+
+def _in_metric(error: BaseException) -> str | None:
+    """The function of a metric in which an error came."""
+    frames = _frames(error)
+    for frame, inner in itertools.pairwise(frames):
+        if frame.name == "calculate_metric":
+            return inner.name
+    return None
+
+
+def _line_of(error: BaseException) -> str:
+    last = _frames(error)[-1]
+    return f"{Path(last.filename).name}, line {last.lineno}"
 
 
 class _OneImage(list[dict[str, Any]]):

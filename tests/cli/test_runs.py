@@ -139,6 +139,35 @@ def test_what_a_resumed_run_left_behind_does_not_count(runs, capsys):
     assert run["best"]["value"] == 30.125 and run["best"]["iteration"] == 1200
 
 
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1), (1, 2, 0), (2, 1, 0)])
+@pytest.mark.parametrize("is_numbered", [False, True])
+def test_the_order_of_logs_is_not_that_of_a_clock_that_goes_back(runs, capsys, order, is_numbered):
+    """The last log is complete; its best is not the one of the first, which was done again."""
+    logs = [
+        log_of(300, 200, {100: 30.0, 200: 39.0}),
+        log_of(300, 200, {200: 31.0}, start=100),
+        log_of(300, 300, {300: 32.0}, start=200, ended=True),
+    ]
+    if is_numbered:
+        logs = [f"{STAMP}Log {n} of this experiment.\n{text}" for n, text in enumerate(logs, 1)]
+    shuffled = [""] * 3
+    for place, text in zip(order, logs, strict=True):
+        shuffled[place] = text
+    runs.add("back", *shuffled)
+    found = listed(runs.folder, capsys)["back"]
+    assert (found["status"], found["iteration"]) == ("complete", 300)
+    assert found["best"]["value"] == 32.0
+
+
+def test_a_refused_resumption_changes_nothing_of_a_run(runs, capsys):
+    whole = log_of(200, 200, {200: 31.0}, ended=True)
+    refused = HEAD.format(stamp=STAMP, total=400)
+    runs.add("twice", whole, refused)
+    found = listed(runs.folder, capsys)["twice"]
+    assert (found["status"], found["iteration"]) == ("complete", 200)
+    assert found["best"]["value"] == 31.0
+
+
 def test_running(runs, capsys):
     locked = runs.add("locked", log_of(2000, 300))
     recent = runs.add("recent", log_of(2000, 300))

@@ -10,7 +10,7 @@ from esc_arch.data.lmdb_writer import folder_entries, write_lmdb
 from tests import tiny
 
 TRAIN = tiny.options(datasets__train__filename_tmpl="{}x2", datasets__val__filename_tmpl="{}x2")
-TEST = tiny.evaluation(TRAIN)
+TEST = tiny.evaluation(TRAIN, path__pretrain_network_g="net.pth")
 
 NAMES = ("a", "b")
 SIDE = 32

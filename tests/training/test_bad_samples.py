@@ -1,6 +1,6 @@
 """Samples that cannot be made end the run with one error, or are replaced, named and counted."""
 
-import sys
+import importlib
 from pathlib import Path
 
 # Before BasicSR, in a process that is not pytest's, too.
@@ -62,7 +62,7 @@ def opt_of(workers: int = 0, name: str = "tiny", total: int = 8, **data: object)
 def unchecked(monkeypatch):
     """Files that break after the check of the option file."""
     monkeypatch.setattr(
-        sys.modules["esc_arch.options.option_file"], "inspect_data", lambda *_: None
+        importlib.import_module("esc_arch.options.option_file"), "inspect_data", lambda *_: None
     )
 
 

@@ -56,7 +56,7 @@ def test_no_room_for_the_images_of_a_validation_ends_the_run(folder, capfd, monk
     assert train(opt) == 2
     said = " ".join(capfd.readouterr().err.split())
     assert "3_6.png: expected to write what the validation gives" in said
-    assert "No space left" in said and "Safe on disk is checkpoint 4," in said
+    assert "No space left" in said and "Safe on disk is checkpoint 6," in said
     assert "Traceback" not in said
     images = {path.name for path in SAVED.glob("visualization/**/*_6*")}
     assert images == {"0_6.png", "1_6.png", "2_6.png"}
@@ -98,7 +98,7 @@ def test_a_failed_write_ends_the_run_and_tells_what_is_safe(folder, capfd, monke
     assert train(options(total=7)) == 2
     said = capfd.readouterr().err
     (line,) = (line for line in said.splitlines() if line.startswith("basicsr: "))
-    newest = 4 if "6" in name else 6
+    newest = 4 if "6" in name else 7
     assert f"Safe on disk is checkpoint {newest}," in line and os.strerror(code) in line
     assert name in line and "--auto_resume" in line and "Traceback" not in said
     assert not leftovers()
