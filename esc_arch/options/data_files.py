@@ -22,11 +22,14 @@ from esc_arch.data.check import (
     sample,
 )
 from esc_arch.data.downsample_image_dataset import one_per_root, roots_of
+from esc_arch.options import types
+from esc_arch.options.constructors import memory_bytes
 from esc_arch.options.datasets import DOWNSAMPLE, PAIRED, REAL, SINGLE
 from esc_arch.options.invocation import Run
 from esc_arch.options.problems import Problems
 from esc_arch.options.real_esrgan import LEAST_SHARPENED, check_queue, synthesizes
 from esc_arch.options.real_esrgan import MODELS as REAL_MODELS
+from esc_arch.options.types import accepts
 
 # A dataset's section, whose keys and kinds of values were checked before.
 Section = Mapping[str, Any]
@@ -56,6 +59,7 @@ def inspect_data(problems: Problems, opt: Mapping[str, object], run: Run) -> Non
         if train and run.is_train and not problems.under(key):
             replicas = _replicas(opt.get("num_gpu"), run)
             _inspect_batch(problems, key, section, number, replicas)
+            _inspect_memory(problems, key, section, scale)
             if synthesizes(opt) and not problems.under("queue_size"):
                 check_queue(problems, opt, section["batch_size_per_gpu"] * _split(replicas, run))
 
@@ -231,8 +235,50 @@ def _inspect_batch(
     if number * ratio < batch:
         most = f"the {number} images times dataset_enlarge_ratio {ratio}"
         advice = f"Write `dataset_enlarge_ratio: {math.ceil(batch / number)}`, or a smaller batch."
-        key = f"{key}.batch_size_per_gpu"
-        problems.add(key, f"no more than {most} in a batch", f"a batch of {batch}", advice)
+        problems.add(
+            f"{key}.batch_size_per_gpu",
+            f"no more than {most} in a batch",
+            f"a batch of {batch}",
+            advice,
+        )
+    samples = int(memory_bytes() / _SAMPLE_BYTES)
+    if number * ratio > samples:
+        expected = f"at most {samples // number:,} for {number} images, an order that memory holds"
+        problems.wrong(key, section, "dataset_enlarge_ratio", expected, "Lower it.")
+
+
+# BasicSR draws the order of an epoch as lists of Python's numbers.
+_SAMPLE_BYTES = 100
+_FLOAT_BYTES = 4
+# What a forked process of PyTorch comes to have of its own.
+_PROCESS_BYTES = 10**8
+
+
+def _inspect_memory(problems: Problems, key: str, section: Section, scale: Any) -> None:
+    """The batches of LR and HR patches that lie in memory at a time."""
+    side: Any = section.get("gt_size")
+    batch = section["batch_size_per_gpu"]
+    processes = memory_bytes() // _PROCESS_BYTES
+    if section["num_worker_per_gpu"] > processes:
+        expected = f"at most {processes}, the processes that the memory holds"
+        problems.wrong(key, section, "num_worker_per_gpu", expected, "Lower it.")
+    if not accepts(types.Size, side) or not accepts(types.Size, scale):
+        return
+    image = 3 * _FLOAT_BYTES * (side**2 + (side // scale) ** 2)
+    most = memory_bytes() // image
+    if batch > most:
+        expected = f"at most {most:,}, the patches of {side}x{side} that the memory holds"
+        problems.wrong(key, section, "batch_size_per_gpu", expected, "Lower it.")
+        return
+    # Each process of torch.utils.data.DataLoader loads two batches ahead.
+    ahead = {"num_worker_per_gpu": 2 * section["num_worker_per_gpu"]}
+    if section.get("prefetch_mode") == "cpu":
+        ahead["num_prefetch_queue"] = section.get("num_prefetch_queue", 1)
+    name = max(ahead, key=ahead.__getitem__)
+    if sum(ahead.values()) * batch > most:
+        expected = f"at most {most // batch:,} batches loaded ahead, which the memory holds"
+        found = f"{sum(ahead.values()):,}, two for each process and those of num_prefetch_queue"
+        problems.add(f"{key}.{name}", expected, found, "Lower it, gt_size or batch_size_per_gpu.")
 
 
 def _replicas(num_gpu: object, run: Run) -> int:

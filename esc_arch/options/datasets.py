@@ -11,15 +11,16 @@ from esc_arch.data.downsample_image_dataset import one_per_root, roots_of
 from esc_arch.options.constructors import resolve_type
 from esc_arch.options.problems import MISSING, Problems, describe
 from esc_arch.options.types import (
+    Batches,
     FolderName,
     Kind,
     Mapped,
-    Natural,
     OpenSection,
-    Positive,
+    Ratio,
     Section,
     Size,
     Text,
+    Workers,
     accepts,
     add_missing,
     key,
@@ -50,7 +51,7 @@ class Dataset(Section):
     batch_size_per_gpu: Size = key(
         "images in a batch of one process; for training", "16", None, "†"
     )
-    num_worker_per_gpu: Natural = key(
+    num_worker_per_gpu: Workers = key(
         "loading processes for each GPU; for training", "6", None, "†"
     )
     pin_memory: bool = key(
@@ -58,8 +59,8 @@ class Dataset(Section):
     )
     persistent_workers: bool = key("keep the loading processes between passes", "false", False)
     prefetch_mode: Prefetch = key("load ahead, by a thread or onto the GPU", "cuda", None)
-    num_prefetch_queue: Size = key("batches that the thread loads ahead", "1", 1)
-    dataset_enlarge_ratio: Positive = key("passes over the images in one epoch", "100", 1)
+    num_prefetch_queue: Batches = key("batches that the thread loads ahead", "1", 1)
+    dataset_enlarge_ratio: Ratio = key("passes over the images in one epoch", "100", 1)
     use_shuffle: Any = key("read by nothing: training shuffles in any case", "true", None)
     on_error: Literal["stop", "skip"] = key(
         "for a training sample that is damaged; with max_bad_samples", "skip", "stop", "(†)"

@@ -1,5 +1,8 @@
 """The checks of an option file, each of which lists all that it finds in one error."""
 
+import math
+import os
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +16,7 @@ from esc_arch.options.constructors import names, registered
 from esc_arch.options.data_files import inspect_data
 from esc_arch.options.datasets import training_data
 from esc_arch.options.invocation import Run, inspect_machine
-from esc_arch.options.problems import Problems, describe, suggestion
+from esc_arch.options.problems import Problems, describe, dotted, suggestion
 from esc_arch.options.real_esrgan import FILES, GAN, RealESRGAN, RealESRGANOfLmdb, check_real_esrgan
 from esc_arch.options.sections import (
     APART,
@@ -112,7 +115,7 @@ def _inspect_structure(problems: Problems, opt: Mapping[str, Any], is_train: boo
     Raises:
         UserError: at once when a key is not text.
     """
-    _check_key_types(problems, "", opt)
+    _check_values(problems, "", opt)
     # Everything after this counts on keys being text.
     problems.raise_if_any()
     model_class = _model_class(problems, opt)
@@ -135,14 +138,39 @@ def _inspect_structure(problems: Problems, opt: Mapping[str, Any], is_train: boo
         _check_logger(problems, opt)
 
 
-def _check_key_types(problems: Problems, place: str, section: Mapping[Any, Any]) -> None:
-    """BasicSR joins keys with text; ``on:`` or ``1:`` are no text in YAML."""
+def _check_values(problems: Problems, place: str, section: Mapping[Any, Any]) -> None:
+    """BasicSR joins keys with text; ``on:`` or ``1:`` are no text in YAML.  No key of any section
+    has a use for a number that is not finite."""
     for name, value in section.items():
-        inner = f"{place}.{name}" if place else str(name)
+        inner = dotted(place, name)
         if not isinstance(name, str):
             problems.add(inner, "text as a key", describe(name), f"Put it in quotes: '{name}'.")
         elif isinstance(value, dict):
-            _check_key_types(problems, inner, value)
+            _check_values(problems, inner, value)
+        else:
+            _check_value(problems, inner, value)
+
+
+def _check_value(problems: Problems, place: str, value: object) -> None:
+    if isinstance(value, list):
+        for item in value:
+            if isinstance(item, dict):
+                _check_values(problems, place, item)
+            else:
+                _check_value(problems, place, item)
+    elif isinstance(value, float) and not math.isfinite(value):
+        problems.add(place, "a finite number", describe(value), "Write a number.")
+    elif isinstance(value, str):
+        try:
+            os.fsencode(value)
+        except UnicodeEncodeError as error:
+            character = error.object[error.start]
+            problems.add(
+                place,
+                f"text in {sys.getfilesystemencoding()}, the encoding of this system's file names",
+                f"{describe(value)} with {character!a}",
+                "Change it, or set `PYTHONUTF8=1` in the environment.",
+            )
 
 
 def _model_class(problems: Problems, opt: Mapping[str, Any]) -> Any:

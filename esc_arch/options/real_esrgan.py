@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import torch
 
-from esc_arch.options.constructors import complaint, try_network
+from esc_arch.options.constructors import complaint, memory_bytes, try_network
 from esc_arch.options.datasets import LOADER_KEYS, PAIRED, REAL, SINGLE, Dataset, training_data
 from esc_arch.options.problems import Problems, describe
 from esc_arch.options.sections import ESC_MODEL, PLAIN_MODELS, ESCOptions, Options, Train
@@ -281,8 +281,17 @@ def check_queue(problems: Problems, opt: Mapping[str, Any], batch: Any) -> None:
     Args:
         batch: images in one process's batch.
     """
-    queue = opt.get("queue_size", 180)
-    if not accepts(Size, batch) or not accepts(Size, queue) or queue % batch == 0:
+    queue, side = opt.get("queue_size", 180), opt.get("gt_size")
+    if not accepts(Size, batch) or not accepts(Size, queue):
+        return
+    if accepts(Size, side):
+        # HR and LR patches in float32; these are at most as large.
+        most = memory_bytes() // (3 * 4 * 2 * opt["gt_size"] ** 2)
+        if queue > most:
+            expected = f"at most {most:,}, the pairs of {side}x{side} that the memory holds"
+            problems.wrong("", opt, "queue_size", expected, "Lower it.")
+            return
+    if queue % batch == 0:
         return
     advice = f"Write `queue_size: {max(1, round(queue / batch)) * batch}`."
     expected, absent = f"a multiple of the batch size {batch}", f"its default, {describe(queue)}"

@@ -14,10 +14,12 @@ from esc_arch.options.types import (
     Count,
     Decay,
     FolderName,
+    Iterations,
     Kind,
     Mapped,
     Natural,
     OpenSection,
+    Port,
     Positive,
     Section,
     Seed,
@@ -127,7 +129,7 @@ class IoBackend(OpenSection):
 class Train(Section):
     """Training: losses, optimiser, schedule."""
 
-    total_iter: Count = key("iterations in all", "500000")
+    total_iter: Iterations = key("iterations in all", "500000")
     optim_g: Mapped = key("optimiser of network_g", "{type: AdamW, lr: !!float 5e-4}")
     scheduler: Mapped = key(
         "schedule of the learning rate", "{type: MultiStepLR, milestones: [250000]}"
@@ -245,6 +247,13 @@ class Path(Section):
         return create_model("Path", __base__=cls, **extra) if extra else cls
 
 
+class DistParams(OpenSection):
+    """Arguments of torch.distributed's initialisation."""
+
+    backend: Text = key("how processes talk to each other", "nccl", "nccl")
+    port: Port | None = key("port of the first process", "29500", None)
+
+
 class Options(Section):
     """The option file of SRModel, SwinIRModel and ESRModel."""
 
@@ -255,7 +264,7 @@ class Options(Section):
     scale: Size = key("upscaling factor; for datasets of HR images", "2", None, "(*)")
     manual_seed: Seed | None = key("seed of all random numbers; ~ for a random one", "0", None)
     find_unused_parameters: bool = key("for torch's DistributedDataParallel", "false", False)
-    dist_params: Mapped = key(
+    dist_params: DistParams = key(
         "for torch.distributed, with the launcher slurm", "{backend: nccl, port: 29500}", None
     )
     datasets: Mapped = key("datasets by phase: train, val, val_1, test_1, ...", "{}", None, "*")
