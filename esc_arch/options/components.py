@@ -233,6 +233,10 @@ def _check_metric(
     has_border = has_parameter(metric, "crop_border")
     own = {k: v for k, v in section.items() if k != "crop_border" or has_border}
     check_section(problems, place, Metric, own)
+    if metric.__module__.startswith("basicsr.") and section.get("input_order", "HWC") != "HWC":
+        # The border would be cut off the wrong axes, and nothing be left of the image.
+        expected = "'HWC', the order of the images that validation gives"
+        problems.wrong(place, section, "input_order", expected, "Remove the key.")
     if section["type"] in ("calculate_psnr_pt", "calculate_ssim_pt"):
         # BasicSR's validation passes arrays, and these call tensor methods.
         found = f"{describe(section['type'])}, a metric of tensors"

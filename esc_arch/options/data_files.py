@@ -22,6 +22,7 @@ from esc_arch.data.check import (
     sample,
 )
 from esc_arch.data.downsample_image_dataset import one_per_root, roots_of
+from esc_arch.errors import listed
 from esc_arch.options import types
 from esc_arch.options.constructors import memory_bytes
 from esc_arch.options.datasets import DOWNSAMPLE, PAIRED, REAL, SINGLE
@@ -33,29 +34,39 @@ from esc_arch.options.types import accepts
 
 # A dataset's section, whose keys and kinds of values were checked before.
 Section = Mapping[str, Any]
+# Names of images and their sizes.
+Sizes = list[tuple[str, Size]]
 
 
 def inspect_data(problems: Problems, opt: Mapping[str, object], run: Run) -> None:
     """Look at the files of every dataset whose section has no problem yet."""
     datasets = opt.get("datasets")
+    val: Any = opt.get("val")
+    metrics = (val or {}).get("metrics") or {} if not problems.under("val") else {}
     for phase, section in datasets.items() if isinstance(datasets, dict) else ():
         key = f"datasets.{phase}"
         if problems.under(key) or not isinstance(section, dict):
             continue
         kind, train = section.get("type"), phase == "train"
         scale: Any = section.get("scale") if opt.get("scale") is None else opt["scale"]
+        used: Sizes = []
         if kind == PAIRED:
             least = LEAST_SHARPENED if opt.get("model_type") in REAL_MODELS else 1
-            number = _inspect_paired(problems, key, section, scale, train, least)
+            number, used = _inspect_paired(problems, key, section, scale, train, least)
         elif kind == SINGLE:
-            number = _inspect_one(problems, key, section, "dataroot_lq", "meta_info_file", train)
+            number, sizes = _inspect_one(
+                problems, key, section, "dataroot_lq", "meta_info_file", train
+            )
+            used = _enlarged(sizes, scale)
         elif kind == REAL:
-            number = _inspect_one(problems, key, section, "dataroot_gt", "meta_info", train)
+            number, _ = _inspect_one(problems, key, section, "dataroot_gt", "meta_info", train)
         elif kind == DOWNSAMPLE:
-            number = _inspect_downsample(problems, key, section, scale, train)
+            number, used = _inspect_downsample(problems, key, section, scale, train)
         else:
             _inspect_roots(problems, key, section)
             continue
+        if not train:
+            _inspect_metrics(problems, key, metrics, used)
         if train and run.is_train and not problems.under(key):
             replicas = _replicas(opt.get("num_gpu"), run)
             _inspect_batch(problems, key, section, number, replicas)
@@ -98,11 +109,12 @@ def _list(
 
 def _inspect_paired(
     problems: Problems, key: str, section: Section, scale: int, train: bool, least: int
-) -> int:
+) -> tuple[int, Sizes]:
+    """The number of pairs, and the sizes of the network's images."""
     gt, lq, pairs = _pairs(problems, key, section)
     number = len(pairs)
     if problems.under(key) or problems.under("scale"):
-        return number
+        return number, []
     pairs = sample(pairs)
     gt_sizes, unreadable_gt = check_sizes(gt, [name for name, _ in pairs], not train)
     lq_sizes, unreadable_lq = check_sizes(lq, [name for _, name in pairs], not train)
@@ -118,9 +130,47 @@ def _inspect_paired(
         large = [(name, size) for name, size, _ in sizes]
         _add(problems, key, check_least(large, section["gt_size"]), "dataroot_gt")
     expected = f"HR images with sides of at least {least}, which this model_type sharpens"
-    used = [(name, Size(*(scale * side for side in lq_size))) for name, _, lq_size in sizes]
+    used = _enlarged([(name, lq_size) for name, _, lq_size in sizes], scale)
     _add(problems, key, check_least(used, least, expected), "dataroot_gt")
-    return number
+    return number, used
+
+
+def _enlarged(sizes: Sizes, scale: Any) -> Sizes:
+    if not accepts(types.Size, scale):
+        return []
+    return [(name, Size(scale * size.width, scale * size.height)) for name, size in sizes]
+
+
+# SSIM looks at windows of 11x11; NIQE takes the covariance of whole blocks of 96x96.
+_SSIM_WINDOW, _NIQE_BLOCK = 11, 96
+
+
+def _inspect_metrics(
+    problems: Problems, key: str, metrics: Mapping[str, Any], sizes: Sizes
+) -> None:
+    """Images of which a metric leaves nothing to measure: BasicSR gives NaN, or stops."""
+    for name, section in metrics.items():
+        kind, border = section.get("type"), section.get("crop_border", 0)
+        if kind == "calculate_niqe":
+            asked = f"two blocks of {_NIQE_BLOCK}x{_NIQE_BLOCK}"
+            small = [s for s in sizes if _blocks(s[1], border) < 2]
+        elif kind in ("calculate_psnr", "calculate_ssim"):
+            least = 2 * border + (_SSIM_WINDOW if kind == "calculate_ssim" else 1)
+            asked = f"sides of at least {least} pixels"
+            small = [s for s in sizes if min(s[1]) < least]
+        else:
+            continue
+        if small:
+            text = listed([f"{image} ({size})" for image, size in small], 3)
+            expected = f"images with {asked} for {kind} with crop_border {border}"
+            found = f"{len(small)} smaller images in {key}: {text}"
+            advice = "Remove these images, or lower crop_border."
+            problems.add(f"val.metrics.{name}", expected, found, advice)
+
+
+def _blocks(size: Size, border: int) -> int:
+    columns, rows = ((side - 2 * border) // _NIQE_BLOCK for side in size)
+    return max(columns, 0) * max(rows, 0)
 
 
 def _pairs(
@@ -173,20 +223,21 @@ def _lq_name(section: Section, gt_name: str) -> str:
 
 def _inspect_one(
     problems: Problems, key: str, section: Section, name: str, meta: str, train: bool
-) -> int:
-    """Images of any size, of one root."""
+) -> tuple[int, Sizes]:
+    """Images of any size, of one root: their number and sizes."""
+    sizes: dict[str, Size] = {}
     is_lmdb = section["io_backend"]["type"] == "lmdb"
     file = None if is_lmdb else section.get(meta)
     listing = _list(problems, key, section, name, section[name], meta, file)
     if not problems.under(key):
-        _, findings = check_sizes(listing, sample(listing.names), not train)
+        sizes, findings = check_sizes(listing, sample(listing.names), not train)
         _add(problems, key, findings, name)
-    return len(listing.names)
+    return len(listing.names), list(sizes.items())
 
 
 def _inspect_downsample(
     problems: Problems, key: str, section: Section, scale: int, train: bool
-) -> int:
+) -> tuple[int, Sizes]:
     """HR images of one or several roots, each as large as a crop or as one LR pixel."""
     roots = roots_of(section["dataroot_gt"])
     files = one_per_root(section.get("meta_info_file"), len(roots))
@@ -196,7 +247,7 @@ def _inspect_downsample(
     ]
     number = sum(len(listing.names) for listing in listings)
     if problems.under(key) or problems.under("scale"):
-        return number
+        return number, []
     images = [(root, name) for root, listing in enumerate(listings) for name in listing.names]
     # The list of an LMDB says all sizes; other images are opened.
     is_read = not train or section["io_backend"]["type"] != "lmdb"
@@ -214,7 +265,8 @@ def _inspect_downsample(
         expected = f"sides of at least the scale {scale}, for one LR pixel"
         findings = check_least(sizes, scale, expected)
     _add(problems, key, findings, "dataroot_gt")
-    return number
+    # Their remainder by the scale is cut off.
+    return number, [(name, Size(*(side - side % scale for side in size))) for name, size in sizes]
 
 
 def _inspect_roots(problems: Problems, key: str, section: Section) -> None:

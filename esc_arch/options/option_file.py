@@ -16,8 +16,9 @@ from esc_arch.options.constructors import names, registered
 from esc_arch.options.data_files import inspect_data
 from esc_arch.options.datasets import training_data
 from esc_arch.options.invocation import Run, inspect_machine
+from esc_arch.options.model_needs import check_channels, check_model_needs, needs_pixel_loss
 from esc_arch.options.problems import Problems, describe, dotted, suggestion
-from esc_arch.options.real_esrgan import FILES, GAN, RealESRGAN, RealESRGANOfLmdb, check_real_esrgan
+from esc_arch.options.real_esrgan import FILES, RealESRGAN, RealESRGANOfLmdb, check_real_esrgan
 from esc_arch.options.sections import (
     APART,
     ESC_MODEL,
@@ -136,6 +137,8 @@ def _inspect_structure(problems: Problems, opt: Mapping[str, Any], is_train: boo
         check_real_esrgan(problems, opt)
         check_esc_model(problems, opt)
         _check_logger(problems, opt)
+    check_model_needs(problems, opt, model_class, is_train)
+    check_channels(problems, opt)
 
 
 def _check_values(problems: Problems, place: str, section: Mapping[Any, Any]) -> None:
@@ -241,7 +244,7 @@ def _check_train(
     known = check_esc_model_keys(problems, "train", train, opt)
     check_section(problems, "train", _inner_model(model, "train"), known)
     has_loss = any(train.get(name) for name in ("pixel_opt", "perceptual_opt"))
-    if model is not OpenOptions and opt.get("model_type") != GAN and not has_loss:
+    if needs_pixel_loss(model_class) and not has_loss:
         found = "neither pixel_opt nor perceptual_opt"
         problems.add("train.pixel_opt", "a pixel or a perceptual loss", found, _NO_LOSS)
     components.check_losses(problems, train)

@@ -8,9 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any, Literal
 
-import torch
-
-from esc_arch.options.constructors import complaint, memory_bytes, try_network
+from esc_arch.options.constructors import memory_bytes
 from esc_arch.options.datasets import LOADER_KEYS, PAIRED, REAL, SINGLE, Dataset, training_data
 from esc_arch.options.problems import Problems, describe
 from esc_arch.options.sections import ESC_MODEL, PLAIN_MODELS, ESCOptions, Options, Train
@@ -306,14 +304,3 @@ def _check_gan(problems: Problems, opt: Mapping[str, Any]) -> None:
             expected = "a number above 0, as ldl_opt compares with the averaged network"
             advice = "Write `ema_decay: 0.999`, or remove ldl_opt."
             problems.wrong("train", train, "ema_decay", expected, advice)
-    section, size = opt.get("network_d"), opt.get("gt_size")
-    if problems.under("network_d") or problems.under("gt_size") or not accepts(Size, size):
-        return
-    if not isinstance(section, dict):
-        return
-    side = opt["gt_size"]
-    error = try_network(section, lambda network: network(torch.zeros(2, 3, side, side)))
-    if error is not None:
-        expected = f"a network that judges RGB images of gt_size, {side}x{side}"
-        found = f"{section['type']}, which does not: {complaint(error)}"
-        problems.add("network_d", expected, found, "Change its arguments or gt_size.")
