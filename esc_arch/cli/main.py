@@ -57,6 +57,16 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("basicsr: stopped by Ctrl-C", file=sys.stderr)
         return INTERRUPTED
+    except ImportError as error:
+        # A repository of another network, from which the command is started, brings its own.
+        if not (error.name or "").startswith("basicsr."):
+            raise
+        print(
+            f"basicsr: expected BasicSR 1.4.2; found {_origin('basicsr')}, a cut-down one: "
+            f"{error}. Start in another folder, or without it in PYTHONPATH.",
+            file=sys.stderr,
+        )
+        return 2
     except BrokenPipeError:
         # `| head` has read enough.  At its end Python would try to write the rest again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -72,6 +82,10 @@ def main(argv: list[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
+
+
+def _origin(package: str) -> str:
+    return str(getattr(sys.modules.get(package), "__file__", package))
 
 
 def _write_any_name() -> None:

@@ -17,7 +17,7 @@ from torch.nn.modules.module import (
 )
 
 from esc_arch.errors import UserError, first_line
-from esc_arch.options.problems import MISSING, Problems, nearest, suggestion
+from esc_arch.options.problems import MISSING, Problems, nearest, suggestion, unregistered
 from esc_arch.options.types import accepts, add_wrong, type_of_parameter, words
 
 # Registry.get looks for a name with this ending too, after printing a line about it.
@@ -56,6 +56,8 @@ def resolve_type(
     if found is None:
         is_given = "type" in section
         advice = suggestion(name, choices) if is_given else f"Add `type: {example}`."
+        if isinstance(name, str) and isinstance(known, Registry):
+            advice = unregistered(name, choices, _NOUNS.get(known._name, known._name))
         problems.wrong(place, section, "type", expected, advice)
     return found
 

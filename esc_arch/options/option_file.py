@@ -17,7 +17,7 @@ from esc_arch.options.data_files import inspect_data
 from esc_arch.options.datasets import training_data
 from esc_arch.options.invocation import Run, inspect_machine
 from esc_arch.options.model_needs import check_channels, check_model_needs, needs_pixel_loss
-from esc_arch.options.problems import Problems, describe, dotted, suggestion
+from esc_arch.options.problems import Problems, describe, dotted, suggestion, unregistered
 from esc_arch.options.real_esrgan import FILES, RealESRGAN, RealESRGANOfLmdb, check_real_esrgan
 from esc_arch.options.sections import (
     APART,
@@ -180,7 +180,7 @@ def _model_class(problems: Problems, opt: Mapping[str, Any]) -> Any:
     name = opt.get("model_type")
     found = registered(MODEL_REGISTRY, name)
     if found is None and isinstance(name, str):
-        advice = suggestion(name, names(MODEL_REGISTRY))
+        advice = unregistered(name, names(MODEL_REGISTRY), "model")
         problems.wrong("", opt, "model_type", "the name of a registered model", advice)
     return found
 
