@@ -24,7 +24,7 @@ class _Lacking(nn.Module):
 
 def _network(module: str, name: str) -> type[nn.Module]:
     try:
-        return getattr(importlib.import_module(f"basicsr.archs.{module}"), name)  # type: ignore[no-any-return]
+        return getattr(importlib.import_module(f"basicsr.archs.{module}"), name)
     except (ImportError, AttributeError):
         return type(name, (_Lacking,), {})
 

@@ -1,4 +1,4 @@
-"""What BasicSR's models and datasets read beyond what those of every option file do.
+"""Keys that some of BasicSR's models and datasets read, and others do not.
 
 A need belongs to the method that reads it, so that a subclass with a method of its own is not
 asked for what it does not read.

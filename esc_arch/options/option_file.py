@@ -18,6 +18,7 @@ from esc_arch.options.datasets import training_data
 from esc_arch.options.invocation import Run, inspect_machine
 from esc_arch.options.model_needs import check_channels, check_model_needs, needs_pixel_loss
 from esc_arch.options.problems import Problems, describe, dotted, suggestion, unregistered
+from esc_arch.options.public_files import adopted
 from esc_arch.options.real_esrgan import FILES, RealESRGAN, RealESRGANOfLmdb, check_real_esrgan
 from esc_arch.options.sections import (
     APART,
@@ -48,6 +49,7 @@ def check(opt: Mapping[str, Any], source: str, run: Run) -> None:
         UserError: listing every problem.  Files are looked at where the sections that
             name them have none.
     """
+    opt = adopted(opt)
     with Problems(source) as problems:
         _inspect_structure(problems, opt, run.is_train)
         inspect_machine(problems, opt, run)
@@ -65,12 +67,14 @@ def check_structure(opt: Mapping[str, Any], source: str, is_train: bool) -> None
     Raises:
         UserError: listing every problem.
     """
+    opt = adopted(opt)
     with Problems(source) as problems:
         _inspect_structure(problems, opt, is_train)
 
 
 def check_machine(opt: Mapping[str, Any], source: str, run: Run) -> None:
     """Check GPUs, launcher and packages; see :func:`check_structure`."""
+    opt = adopted(opt)
     with Problems(source) as problems:
         inspect_machine(problems, opt, run)
 
@@ -81,6 +85,7 @@ def check_files(opt: Mapping[str, Any], source: str, run: Run) -> None:
     Raises:
         UserError: listing every problem.
     """
+    opt = adopted(opt)
     with Problems(source) as problems:
         _inspect_files(problems, opt, run)
 

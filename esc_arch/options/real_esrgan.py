@@ -11,7 +11,15 @@ from typing import Annotated, Any, Literal
 from esc_arch.options.constructors import memory_bytes
 from esc_arch.options.datasets import LOADER_KEYS, PAIRED, REAL, SINGLE, Dataset, training_data
 from esc_arch.options.problems import Problems, describe
-from esc_arch.options.sections import ESC_MODEL, PLAIN_MODELS, ESCOptions, Options, Train
+from esc_arch.options.sections import (
+    ESC_MODEL,
+    PLAIN_MODELS,
+    SECTIONS_MODEL,
+    ESCOptions,
+    Options,
+    SectionsOptions,
+    Train,
+)
 from esc_arch.options.types import (
     Chance,
     Count,
@@ -168,6 +176,7 @@ class RealESRGANOptions(Degradation):
 FILES: Mapping[str, type[Options]] = {
     **dict.fromkeys(PLAIN_MODELS, Options),
     ESC_MODEL: ESCOptions,
+    SECTIONS_MODEL: SectionsOptions,
     NET: RealESRNetOptions,
     GAN: RealESRGANOptions,
 }

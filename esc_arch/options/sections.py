@@ -30,7 +30,11 @@ from esc_arch.options.types import (
 
 ESC_MODEL = "ESCModel"
 # Models of which all keys are known; others may read more, at the top and under train, val.
-PLAIN_MODELS = ("SRModel", "SwinIRModel", "ESRModel", ESC_MODEL)
+SECTIONS_MODEL = "SectionsModel"
+PLAIN_MODELS = (
+    *("SRModel", "SwinIRModel", "ESRModel", SECTIONS_MODEL, "TenthSectionsModel"),
+    ESC_MODEL,
+)
 # Sections that are checked on their own.
 APART = ("datasets", "path", "train", "val", "logger")
 
@@ -194,6 +198,12 @@ class ESCVal(Val):
     whole_windows: bool = key("pad LR images to multiples of window_size", "true", False)
 
 
+class SectionsVal(Val):
+    """Validation with SectionsModel."""
+
+    use_chop: bool = key("test large images in sections", "true", False)
+
+
 class OpenVal(Val):
     """Validation with a model that may read further keys."""
 
@@ -272,6 +282,17 @@ class Options(Section):
     train: Train = key("training", "{}", None, "†")
     val: Val = key(_VAL, "{save_img: false}", None, "‡(†)")
     logger: Logger = key("logs and checkpoints", "{}", None, "†")
+    is_train: Any = key("set by BasicSR", "true", None)
+    print_network: Any = key("read by nothing", "false", None)
+    save_img: Any = key("read by nothing: the one under val counts", "false", None)
+    suffix: Any = key("read by nothing: the one under val counts", "~", None)
+    use_static_graph: Any = key("read by nothing", "false", None)
+
+
+class SectionsOptions(Options):
+    """The option file of SectionsModel."""
+
+    val: SectionsVal = key(_VAL, "{save_img: false}", None, "‡(†)")
 
 
 class ESCOptions(Options):

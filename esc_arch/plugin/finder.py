@@ -16,7 +16,7 @@ _REGISTERING = {
     "esc_arch.archs": "its networks",
     "esc_arch.data.downsample_image_dataset": "DownsampleImageDataset",
     "esc_arch.losses": "VGGPerceptualLoss",
-    "esc_arch.models": "ESCModel and ESRModel",
+    "esc_arch.models": "its models",
 }
 
 

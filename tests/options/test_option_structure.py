@@ -203,3 +203,13 @@ def test_random_changes_raise_nothing_but_user_error(data):
             check(opt, "tiny.yml", last)
         except UserError as error:
             assert str(error).startswith("tiny.yml: ")
+
+
+@pytest.mark.parametrize("name", ["dataroot_gt", "dataroot_lq"])
+def test_a_list_of_folders(name):
+    roots = ["data/HR", "data/more"]
+    text = message(mutated(TRAIN, f"datasets.train.{name}", roots))
+    assert f"datasets.train.{name}: expected one folder or LMDB" in text
+    assert "a list of 2" in text and "DownsampleImageDataset" in text
+    text = message(mutated(TEST, f"datasets.test_1.{name}", roots), is_train=False)
+    assert f"datasets.test_1.{name}: expected one folder" in text and "test_1, test_2" in text
