@@ -13,7 +13,6 @@ from string import Template
 
 import yaml
 
-from esc_arch.archs.presets import PRESETS, build_meta
 from esc_arch.errors import UserError, listed
 from esc_arch.files import whole_file
 from esc_arch.options.problems import suggestion
@@ -107,6 +106,9 @@ def recipe(name: str, scale: int | None = None, test: bool = False) -> tuple[str
             f"options new: expected the name of a recipe of {task}; found {name!r}. "
             f"{suggestion(name, known)}"
         )
+    # Here, as importing PyTorch takes seconds.
+    from esc_arch.archs.presets import PRESETS
+
     chosen = RECIPES.get(name, _REAL)
     scales = PRESETS[chosen.preset].scales
     if scale is None:
@@ -173,6 +175,8 @@ def _fill(template: str, values: Mapping[str, object]) -> str:
 
 @functools.cache
 def _network(chosen: Recipe, scale: int) -> str:
+    from esc_arch.archs.presets import PRESETS, build_meta
+
     preset = PRESETS[chosen.preset]
     arguments = {"type": preset.network.__name__, preset.scale_argument: scale, **preset.arguments}
     lines = [f"  {name}: {_yaml(value)}" for name, value in arguments.items()]
