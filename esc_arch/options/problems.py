@@ -128,7 +128,7 @@ def unregistered(name: object, known: Iterable[str], kind: str) -> str:
     advice = f"Did you mean '{close}'? " if close else ""
     return (
         f"{advice}If a package of your own registers this {kind}, start by a script of three "
-        "lines, `import sys, YOUR_PACKAGE`, `from esc_arch.cli.main import main`, "
+        "lines, `import sys, esc_arch, YOUR_PACKAGE`, `from esc_arch.cli.main import main`, "
         "`sys.exit(main())`, as `python SCRIPT.py train -opt FILE`."
     )
 

@@ -1,8 +1,13 @@
 """Option files in the manner of HiT-SR, DAT, HAT, ATD, MambaIR and SRFormer run as they are."""
 
 import argparse
+import os
+import re
+import subprocess
+import sys
 
 import pytest
+import torch
 from option_cases import TEST, TRAIN
 
 from esc_arch import options
@@ -96,3 +101,76 @@ def test_what_a_package_of_the_user_registers(key, name):
     text = str(caught.value)
     assert "Did you mean" not in text
     assert ("esc_arch.cli.main import main" in text) == isinstance(name, str)
+
+
+PACKAGE = """
+from basicsr.utils.registry import ARCH_REGISTRY
+from torch import nn
+
+
+@ARCH_REGISTRY.register()
+class MyNet(nn.Module):
+    def __init__(self, width: int = 4) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, width, 3, padding=1), nn.Conv2d(width, 12, 1))
+
+    def forward(self, x):
+        return nn.functional.pixel_shuffle(self.body(x), 2)
+"""
+
+
+@pytest.mark.slow
+def test_the_script_of_the_message_trains(workplace):
+    """A network that a package of the user registers, by the three lines that the message shows."""
+    network = {"type": "MyNet", "width": 5}
+    opt = tiny.changed(TRAIN, network_g=network, num_gpu=0, train__total_iter=5)
+    with pytest.raises(UserError, match=r"network_g\.type: expected") as caught:
+        options.check_structure(opt, "x.yml", True)
+    lines = re.findall(r"`([^`]+)`", str(caught.value))[:3]
+    assert lines[0] == "import sys, esc_arch, YOUR_PACKAGE" and len(lines) == 3
+    (workplace / "mine.py").write_text(PACKAGE)
+    script = "\n".join(lines).replace("YOUR_PACKAGE", "mine")
+    (workplace / "script.py").write_text(script)
+    tiny.write(workplace / "x.yml", opt)
+    done = subprocess.run(
+        [sys.executable, "script.py", "train", "-opt", "x.yml"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    saved = torch.load(workplace / "experiments/tiny/models/net_g_5.pth", weights_only=True)
+    assert saved["params"]["body.0.weight"].shape == (5, 3, 3, 3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("key", ["name", "datasets__val__name"])
+def test_names_that_the_system_cannot_write(workplace, key):
+    tiny.write(workplace / "x.yml", tiny.changed(TRAIN, **{key: "ümläüt"}, num_gpu=0))
+    before = sorted(workplace.rglob("*"))
+    done = subprocess.run(
+        [sys.executable, "-m", "esc_arch", "train", "-opt", "x.yml"],
+        env=os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        encoding="ascii",
+    )
+    assert done.returncode == 2, done.stderr
+    assert key.replace("__", ".") + ": expected text in ascii" in done.stderr
+    assert "PYTHONUTF8=1" in done.stderr and "Traceback" not in done.stderr
+    assert sorted(workplace.rglob("*")) == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["HITModel", "MambaIRv2LightModel", "ATDModel"])
+def test_a_release_trains_and_is_tested(workplace, model):
+    _, network, own = RELEASES[model]
+    changes = {"model_type": model, "network_g": network, "num_gpu": 0, "name": "x"}
+    changes |= {"path__pretrain_network_g": None}
+    tiny.write(workplace / "train.yml", tiny.changed(TRAIN, **changes, **own, train__total_iter=5))
+    changes |= {"path__pretrain_network_g": "experiments/x/models/net_g_5.pth"}
+    tiny.write(workplace / "test.yml", tiny.changed(TEST, **changes))
+    for command in ("train", "test"):
+        done = subprocess.run(
+            [sys.executable, "-m", "esc_arch", command, "-opt", f"{command}.yml"],
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "# psnr: " in done.stdout + done.stderr
