@@ -192,4 +192,3 @@ def test_images_are_treated_as_the_document_says(prepared, number):
         expected = of_grey if image.ndim == 2 else of_rgba[..., : image.shape[2]]
         found = image if image.ndim == 2 else image[..., [2, 1, 0, 3][: image.shape[2]]]
         np.testing.assert_array_equal(found, expected)
-

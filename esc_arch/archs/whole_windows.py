@@ -1,8 +1,10 @@
 """Feeding any image to a network that takes whole windows only."""
 
-from basicsr.archs.swinir_arch import SwinIR
+from typing import Any
+
 from torch import Tensor, nn
 
+from esc_arch.archs.basicsr_networks import SwinIR
 from esc_arch.ops.padding import pad_to_windows
 
 __all__ = ["WholeWindows"]
@@ -36,6 +38,6 @@ class WholeWindows(nn.Module):
         return y[:, :, : height * scale, : width * scale]
 
 
-def _window_size(network: SwinIR) -> int:
+def _window_size(network: Any) -> int:
     # SwinIR does not keep the argument, its blocks do.
     return network.layers[0].residual_group.blocks[0].window_size

@@ -9,11 +9,10 @@ from functools import partial
 from math import isqrt, prod
 from typing import NamedTuple
 
-from basicsr.archs.rcan_arch import RCAN
-from basicsr.archs.swinir_arch import SwinIR
 from torch import Tensor, nn
 
 from esc_arch.archs.atd_arch import ATD
+from esc_arch.archs.basicsr_networks import RCAN, SwinIR
 from esc_arch.archs.elan_arch import ELAN
 from esc_arch.archs.esc_arch import ESC
 from esc_arch.archs.esc_fp_arch import ESCFP

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from basicsr.archs.swinir_arch import SwinIR
 from torch import Tensor, nn
 
 from esc_arch.archs.atd_arch import ATD
+from esc_arch.archs.basicsr_networks import SwinIR
 from esc_arch.archs.presets import build
 from esc_arch.archs.srformer_arch import SRFormer
 from esc_arch.archs.whole_windows import WholeWindows

@@ -74,6 +74,16 @@ def _main(argv: list[str] | None) -> int:
     except KeyboardInterrupt:
         print("basicsr: stopped by Ctrl-C", file=sys.stderr)
         return INTERRUPTED
+    except ImportError as error:
+        # A repository of another network, from which the command is started, brings its own.
+        if not (error.name or "").startswith("basicsr."):
+            raise
+        print(
+            f"basicsr: expected BasicSR 1.4.2; found {_origin('basicsr')}, a cut-down one: "
+            f"{error}. Start in another folder, or without it in PYTHONPATH.",
+            file=sys.stderr,
+        )
+        return 2
     except UnicodeEncodeError as error:
         print(
             f"basicsr: expected text that the encoding of this system, {error.encoding}, has; "
@@ -100,6 +110,10 @@ def _main(argv: list[str] | None) -> int:
             file=sys.stderr,
         )
         return 2
+
+
+def _origin(package: str) -> str:
+    return str(getattr(sys.modules.get(package), "__file__", package))
 
 
 def _take_utf8() -> None:

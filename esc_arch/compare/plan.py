@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from basicsr.archs.swinir_arch import SwinIR
 from pydantic import BaseModel, ConfigDict
 
 from esc_arch import options
+from esc_arch.archs.basicsr_networks import SwinIR
 from esc_arch.archs.presets import PRESETS
 from esc_arch.compare import results
 from esc_arch.compare.candidates import ESC_FAMILY

@@ -209,9 +209,15 @@ def _list_files(listing: Listing, path: str) -> None:
             *dangling,
         )
     listing.names = [entry.name for entry in found if entry.is_file()]
-    if not listing.names:
-        listing.add("no images", "image files", f"none in {root}", "Put the images there.")
     suffixes = tuple(BASICSR_SUFFIXES)
+    if not listing.names:
+        found_text, advice = f"none in {root}", "Put the images there."
+        below = {e.name: _count_images(e.path, suffixes) for e in found if e.is_dir()}
+        folders = [os.path.join(root, name) for name, count in below.items() if count]
+        if folders:
+            found_text += f", and {sum(below.values()):,} one folder down"
+            advice = f"Name {listed(folders, 3)} instead, or move the images up."
+        listing.add("no images", "image files", found_text, advice)
     others = [name for name in listing.names if not name.lower().endswith(suffixes)]
     if others:
         listing.add(
@@ -221,6 +227,13 @@ def _list_files(listing: Listing, path: str) -> None:
             "Move them away.",
             *others,
         )
+
+
+def _count_images(folder: str, suffixes: tuple[str, ...]) -> int:
+    try:
+        return sum(name.lower().endswith(suffixes) for name in os.listdir(folder))
+    except OSError:
+        return 0
 
 
 def _read_list(file: str) -> tuple[list[MetaLine], list[Finding]]:
@@ -235,7 +248,10 @@ def _read_list(file: str) -> tuple[list[MetaLine], list[Finding]]:
     else:
         expected = "an image name in each line"
         blank = [str(number) for number, line in enumerate(lines, 1) if not line.name]
-        if not lines:
+        if lines and lines[0].name.startswith("\ufeff"):
+            found = f"{file} with a byte order mark, which BasicSR takes for a part of the first"
+            advice = "Save the file as UTF-8 without one."
+        elif not lines:
             found, advice = f"an empty file {file}", "Fill the file."
         elif blank:
             found, advice = f"{file} with blank lines", "Remove the blank lines."

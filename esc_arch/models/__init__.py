@@ -7,5 +7,6 @@ import basicsr  # noqa: F401
 # isort: split
 from esc_arch.models.esc_model import ESCModel
 from esc_arch.models.esr_model import ESRModel
+from esc_arch.models.sections_model import SectionsModel, TenthSectionsModel
 
-__all__ = ["ESCModel", "ESRModel"]
+__all__ = ["ESCModel", "ESRModel", "SectionsModel", "TenthSectionsModel"]

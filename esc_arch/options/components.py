@@ -40,7 +40,6 @@ from esc_arch.options.sections import (
 from esc_arch.options.types import (
     Count,
     Mapped,
-    Natural,
     accepts,
     check_section,
     is_number,
@@ -236,20 +235,6 @@ def check_metrics(problems: Problems, opt: Mapping[str, Any], metrics: Mapping[s
             problems.add(place, words(Mapped), describe(section), example)
 
 
-def least_measured(opt: Mapping[str, Any]) -> int:
-    """The least side of an image, in pixels, that BasicSR's metrics in the file can measure."""
-    val = opt.get("val")
-    metrics = val.get("metrics") if isinstance(val, dict) else None
-    sides = [1]
-    for section in metrics.values() if isinstance(metrics, dict) else ():
-        if not isinstance(section, dict) or section.get("type") not in _WINDOWS:
-            continue
-        border: Any = section.get("crop_border", 0)
-        if accepts(Natural, border):
-            sides.append(2 * border + _WINDOWS[section["type"]])
-    return max(sides)
-
-
 def _check_metric(
     problems: Problems, place: str, section: Mapping[str, Any], opt: Mapping[str, Any]
 ) -> None:
@@ -262,8 +247,10 @@ def _check_metric(
     if metric.__module__.split(".")[0] != "basicsr":
         own.pop("input_order", None)  # another one's may mean something else
     check_section(problems, place, Metric, own)
-    if own.get("input_order") == "HW" and section["type"] != "calculate_niqe":
-        problems.add(f"{place}.input_order", "HWC", "'HW'", "Write `input_order: HWC`.")
+    if metric.__module__.startswith("basicsr.") and section.get("input_order", "HWC") != "HWC":
+        # The border would be cut off the wrong axes, and nothing be left of the image.
+        expected = "'HWC', the order of the images that validation gives"
+        problems.wrong(place, section, "input_order", expected, "Remove the key.")
     if section["type"] in ("calculate_psnr_pt", "calculate_ssim_pt"):
         # BasicSR's validation passes arrays, and these call tensor methods.
         found = f"{describe(section['type'])}, a metric of tensors"

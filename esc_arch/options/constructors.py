@@ -17,7 +17,7 @@ from torch.nn.modules.module import (
 )
 
 from esc_arch.errors import UserError, first_line
-from esc_arch.options.problems import MISSING, Problems, nearest, suggestion
+from esc_arch.options.problems import MISSING, Problems, nearest, suggestion, unregistered
 from esc_arch.options.types import accepts, add_wrong, type_of_parameter, words
 
 # Registry.get looks for a name with this ending too, after printing a line about it.
@@ -56,6 +56,8 @@ def resolve_type(
     if found is None:
         is_given = "type" in section
         advice = suggestion(name, choices) if is_given else f"Add `type: {example}`."
+        if isinstance(name, str) and isinstance(known, Registry):
+            advice = unregistered(name, choices, _NOUNS.get(known._name, known._name))
         problems.wrong(place, section, "type", expected, advice)
     return found
 
@@ -154,6 +156,8 @@ def _example(default: object) -> str:
 
 # The largest published networks have some two thousand.
 _MOST_MODULES = 10_000
+# Far above the sizes of any network; lists of as many numbers are made in a second.
+_MOST = 10**6
 _FLOAT_BYTES = 4
 
 
@@ -187,6 +191,9 @@ def try_network(
     Raises:
         UserError: when the network's package is missing, whatever the arguments.
     """
+    largest = max(_sizes(section), default=0)
+    if largest > _MOST:
+        return TooLarge(f"an argument of {largest:,}, above {_MOST:,}")
     error: Exception | None = None
     for device in ("meta", "cpu"):
         try:
@@ -197,16 +204,31 @@ def try_network(
             raise
         except Exception as caught:
             error = caught
+            # The words of PyTorch's allocator, which it gives no class of its own.
+            if isinstance(error, MemoryError) or "allocate memory" in str(error):
+                error = TooLarge("more than the memory holds")
             if isinstance(error, TooLarge):
                 break
     return error
+
+
+def _sizes(value: object, name: str = "") -> Iterator[int]:
+    """The sizes of the whole numbers of a section, except seeds."""
+    if isinstance(value, Mapping):
+        for inner_name, inner in value.items():
+            yield from _sizes(inner, inner_name)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _sizes(inner, name)
+    elif isinstance(value, int) and "seed" not in name:
+        yield abs(value)
 
 
 @contextmanager
 def _bounded() -> Iterator[None]:
     """Stop any constructor in the block that makes too much."""
     modules, numbers = 0, 0
-    most_numbers = _memory_bytes() // _FLOAT_BYTES
+    most_numbers = memory_bytes() // _FLOAT_BYTES
 
     def count_module(*_: object) -> None:
         nonlocal modules
@@ -231,7 +253,7 @@ def _bounded() -> Iterator[None]:
             hook.remove()
 
 
-def _memory_bytes() -> int:
+def memory_bytes() -> int:
     """Memory of this machine; where the system does not say, that of a large one."""
     if not hasattr(os, "sysconf"):
         return 2**38

@@ -22,42 +22,55 @@ from esc_arch.data.check import (
     sample,
 )
 from esc_arch.data.downsample_image_dataset import one_per_root, roots_of
-from esc_arch.options.components import least_measured
+from esc_arch.errors import listed
+from esc_arch.options import types
+from esc_arch.options.constructors import memory_bytes
 from esc_arch.options.datasets import MADE, PAIRED, REAL, SINGLE
 from esc_arch.options.invocation import Run
 from esc_arch.options.problems import Problems
 from esc_arch.options.real_esrgan import LEAST_SHARPENED, check_queue, synthesizes
 from esc_arch.options.real_esrgan import MODELS as REAL_MODELS
+from esc_arch.options.types import accepts
 
 # A dataset's section, whose keys and kinds of values were checked before.
 Section = Mapping[str, Any]
+# Names of images and their sizes.
+Sizes = list[tuple[str, Size]]
 
 
 def inspect_data(problems: Problems, opt: Mapping[str, object], run: Run) -> None:
     """Look at the files of every dataset whose section has no problem yet."""
     datasets = opt.get("datasets")
+    val: Any = opt.get("val")
+    metrics = (val or {}).get("metrics") or {} if not problems.under("val") else {}
     for phase, section in datasets.items() if isinstance(datasets, dict) else ():
         key = f"datasets.{phase}"
         if problems.under(key) or not isinstance(section, dict):
             continue
         kind, train = section.get("type"), phase == "train"
         scale: Any = section.get("scale") if opt.get("scale") is None else opt["scale"]
+        used: Sizes = []
         if kind == PAIRED:
             least = LEAST_SHARPENED if opt.get("model_type") in REAL_MODELS else 1
-            measured = 1 if train else least_measured(opt)
-            number = _inspect_paired(problems, key, section, scale, train, least, measured)
+            number, used = _inspect_paired(problems, key, section, scale, train, least)
         elif kind == SINGLE:
-            number = _inspect_one(problems, key, section, "dataroot_lq", "meta_info_file", train)
+            number, sizes = _inspect_one(
+                problems, key, section, "dataroot_lq", "meta_info_file", train
+            )
+            used = _enlarged(sizes, scale)
         elif kind == REAL:
-            number = _inspect_one(problems, key, section, "dataroot_gt", "meta_info", train)
+            number, _ = _inspect_one(problems, key, section, "dataroot_gt", "meta_info", train)
         elif kind in MADE:
-            number = _inspect_downsample(problems, key, section, scale, train)
+            number, used = _inspect_downsample(problems, key, section, scale, train)
         else:
             _inspect_roots(problems, key, section)
             continue
+        if not train:
+            _inspect_metrics(problems, key, metrics, used)
         if train and run.is_train and not problems.under(key):
             replicas = _replicas(opt.get("num_gpu"), run)
             _inspect_batch(problems, key, section, number, replicas)
+            _inspect_memory(problems, key, section, scale)
             if synthesizes(opt) and not problems.under("queue_size"):
                 check_queue(problems, opt, section["batch_size_per_gpu"] * _split(replicas, run))
 
@@ -95,18 +108,13 @@ def _list(
 
 
 def _inspect_paired(
-    problems: Problems,
-    key: str,
-    section: Section,
-    scale: int,
-    train: bool,
-    least: int,
-    measured: int,
-) -> int:
+    problems: Problems, key: str, section: Section, scale: int, train: bool, least: int
+) -> tuple[int, Sizes]:
+    """The number of pairs, and the sizes of the network's images."""
     gt, lq, pairs = _pairs(problems, key, section)
     number = len(pairs)
     if problems.under(key) or problems.under("scale"):
-        return number
+        return number, []
     pairs = sample(pairs)
     gt_sizes, unreadable_gt = check_sizes(gt, [name for name, _ in pairs], not train)
     lq_sizes, unreadable_lq = check_sizes(lq, [name for _, name in pairs], not train)
@@ -122,14 +130,47 @@ def _inspect_paired(
         large = [(name, size) for name, size, _ in sizes]
         _add(problems, key, check_least(large, section["gt_size"]), "dataroot_gt")
     expected = f"HR images with sides of at least {least}, which this model_type sharpens"
-    used = [(name, Size(*(scale * side for side in lq_size))) for name, _, lq_size in sizes]
+    used = _enlarged([(name, lq_size) for name, _, lq_size in sizes], scale)
     _add(problems, key, check_least(used, least, expected), "dataroot_gt")
-    expected = (
-        f"HR images with sides of at least {measured}, for val.metrics (their crop_border, and the "
-        "windows of SSIM and NIQE)"
-    )
-    _add(problems, key, check_least(used, measured, expected), "dataroot_gt")
-    return number
+    return number, used
+
+
+def _enlarged(sizes: Sizes, scale: Any) -> Sizes:
+    if not accepts(types.Size, scale):
+        return []
+    return [(name, Size(scale * size.width, scale * size.height)) for name, size in sizes]
+
+
+# SSIM looks at windows of 11x11; NIQE takes the covariance of whole blocks of 96x96.
+_SSIM_WINDOW, _NIQE_BLOCK = 11, 96
+
+
+def _inspect_metrics(
+    problems: Problems, key: str, metrics: Mapping[str, Any], sizes: Sizes
+) -> None:
+    """Images of which a metric leaves nothing to measure: BasicSR gives NaN, or stops."""
+    for name, section in metrics.items():
+        kind, border = section.get("type"), section.get("crop_border", 0)
+        if kind == "calculate_niqe":
+            asked = f"two blocks of {_NIQE_BLOCK}x{_NIQE_BLOCK}"
+            small = [s for s in sizes if _blocks(s[1], border) < 2]
+        elif kind in ("calculate_psnr", "calculate_ssim"):
+            least = 2 * border + (_SSIM_WINDOW if kind == "calculate_ssim" else 1)
+            asked = f"sides of at least {least} pixels"
+            small = [s for s in sizes if min(s[1]) < least]
+        else:
+            continue
+        if small:
+            text = listed([f"{image} ({size})" for image, size in small], 3)
+            expected = f"images with {asked} for {kind} with crop_border {border}"
+            found = f"{len(small)} smaller images in {key}: {text}"
+            advice = "Remove these images, or lower crop_border."
+            problems.add(f"val.metrics.{name}", expected, found, advice)
+
+
+def _blocks(size: Size, border: int) -> int:
+    columns, rows = ((side - 2 * border) // _NIQE_BLOCK for side in size)
+    return max(columns, 0) * max(rows, 0)
 
 
 def _pairs(
@@ -182,20 +223,21 @@ def _lq_name(section: Section, gt_name: str) -> str:
 
 def _inspect_one(
     problems: Problems, key: str, section: Section, name: str, meta: str, train: bool
-) -> int:
-    """Images of any size, of one root."""
+) -> tuple[int, Sizes]:
+    """Images of any size, of one root: their number and sizes."""
+    sizes: dict[str, Size] = {}
     is_lmdb = section["io_backend"]["type"] == "lmdb"
     file = None if is_lmdb else section.get(meta)
     listing = _list(problems, key, section, name, section[name], meta, file)
     if not problems.under(key):
-        _, findings = check_sizes(listing, sample(listing.names), not train)
+        sizes, findings = check_sizes(listing, sample(listing.names), not train)
         _add(problems, key, findings, name)
-    return len(listing.names)
+    return len(listing.names), list(sizes.items())
 
 
 def _inspect_downsample(
     problems: Problems, key: str, section: Section, scale: int, train: bool
-) -> int:
+) -> tuple[int, Sizes]:
     """HR images of one or several roots, each as large as a crop or as one LR pixel."""
     roots = roots_of(section["dataroot_gt"])
     files = one_per_root(section.get("meta_info_file"), len(roots))
@@ -205,7 +247,7 @@ def _inspect_downsample(
     ]
     number = sum(len(listing.names) for listing in listings)
     if problems.under(key) or problems.under("scale"):
-        return number
+        return number, []
     images = [(root, name) for root, listing in enumerate(listings) for name in listing.names]
     # The list of an LMDB says all sizes; other images are opened.
     is_read = not train or section["io_backend"]["type"] != "lmdb"
@@ -223,7 +265,8 @@ def _inspect_downsample(
         expected = f"sides of at least the scale {scale}, for one LR pixel"
         findings = check_least(sizes, scale, expected)
     _add(problems, key, findings, "dataroot_gt")
-    return number
+    # Their remainder by the scale is cut off.
+    return number, [(name, Size(*(side - side % scale for side in size))) for name, size in sizes]
 
 
 def _inspect_roots(problems: Problems, key: str, section: Section) -> None:
@@ -244,8 +287,50 @@ def _inspect_batch(
     if number * ratio < batch:
         most = f"the {number} images times dataset_enlarge_ratio {ratio}"
         advice = f"Write `dataset_enlarge_ratio: {math.ceil(batch / number)}`, or a smaller batch."
-        key = f"{key}.batch_size_per_gpu"
-        problems.add(key, f"no more than {most} in a batch", f"a batch of {batch}", advice)
+        problems.add(
+            f"{key}.batch_size_per_gpu",
+            f"no more than {most} in a batch",
+            f"a batch of {batch}",
+            advice,
+        )
+    samples = int(memory_bytes() / _SAMPLE_BYTES)
+    if number * ratio > samples:
+        expected = f"at most {samples // number:,} for {number} images, an order that memory holds"
+        problems.wrong(key, section, "dataset_enlarge_ratio", expected, "Lower it.")
+
+
+# BasicSR draws the order of an epoch as lists of Python's numbers.
+_SAMPLE_BYTES = 100
+_FLOAT_BYTES = 4
+# What a forked process of PyTorch comes to have of its own.
+_PROCESS_BYTES = 10**8
+
+
+def _inspect_memory(problems: Problems, key: str, section: Section, scale: Any) -> None:
+    """The batches of LR and HR patches that lie in memory at a time."""
+    side: Any = section.get("gt_size")
+    batch = section["batch_size_per_gpu"]
+    processes = memory_bytes() // _PROCESS_BYTES
+    if section["num_worker_per_gpu"] > processes:
+        expected = f"at most {processes}, the processes that the memory holds"
+        problems.wrong(key, section, "num_worker_per_gpu", expected, "Lower it.")
+    if not accepts(types.Size, side) or not accepts(types.Size, scale):
+        return
+    image = 3 * _FLOAT_BYTES * (side**2 + (side // scale) ** 2)
+    most = memory_bytes() // image
+    if batch > most:
+        expected = f"at most {most:,}, the patches of {side}x{side} that the memory holds"
+        problems.wrong(key, section, "batch_size_per_gpu", expected, "Lower it.")
+        return
+    # Each process of torch.utils.data.DataLoader loads two batches ahead.
+    ahead = {"num_worker_per_gpu": 2 * section["num_worker_per_gpu"]}
+    if section.get("prefetch_mode") == "cpu":
+        ahead["num_prefetch_queue"] = section.get("num_prefetch_queue", 1)
+    name = max(ahead, key=ahead.__getitem__)
+    if sum(ahead.values()) * batch > most:
+        expected = f"at most {most // batch:,} batches loaded ahead, which the memory holds"
+        found = f"{sum(ahead.values()):,}, two for each process and those of num_prefetch_queue"
+        problems.add(f"{key}.{name}", expected, found, "Lower it, gt_size or batch_size_per_gpu.")
 
 
 def _replicas(num_gpu: object, run: Run) -> int:

@@ -12,17 +12,18 @@ from esc_arch.options.constructors import resolve_type
 from esc_arch.options.problems import MISSING, Problems, describe
 from esc_arch.options.types import (
     Amount,
+    Batches,
     Chance,
     FolderName,
     Kind,
     Mapped,
-    Natural,
     OpenSection,
-    Positive,
     Quality,
+    Ratio,
     Section,
     Size,
     Text,
+    Workers,
     accepts,
     add_missing,
     key,
@@ -56,7 +57,7 @@ class Dataset(Section):
     batch_size_per_gpu: Size = key(
         "images in a batch of one process; for training", "16", None, "†"
     )
-    num_worker_per_gpu: Natural = key(
+    num_worker_per_gpu: Workers = key(
         "loading processes for each GPU; for training", "6", None, "†"
     )
     pin_memory: bool = key(
@@ -64,13 +65,14 @@ class Dataset(Section):
     )
     persistent_workers: bool = key("keep the loading processes between passes", "false", False)
     prefetch_mode: Prefetch = key("load ahead, by a thread or onto the GPU", "cuda", None)
-    num_prefetch_queue: Size = key("batches that the thread loads ahead", "1", 1)
-    dataset_enlarge_ratio: Positive = key("passes over the images in one epoch", "100", 1)
+    num_prefetch_queue: Batches = key("batches that the thread loads ahead", "1", 1)
+    dataset_enlarge_ratio: Ratio = key("passes over the images in one epoch", "100", 1)
     use_shuffle: Any = key("read by nothing: training shuffles in any case", "true", None)
     on_error: Literal["stop", "skip"] = key(
         "for a training sample that is damaged; with max_bad_samples", "skip", "stop", "(†)"
     )
     max_bad_samples: Size = key("damaged samples before training stops", "100", None)
+    task: Any = key("read by nothing", "SR", None)
     phase: Any = key("set by BasicSR", "train", None)
     scale: Any = key("set by BasicSR to the file's scale", "2", None)
 
@@ -246,6 +248,8 @@ def _check_dataset(
         problems.add(
             f"{place}.{absent}", "mean and std together", f"no {absent}", f"Add `{absent}:`."
         )
+    if kind in (PAIRED, SINGLE, REAL):
+        _check_roots(problems, place, section, train)
     if kind == PAIRED:
         _check_template(problems, place, section)
     if kind in MADE:
@@ -285,6 +289,24 @@ def _check_metas(problems: Problems, place: str, section: Mapping[str, Any]) -> 
     if given != count:
         expected = f"one for each of the {count} roots of dataroot_gt, ~ for all images of a root"
         problems.add(f"{place}.meta_info_file", expected, f"{given}", "Write a list of as many.")
+
+
+def _check_roots(problems: Problems, place: str, section: Mapping[str, Any], train: bool) -> None:
+    """A dataset that reads one root is given several, as some forks of BasicSR read them."""
+    for name in ("dataroot_gt", "dataroot_lq"):
+        roots = section.get(name)
+        if not isinstance(roots, list) or (name == "dataroot_gt" and section["type"] == SINGLE):
+            continue
+        if train:
+            advice = (
+                "Put (links to) all images into one folder, or train on HR images alone by "
+                f"`type: {DOWNSAMPLE}`, which takes a list."
+            )
+        else:
+            phase = place.rpartition(".")[2].partition("_")[0]
+            advice = f"Give each folder a section of its own: {phase}_1, {phase}_2, ..."
+        expected = f"one folder or LMDB, as {section['type']} reads it"
+        problems.add(f"{place}.{name}", expected, f"a list of {len(roots)}", advice)
 
 
 def _check_template(problems: Problems, place: str, section: Mapping[str, Any]) -> None:

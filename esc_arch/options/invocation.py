@@ -9,8 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from basicsr.utils.registry import MODEL_REGISTRY
 
-from esc_arch.options.datasets import training_data
+from esc_arch.options.constructors import registered
+from esc_arch.options.datasets import evaluated, training_data
+from esc_arch.options.model_needs import is_video_model
 from esc_arch.options.problems import Problems
 from esc_arch.options.sections import ESC_MODEL
 
@@ -70,6 +73,7 @@ def inspect_machine(problems: Problems, opt: Mapping[str, Any], run: Run) -> Non
     _check_launcher(problems, run.launcher)
     _check_gpus(problems, opt, run)
     check_esc_model_machine(problems, opt, run)
+    _check_video_machine(problems, opt)
     logger = opt.get("logger")
     # BasicSR logs to neither in debug mode, which it knows by the experiment's name.
     if run.is_train and isinstance(logger, dict) and "debug" not in run.experiment(opt):
@@ -129,6 +133,15 @@ def _check_package(problems: Problems, key: str, package: str, otherwise: str) -
     if importlib.util.find_spec(package) is None:
         advice = f"{otherwise}, or install it."
         problems.add(key, f"the package {package} to be installed", "no such package", advice)
+
+
+def _check_video_machine(problems: Problems, opt: Mapping[str, Any]) -> None:
+    """BasicSR's models of videos keep the values of metrics on a GPU, whatever num_gpu is."""
+    val, model = opt.get("val"), registered(MODEL_REGISTRY, opt.get("model_type"))
+    has_metrics = isinstance(val, dict) and bool(val.get("metrics")) and bool(evaluated(opt))
+    if is_video_model(model) and has_metrics and not torch.cuda.is_available():
+        expected = f"nothing (~) without a GPU, on which {opt['model_type']} keeps their values"
+        problems.add("val.metrics", expected, "metrics", "Write `metrics: ~`, or use a GPU.")
 
 
 def check_esc_model_machine(problems: Problems, opt: Mapping[str, Any], run: Run) -> None:

@@ -1,5 +1,8 @@
 """The checks of an option file, each of which lists all that it finds in one error."""
 
+import math
+import os
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,8 +16,10 @@ from esc_arch.options.constructors import names, registered
 from esc_arch.options.data_files import inspect_data
 from esc_arch.options.datasets import training_data
 from esc_arch.options.invocation import Run, inspect_machine
-from esc_arch.options.problems import Problems, describe, suggestion
-from esc_arch.options.real_esrgan import FILES, GAN, RealESRGAN, RealESRGANOfLmdb, check_real_esrgan
+from esc_arch.options.model_needs import check_channels, check_model_needs, needs_pixel_loss
+from esc_arch.options.problems import Problems, describe, dotted, suggestion, unregistered
+from esc_arch.options.public_files import adopted
+from esc_arch.options.real_esrgan import FILES, RealESRGAN, RealESRGANOfLmdb, check_real_esrgan
 from esc_arch.options.sections import (
     APART,
     ESC_MODEL,
@@ -44,6 +49,7 @@ def check(opt: Mapping[str, Any], source: str, run: Run) -> None:
         UserError: listing every problem.  Files are looked at where the sections that
             name them have none.
     """
+    opt = adopted(opt)
     with Problems(source) as problems:
         _inspect_structure(problems, opt, run.is_train)
         inspect_machine(problems, opt, run)
@@ -61,12 +67,14 @@ def check_structure(opt: Mapping[str, Any], source: str, is_train: bool) -> None
     Raises:
         UserError: listing every problem.
     """
+    opt = adopted(opt)
     with Problems(source) as problems:
         _inspect_structure(problems, opt, is_train)
 
 
 def check_machine(opt: Mapping[str, Any], source: str, run: Run) -> None:
     """Check GPUs, launcher and packages; see :func:`check_structure`."""
+    opt = adopted(opt)
     with Problems(source) as problems:
         inspect_machine(problems, opt, run)
 
@@ -77,6 +85,7 @@ def check_files(opt: Mapping[str, Any], source: str, run: Run) -> None:
     Raises:
         UserError: listing every problem.
     """
+    opt = adopted(opt)
     with Problems(source) as problems:
         _inspect_files(problems, opt, run)
 
@@ -112,7 +121,7 @@ def _inspect_structure(problems: Problems, opt: Mapping[str, Any], is_train: boo
     Raises:
         UserError: at once when a key is not text.
     """
-    _check_key_types(problems, "", opt)
+    _check_values(problems, "", opt)
     # Everything after this counts on keys being text.
     problems.raise_if_any()
     model_class = _model_class(problems, opt)
@@ -133,23 +142,50 @@ def _inspect_structure(problems: Problems, opt: Mapping[str, Any], is_train: boo
         check_real_esrgan(problems, opt)
         check_esc_model(problems, opt)
         _check_logger(problems, opt)
+    check_model_needs(problems, opt, model_class, is_train)
+    check_channels(problems, opt)
 
 
-def _check_key_types(problems: Problems, place: str, section: Mapping[Any, Any]) -> None:
-    """BasicSR joins keys with text; ``on:`` or ``1:`` are no text in YAML."""
+def _check_values(problems: Problems, place: str, section: Mapping[Any, Any]) -> None:
+    """BasicSR joins keys with text; ``on:`` or ``1:`` are no text in YAML.  No key of any section
+    has a use for a number that is not finite."""
     for name, value in section.items():
-        inner = f"{place}.{name}" if place else str(name)
+        inner = dotted(place, name)
         if not isinstance(name, str):
             problems.add(inner, "text as a key", describe(name), f"Put it in quotes: '{name}'.")
         elif isinstance(value, dict):
-            _check_key_types(problems, inner, value)
+            _check_values(problems, inner, value)
+        else:
+            _check_value(problems, inner, value)
+
+
+def _check_value(problems: Problems, place: str, value: object) -> None:
+    if isinstance(value, list):
+        for item in value:
+            if isinstance(item, dict):
+                _check_values(problems, place, item)
+            else:
+                _check_value(problems, place, item)
+    elif isinstance(value, float) and not math.isfinite(value):
+        problems.add(place, "a finite number", describe(value), "Write a number.")
+    elif isinstance(value, str):
+        try:
+            os.fsencode(value)
+        except UnicodeEncodeError as error:
+            character = error.object[error.start]
+            problems.add(
+                place,
+                f"text in {sys.getfilesystemencoding()}, the encoding of this system's file names",
+                f"{describe(value)} with {character!a}",
+                "Change it, or set `PYTHONUTF8=1` in the environment.",
+            )
 
 
 def _model_class(problems: Problems, opt: Mapping[str, Any]) -> Any:
     name = opt.get("model_type")
     found = registered(MODEL_REGISTRY, name)
     if found is None and isinstance(name, str):
-        advice = suggestion(name, names(MODEL_REGISTRY))
+        advice = unregistered(name, names(MODEL_REGISTRY), "model")
         problems.wrong("", opt, "model_type", "the name of a registered model", advice)
     return found
 
@@ -213,7 +249,7 @@ def _check_train(
     known = check_esc_model_keys(problems, "train", train, opt)
     check_section(problems, "train", _inner_model(model, "train"), known)
     has_loss = any(train.get(name) for name in ("pixel_opt", "perceptual_opt"))
-    if model is not OpenOptions and opt.get("model_type") != GAN and not has_loss:
+    if needs_pixel_loss(model_class) and not has_loss:
         found = "neither pixel_opt nor perceptual_opt"
         problems.add("train.pixel_opt", "a pixel or a perceptual loss", found, _NO_LOSS)
     components.check_losses(problems, train)

@@ -10,6 +10,7 @@ from basicsr.utils import options as basicsr_options
 
 from esc_arch.options.invocation import Run
 from esc_arch.options.option_file import check
+from esc_arch.options.public_files import adopted
 from esc_arch.options.yaml import force, read
 
 
@@ -30,6 +31,7 @@ def parse(args: argparse.Namespace, root_path: str, is_train: bool) -> dict[str,
     """
     opt = read(args.opt)
     force(opt, args.force_yml, args.opt)
+    opt = adopted(opt)
     run = Run(is_train, root_path, args.launcher, args.auto_resume, args.debug)
     check(opt, args.opt, run)
     return resolve(opt, args, root_path, is_train)

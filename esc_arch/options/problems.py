@@ -111,11 +111,26 @@ def shortened(text: str, limit: int = 80) -> str:
     return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 
-def nearest(name: object, known: Iterable[str]) -> str | None:
+def nearest(name: object, known: Iterable[str], closeness: float = 0.6) -> str | None:
     """The known name closest to ``name``, ignoring case, or None when none is close."""
     by_lower = {k.lower(): k for k in known}
-    close = difflib.get_close_matches(str(name).lower(), by_lower, n=1)
+    close = difflib.get_close_matches(str(name).lower(), by_lower, n=1, cutoff=closeness)
     return by_lower[close[0]] if close else None
+
+
+def unregistered(name: object, known: Iterable[str], kind: str) -> str:
+    """Advice for a name that nothing is registered by: the nearest one where that is near, and
+    how to train with one that the user's own package registers."""
+    known = list(known)
+    close = nearest(name, known, 0.75) or next(
+        (k for k in known if len(str(name)) > 1 and str(name).lower() in k.lower()), None
+    )
+    advice = f"Did you mean '{close}'? " if close else ""
+    return (
+        f"{advice}If a package of your own registers this {kind}, start by a script of three "
+        "lines, `import sys, esc_arch, YOUR_PACKAGE`, `from esc_arch.cli.main import main`, "
+        "`sys.exit(main())`, as `python SCRIPT.py train -opt FILE`."
+    )
 
 
 def suggestion(name: object, known: Iterable[str]) -> str:

@@ -8,12 +8,18 @@ from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any, Literal
 
-import torch
-
-from esc_arch.options.constructors import complaint, try_network
+from esc_arch.options.constructors import memory_bytes
 from esc_arch.options.datasets import LOADER_KEYS, PAIRED, REAL, SINGLE, Dataset, training_data
 from esc_arch.options.problems import Problems, describe
-from esc_arch.options.sections import ESC_MODEL, PLAIN_MODELS, ESCOptions, Options, Train
+from esc_arch.options.sections import (
+    ESC_MODEL,
+    PLAIN_MODELS,
+    SECTIONS_MODEL,
+    ESCOptions,
+    Options,
+    SectionsOptions,
+    Train,
+)
 from esc_arch.options.types import (
     Amount,
     Chance,
@@ -157,6 +163,7 @@ class RealESRGANOptions(Degradation):
 FILES: Mapping[str, type[Options]] = {
     **dict.fromkeys(PLAIN_MODELS, Options),
     ESC_MODEL: ESCOptions,
+    SECTIONS_MODEL: SectionsOptions,
     NET: RealESRNetOptions,
     GAN: RealESRGANOptions,
 }
@@ -268,8 +275,17 @@ def check_queue(problems: Problems, opt: Mapping[str, Any], batch: Any) -> None:
     Args:
         batch: images in one process's batch.
     """
-    queue = opt.get("queue_size", 180)
-    if not accepts(Size, batch) or not accepts(Size, queue) or queue % batch == 0:
+    queue, side = opt.get("queue_size", 180), opt.get("gt_size")
+    if not accepts(Size, batch) or not accepts(Size, queue):
+        return
+    if accepts(Size, side):
+        # HR and LR patches in float32; these are at most as large.
+        most = memory_bytes() // (3 * 4 * 2 * opt["gt_size"] ** 2)
+        if queue > most:
+            expected = f"at most {most:,}, the pairs of {side}x{side} that the memory holds"
+            problems.wrong("", opt, "queue_size", expected, "Lower it.")
+            return
+    if queue % batch == 0:
         return
     advice = f"Write `queue_size: {max(1, round(queue / batch)) * batch}`."
     expected, absent = f"a multiple of the batch size {batch}", f"its default, {describe(queue)}"
@@ -284,14 +300,3 @@ def _check_gan(problems: Problems, opt: Mapping[str, Any]) -> None:
             expected = "a number above 0, as ldl_opt compares with the averaged network"
             advice = "Write `ema_decay: 0.999`, or remove ldl_opt."
             problems.wrong("train", train, "ema_decay", expected, advice)
-    section, size = opt.get("network_d"), opt.get("gt_size")
-    if problems.under("network_d") or problems.under("gt_size") or not accepts(Size, size):
-        return
-    if not isinstance(section, dict):
-        return
-    side = opt["gt_size"]
-    error = try_network(section, lambda network: network(torch.zeros(2, 3, side, side)))
-    if error is not None:
-        expected = f"a network that judges RGB images of gt_size, {side}x{side}"
-        found = f"{section['type']}, which does not: {complaint(error)}"
-        problems.add("network_d", expected, found, "Change its arguments or gt_size.")

@@ -13,7 +13,6 @@ from string import Template
 
 import yaml
 
-from esc_arch.archs.presets import PRESETS, build_meta
 from esc_arch.errors import UserError, listed
 from esc_arch.files import read_regular, whole_file
 from esc_arch.options.problems import suggestion
@@ -114,6 +113,9 @@ def recipe(name: str, scale: int | None = None, test: bool = False) -> tuple[str
             raise UserError(f"--scale: expected 2, for which {name} is; found {scale}. Leave it.")
         stem = f"{'test' if test else 'train'}_{_CPU[name]}"
         return stem, _fill(stem, {})
+    # Here, as importing PyTorch takes seconds.
+    from esc_arch.archs.presets import PRESETS
+
     chosen = RECIPES.get(name, _REAL)
     scales = PRESETS[chosen.preset].scales
     if scale is None:
@@ -180,6 +182,8 @@ def _fill(template: str, values: Mapping[str, object]) -> str:
 
 @functools.cache
 def _network(chosen: Recipe, scale: int) -> str:
+    from esc_arch.archs.presets import PRESETS, build_meta
+
     preset = PRESETS[chosen.preset]
     arguments = {"type": preset.network.__name__, preset.scale_argument: scale, **preset.arguments}
     lines = [f"  {name}: {_yaml(value)}" for name, value in arguments.items()]

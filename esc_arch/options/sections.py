@@ -14,10 +14,12 @@ from esc_arch.options.types import (
     Count,
     Decay,
     FolderName,
+    Iterations,
     Kind,
     Mapped,
     Natural,
     OpenSection,
+    Port,
     Positive,
     Section,
     Seed,
@@ -28,7 +30,11 @@ from esc_arch.options.types import (
 
 ESC_MODEL = "ESCModel"
 # Models of which all keys are known; others may read more, at the top and under train, val.
-PLAIN_MODELS = ("SRModel", "SwinIRModel", "ESRModel", ESC_MODEL)
+SECTIONS_MODEL = "SectionsModel"
+PLAIN_MODELS = (
+    *("SRModel", "SwinIRModel", "ESRModel", SECTIONS_MODEL, "TenthSectionsModel"),
+    ESC_MODEL,
+)
 # Sections that are checked on their own.
 APART = ("datasets", "path", "train", "val", "logger")
 
@@ -130,7 +136,7 @@ class IoBackend(OpenSection):
 class Train(Section):
     """Training: losses, optimiser, schedule."""
 
-    total_iter: Count = key("iterations in all", "500000")
+    total_iter: Iterations = key("iterations in all", "500000")
     optim_g: Mapped = key("optimiser of network_g", "{type: AdamW, lr: !!float 5e-4}")
     scheduler: Mapped = key(
         "schedule of the learning rate", "{type: MultiStepLR, milestones: [250000]}"
@@ -198,6 +204,12 @@ class ESCVal(Val):
     whole_windows: bool = key("pad LR images to multiples of window_size", "true", False)
 
 
+class SectionsVal(Val):
+    """Validation with SectionsModel."""
+
+    use_chop: bool = key("test large images in sections", "true", False)
+
+
 class OpenVal(Val):
     """Validation with a model that may read further keys."""
 
@@ -251,6 +263,13 @@ class Path(Section):
         return create_model("Path", __base__=cls, **extra) if extra else cls
 
 
+class DistParams(OpenSection):
+    """Arguments of torch.distributed's initialisation."""
+
+    backend: Text = key("how processes talk to each other", "nccl", "nccl")
+    port: Port | None = key("port of the first process", "29500", None)
+
+
 class Options(Section):
     """The option file of SRModel, SwinIRModel and ESRModel."""
 
@@ -261,7 +280,7 @@ class Options(Section):
     scale: Size = key("upscaling factor; for datasets of HR images", "2", None, "(*)")
     manual_seed: Seed | None = key("seed of all random numbers; ~ for a random one", "0", None)
     find_unused_parameters: bool = key("for torch's DistributedDataParallel", "false", False)
-    dist_params: Mapped = key(
+    dist_params: DistParams = key(
         "for torch.distributed, with the launcher slurm", "{backend: nccl, port: 29500}", None
     )
     datasets: Mapped = key("datasets by phase: train, val, val_1, test_1, ...", "{}", None, "*")
@@ -269,6 +288,17 @@ class Options(Section):
     train: Train = key("training", "{}", None, "†")
     val: Val = key(_VAL, "{save_img: false}", None, "‡(†)")
     logger: Logger = key("logs and checkpoints", "{}", None, "†")
+    is_train: Any = key("set by BasicSR", "true", None)
+    print_network: Any = key("read by nothing", "false", None)
+    save_img: Any = key("read by nothing: the one under val counts", "false", None)
+    suffix: Any = key("read by nothing: the one under val counts", "~", None)
+    use_static_graph: Any = key("read by nothing", "false", None)
+
+
+class SectionsOptions(Options):
+    """The option file of SectionsModel."""
+
+    val: SectionsVal = key(_VAL, "{save_img: false}", None, "‡(†)")
 
 
 class ESCOptions(Options):

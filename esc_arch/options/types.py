@@ -105,9 +105,23 @@ Count = Annotated[
 # DataLoader and slices, unlike modulo, refuse 16.0.
 Size = Annotated[int, Ge(1), Kind("a whole number of at least 1")]
 Natural = Annotated[int, Ge(0), Kind("a whole number of at least 0")]
+# The time left is computed from it, and a day more than 10**9 is none for Python.
+Iterations = Annotated[
+    float,
+    Kind(
+        "a whole number from 1 to 10**9",
+        lambda v: v.is_integer() and 1 <= v <= 10**9,
+        {**_INTEGER, "maximum": 10**9},
+    ),
+]
 Decay = Annotated[float, Ge(0), Lt(1), Kind("a number from 0 to below 1")]
 Chance = Annotated[float, Ge(0), Le(1), Kind("a number from 0 to 1")]
 Positive = Annotated[float, _ABOVE_0, Kind("a number above 0")]
+Ratio = Annotated[float, _ABOVE_0, Le(10**6), Kind("a number above 0, at most 10**6")]
+# Each is a process.
+Workers = Annotated[int, Ge(0), Le(512), Kind("a whole number from 0 to 512")]
+Batches = Annotated[int, Ge(1), Le(1000), Kind("a whole number from 1 to 1000")]
+Port = Annotated[int, Ge(1), Lt(2**16), Kind("a whole number from 1 to 65535")]
 # numpy takes seeds below 2**32, and BasicSR adds rank and worker to this one.
 Seed = Annotated[int, Ge(0), Le(2**31), Kind("a whole number from 0 to 2**31")]
 Mapped = Annotated[dict[Any, Any], Kind("a section (a mapping of keys)")]

@@ -15,6 +15,16 @@ from esc_arch.options.problems import describe, suggestion
 MAX_VALUES = 100_000
 MAX_BYTES = 1_000_000
 
+# Formats of other programs' options, which YAML would take for odd text.
+OTHER_FORMATS = {
+    ".toml": "TOML",
+    ".ini": "INI",
+    ".cfg": "INI",
+    ".conf": "INI",
+    ".xml": "XML",
+    ".py": "Python",
+}
+
 # Python writes no number of thousands of digits, and nothing that reads options takes one.
 _MOST_BITS = 63
 
@@ -131,6 +141,8 @@ def read(path: str) -> dict[str, Any]:
             content = opened.read(MAX_BYTES + 1)
         if len(content) > MAX_BYTES:
             raise OSError(f"it has more than {MAX_BYTES:,} bytes")
+        if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+            raise OSError("it is UTF-16 text, and YAML is read in UTF-8")
         text = content.decode("utf-8-sig")
     except FileNotFoundError:
         raise UserError(
@@ -147,6 +159,12 @@ def read(path: str) -> dict[str, Any]:
             f"{path}: expected a readable option file; found: {error}. Check the path and its "
             "permissions."
         ) from None
+    kind = OTHER_FORMATS.get(file.suffix.lower())
+    if kind is not None:
+        raise UserError(
+            f"{path}: expected an option file in YAML (.yml), of which JSON is a part; found one "
+            f"in {kind}. Start from a file under options/, or from `basicsr options new`."
+        )
     opt = parse_yaml(text, path)
     if opt is None:
         raise UserError(

@@ -3,6 +3,7 @@
 import importlib
 import importlib.abc
 import importlib.util
+import logging
 import sys
 from collections.abc import Sequence
 from importlib.machinery import ModuleSpec
@@ -10,14 +11,14 @@ from types import ModuleType
 
 __all__ = ["install"]
 
-# Modules that register something with BasicSR when they are imported.
-_REGISTERING = (
-    "esc_arch.archs",
-    "esc_arch.data.downsample_image_dataset",
-    "esc_arch.data.photo_image_dataset",
-    "esc_arch.losses",
-    "esc_arch.models",
-)
+# Modules that register something with BasicSR when they are imported, and what, in words.
+_REGISTERING = {
+    "esc_arch.archs": "its networks",
+    "esc_arch.data.downsample_image_dataset": "DownsampleImageDataset",
+    "esc_arch.data.photo_image_dataset": "PhotoImageDataset",
+    "esc_arch.losses": "VGGPerceptualLoss",
+    "esc_arch.models": "its models",
+}
 
 
 def install() -> None:
@@ -42,8 +43,20 @@ def _after() -> None:
     from esc_arch.plugin import workarounds
 
     workarounds.after_basicsr()
-    for name in _REGISTERING:
-        importlib.import_module(name)
+    lacking = []
+    for name, registered in _REGISTERING.items():
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            # Repositories of other networks bring a BasicSR without what they do not use.
+            if not (error.name or "").startswith("basicsr"):
+                raise
+            lacking.append(f"{registered} ({error})")
+    if lacking:
+        logging.getLogger("basicsr.esc_arch").warning(
+            f"esc_arch: expected BasicSR 1.4.2; found a cut-down one, "
+            f"{sys.modules['basicsr'].__file__}. Not registered: {'; '.join(lacking)}."
+        )
 
 
 class _Finder(importlib.abc.MetaPathFinder):

@@ -76,38 +76,45 @@ def before_basicsr() -> None:
 def after_basicsr() -> None:
     """Apply the work-arounds inside an imported basicsr, which may happen again.
 
-    What another plug-in has replaced stays as it is; its ``FileClient.get`` is wrapped.
+    What another plug-in has replaced stays as it is; its ``FileClient.get`` is wrapped.  What a
+    cut-down BasicSR lacks is left out.
     """
-    from basicsr import train
-    from basicsr.archs import vgg_arch
-    from basicsr.models.base_model import BaseModel
-    from basicsr.models.realesrgan_model import RealESRGANModel
-    from basicsr.models.realesrnet_model import RealESRNetModel
-    from basicsr.utils import dist_util, img_process_util, img_util, logger
-    from basicsr.utils.file_client import FileClient, LmdbBackend
-    from basicsr.version import __version__
-
-    _replace(BaseModel, "get_optimizer", lambda original: _get_optimizer)
-    _replace(FileClient, "get", _recording, of_others=True)
-    if __version__ != "1.4.2":
+    base_model = _part("models.base_model", "BaseModel")
+    _replace(base_model, "get_optimizer", lambda original: _get_optimizer)
+    _replace(_part("utils.file_client", "FileClient"), "get", _recording, of_others=True)
+    if _part("version", "__version__") != "1.4.2":
         return
-    _replace(LmdbBackend, "__init__", lambda original: _open_shared)
-    _replace(train, "load_resume_state", lambda original: load_resume_state)
+    lmdb_backend = _part("utils.file_client", "LmdbBackend")
+    _replace(lmdb_backend, "__init__", lambda original: _open_shared)
+    _replace(_part("train"), "load_resume_state", lambda original: load_resume_state)
+    dist_util = _part("utils.dist_util")
     _replace(dist_util, "_init_dist_pytorch", lambda original: process_group.start_pytorch)
     _replace(dist_util, "_init_dist_slurm", lambda original: process_group.start_slurm)
-    _replace(BaseModel, "model_to_device", _model_to_device)
-    for model in (RealESRNetModel, RealESRGANModel):
+    _replace(base_model, "model_to_device", _model_to_device)
+    for name, place in (("RealESRNetModel", "realesrnet"), ("RealESRGANModel", "realesrgan")):
+        model = _part(f"models.{place}_model", name)
         _replace(model, "__init__", functools.partial(_init_on_device, model))
         _replace(model, "_dequeue_and_enqueue", _pool_on_device)
-    _replace(img_process_util, "filter2D", _filter_any_memory_format)
-    _replace(img_util, "imwrite", lambda original: _imwrite)
-    _replace(logger, "get_root_logger", _logging_in_utf8)
+    _replace(_part("utils.img_process_util"), "filter2D", _filter_any_memory_format)
+    _replace(_part("utils.img_util"), "imwrite", lambda original: _imwrite)
+    _replace(_part("utils.logger"), "get_root_logger", _logging_in_utf8)
     for name, module in list(sys.modules.items()):
         if name.startswith("basicsr.data."):
             vars(module).setdefault("open", _open_list)
-    if isinstance(vgg_arch.vgg, ModuleType | SimpleNamespace):  # torchvision's, or ours of before
+    vgg_arch = _part("archs.vgg_arch")
+    # torchvision's, or ours of before.
+    if isinstance(getattr(vgg_arch, "vgg", None), ModuleType | SimpleNamespace):
         names = [f"{name}{ending}" for name in vgg_arch.NAMES for ending in ("", "_bn")]
         vgg_arch.vgg = SimpleNamespace(**{name: functools.partial(_vgg, name) for name in names})
+
+
+def _part(module: str, name: str | None = None) -> Any:
+    """A module of BasicSR, or what is in it; None where this BasicSR has none."""
+    try:
+        found = importlib.import_module(f"basicsr.{module}")
+    except ImportError:
+        return None
+    return found if name is None else getattr(found, name, None)
 
 
 def _replace(
@@ -121,6 +128,8 @@ def _replace(
     """
     # By replacement, the original and the module that made it.  Kept in basicsr, as a module of
     # this name may have been imported before, forgotten, and imported again.
+    if owner is None or getattr(owner, name, None) is None:
+        return
     replaced: dict[Any, tuple[Any, object]]
     replaced = vars(sys.modules["basicsr"]).setdefault("_esc_arch_replaced", {})
     present = getattr(owner, name)

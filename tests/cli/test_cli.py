@@ -79,7 +79,8 @@ def test_a_mistaken_path_is_found_without_pytorch(tmp_path):
         assert main(sys.argv[1:]) == 2
         print("LOADED", {"torch", "basicsr"} & set(sys.modules))
     """
-    for arguments in (["--all", str(tmp_path / "none")], ["esc", "--all", str(tmp_path)]):
+    folder = str(tmp_path / "none")
+    for arguments in (["--all", folder], ["esc", "--all", str(tmp_path)], ["esk"], []):
         printed = output_of(start_python(code, "options", "new", *arguments))
         assert printed.endswith("LOADED set()\n"), printed
 

@@ -62,7 +62,7 @@ CASES = [
         ("train.accumulate: expected a divisor of datasets.train.batch_size_per_gpu, 2",),
     ),
     Case("train.grad_clip", 0, ("train.grad_clip: expected a number above 0",)),
-    Case("train.grad_clip", float("inf"), ("train.grad_clip: expected a number above 0",)),
+    Case("train.grad_clip", float("inf"), ("train.grad_clip: expected a finite number",)),
     Case("train.skip_nonfinite", "on", ("train.skip_nonfinite: expected true or false",)),
     Case("train.checkpoint_activations", 2, ("train.checkpoint_activations: expected true",)),
     Case("train.acumulate", 2, ("train.acumulate:", "an unknown key", "'accumulate'?")),

@@ -349,3 +349,19 @@ def test_a_list_of_roots_is_completed(downsample_opt, workplace):
     (workplace / "tiny.yml").write_text(yaml.safe_dump(downsample_opt))
     opt = options.parse(args, str(workplace), is_train=True)
     assert opt["datasets"]["train"]["dataroot_gt"] == ["data/HR", "data/more"]
+
+
+def test_images_one_folder_down(workplace, train_opt):
+    (workplace / "data/parent").mkdir()
+    (workplace / "data/HR").rename(workplace / "data/parent/HR")
+    train_opt["datasets"]["train"]["dataroot_gt"] = "data/parent"
+    text = messages(only_train(train_opt))
+    contains(text, "datasets.train.dataroot_gt:", "none in data/parent", "3 one folder down")
+    contains(text, "data/parent/HR")
+
+
+def test_a_list_of_images_that_begins_with_a_byte_order_mark(workplace, train_opt):
+    train = only_train(train_opt)["datasets"]["train"]
+    train["meta_info_file"] = "meta.txt"
+    (workplace / "meta.txt").write_text("a.png\nb.png\n", encoding="utf-8-sig")
+    contains(messages(train_opt), "train.meta_info_file:", "meta.txt with a byte order mark")

@@ -1,5 +1,6 @@
 """Option files as text: what is read, what is refused, and --force_yml."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -160,3 +161,36 @@ def test_code_in_an_entry_is_text():
     assert opt["name"] == "__import__('os').getcwd()"
     with pytest.raises(UserError):
         options.force(opt, ['name"]=1;x["name=1'], "x.yml")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("x.toml", b'name = "x"\n[train]\ntotal_iter = 5\n'),
+        ("x.TOML", b"name = 'x'\n"),
+        ("x.ini", b"[train]\ntotal_iter = 5\n"),
+        ("x.py", b"name = 'x'\n"),
+    ],
+)
+def test_options_of_another_format(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=rf"{name}: expected an option file in YAML .*found one in"):
+        options.read(str(tmp_path / name))
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be", "utf-16-le"])
+def test_utf_16(tmp_path, encoding):
+    """As `>` of PowerShell writes it."""
+    text = "name: x\n" if encoding == "utf-16" else "\ufeffname: x\n"
+    (tmp_path / "x.yml").write_bytes(text.encode(encoding))
+    with pytest.raises(UserError, match=r"x\.yml: expected .*; found: it is UTF-16 text"):
+        options.read(str(tmp_path / "x.yml"))
+
+
+def test_json_is_yaml(tmp_path):
+    content = {"name": "ü", "train": {"optim_g": {"lr": 1e-4}, "periods": [1, 2.5], "x": None}}
+    for escaped in (True, False):
+        (tmp_path / "x.json").write_text(
+            json.dumps(content, indent=2, ensure_ascii=escaped), encoding="utf-8"
+        )
+        assert options.read(str(tmp_path / "x.json")) == content

@@ -119,7 +119,7 @@ def test_models_that_pad_need_a_window_size(model):
 
 def test_other_models_may_have_other_keys():
     opt = mutated(TRAIN, "model_type", "SRGANModel") | {"queue_size": 180, "gt_usm": True}
-    opt["network_d"] = {"type": "VGGStyleDiscriminator", "num_in_ch": 3, "num_feat": 8}
+    opt["network_d"] = {"type": "UNetDiscriminatorSN", "num_in_ch": 3, "num_feat": 8}
     opt["train"] |= {"net_d_iters": 1, "optim_d": {"type": "Adam", "lr": 1e-4}}
     opt["train"]["gan_opt"] = {"type": "GANLoss", "gan_type": "vanilla", "loss_weight": 0.1}
     opt["path"] |= {"pretrain_network_d": None, "param_key_d": "params", "strict_load_d": True}
@@ -203,3 +203,13 @@ def test_random_changes_raise_nothing_but_user_error(data):
             check(opt, "tiny.yml", last)
         except UserError as error:
             assert str(error).startswith("tiny.yml: ")
+
+
+@pytest.mark.parametrize("name", ["dataroot_gt", "dataroot_lq"])
+def test_a_list_of_folders(name):
+    roots = ["data/HR", "data/more"]
+    text = message(mutated(TRAIN, f"datasets.train.{name}", roots))
+    assert f"datasets.train.{name}: expected one folder or LMDB" in text
+    assert "a list of 2" in text and "DownsampleImageDataset" in text
+    text = message(mutated(TEST, f"datasets.test_1.{name}", roots), is_train=False)
+    assert f"datasets.test_1.{name}: expected one folder" in text and "test_1, test_2" in text
