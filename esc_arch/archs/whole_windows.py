@@ -1,5 +1,6 @@
 """Feeding any image to a network that takes whole windows only."""
 
+from basicsr.archs.rrdbnet_arch import RRDBNet
 from basicsr.archs.swinir_arch import SwinIR
 from torch import Tensor, nn
 
@@ -11,9 +12,10 @@ __all__ = ["WholeWindows"]
 class WholeWindows(nn.Module):
     """A network that takes an image of any size.
 
-    BasicSR's SwinIR stops at an image that is not of whole windows: here it is extended at
-    the right and bottom by reflection, and what comes out is cropped.  Every other network
-    of :data:`esc_arch.PRESETS` takes any size by itself, and gets the image as it is.
+    BasicSR's SwinIR stops at an image that is not of whole windows, its RRDBNet below x4 at one
+    that cannot be folded: here it is extended at the right and bottom by reflection, and what
+    comes out is cropped.  Every other network of :data:`esc_arch.PRESETS` takes any size by
+    itself, and gets the image as it is.
 
     Args:
         network: of any kind.
@@ -24,7 +26,7 @@ class WholeWindows(nn.Module):
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
-        self.window_size = _window_size(network) if isinstance(network, SwinIR) else 1
+        self.window_size = _multiple(network)
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[2:]
@@ -36,6 +38,11 @@ class WholeWindows(nn.Module):
         return y[:, :, : height * scale, : width * scale]
 
 
-def _window_size(network: SwinIR) -> int:
+def _multiple(network: nn.Module) -> int:
+    """Of what the sides of its images have to be multiples."""
+    if isinstance(network, RRDBNet):
+        return {1: 4, 2: 2}.get(network.scale, 1)
     # SwinIR does not keep the argument, its blocks do.
-    return network.layers[0].residual_group.blocks[0].window_size
+    return (
+        network.layers[0].residual_group.blocks[0].window_size if isinstance(network, SwinIR) else 1
+    )

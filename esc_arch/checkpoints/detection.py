@@ -1,20 +1,22 @@
 """Detecting a network, with its arguments, by the keys and shapes of its parameters."""
 
 import inspect
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 
 from torch import Tensor, nn
 
-from esc_arch.archs.presets import PRESETS, construct, construct_meta
-from esc_arch.checkpoints.architectures import ARCHITECTURES, Argument
-from esc_arch.errors import UserError
+from esc_arch.archs.presets import PRESETS, build_meta, construct, construct_meta
+from esc_arch.checkpoints.architectures import ARCHITECTURES, ASSUMED, Argument
+from esc_arch.errors import UserError, listed
 
-__all__ = ["Detected", "detect"]
+__all__ = ["Detected", "Near", "detect", "mismatch", "nearest"]
 
 # The sizes by which a network that is no preset is called.
 _SIZES = "dim n_blocks conv_blocks window_size embed_dim depths c_elan m_elan rgb_range num_feat"
-_SIZES += " res_num num_group num_block"
+_SIZES += " res_num num_group num_block num_channel"
 
 
 @dataclass(frozen=True)
@@ -32,8 +34,14 @@ class Detected:
     @property
     def scale_argument(self) -> str:
         """The constructor's name of the scale."""
-        presets = PRESETS.values()
-        return next(p.scale_argument for p in presets if p.network is self.network)
+        own = (p.scale_argument for p in PRESETS.values() if p.network is self.network)
+        # BasicSR's networks without a preset.
+        return next(own, "upscale" if "upscale" in self.arguments else "scale")
+
+    @property
+    def assumed(self) -> frozenset[str]:
+        """The arguments that are as published, as neither keys nor shapes tell them."""
+        return ASSUMED & self.arguments.keys()
 
     @property
     def scale(self) -> int:
@@ -123,6 +131,120 @@ def detect(state: Mapping[str, Tensor], only: type[nn.Module] | None = None) -> 
     return None
 
 
+@dataclass(frozen=True)
+class Near:
+    """The network to which a state dict comes nearest.
+
+    Attributes:
+        network: as far as it can be told.
+        difference: see :func:`mismatch`.
+    """
+
+    network: Detected
+    difference: str
+
+
+# Of so many of a network's tensors a state dict must have the keys to be near it.
+_NEAR = 0.8
+
+
+def nearest(state: Mapping[str, Tensor]) -> Near | None:
+    """The network from which a state dict differs least, when most of its keys are there.
+
+    The arguments are read without each of the tensors that they are read from, too, in whose place
+    one of another block is taken: a wrong one would make all others wrong.
+
+    Args:
+        state: tensors by key, of no network that :func:`detect` knows.
+    """
+    best: tuple[int, Detected, Mapping[str, Tensor]] | None = None
+    for found in _guesses(state):
+        try:
+            own = found.build_meta().state_dict()
+        except Exception:  # a constructor may raise anything
+            continue
+        common = own.keys() & state.keys()
+        if len(common) < _NEAR * max(len(own), len(state)):
+            continue
+        differences = len(own.keys() ^ state.keys()) + sum(
+            own[key].shape != state[key].shape for key in common
+        )
+        if best is None or differences < best[0]:
+            best = differences, found, own
+        if differences == 1:
+            break
+    return best and Near(best[1], mismatch(best[2], state))
+
+
+def _guesses(state: Mapping[str, Tensor]) -> Iterator[Detected]:
+    seen: list[Detected] = []
+    for architecture in ARCHITECTURES:
+        if architecture.is_complete or not any(key in state for key in architecture.keys):
+            continue
+        read = _Recording(state)
+        # Without each tensor that was looked at in turn.
+        left_out: list[str | None] = [None]
+        while left_out:
+            one = left_out.pop(0)
+            try:
+                found = Detected(*architecture.read(read.without(one)))
+                if found not in seen:
+                    seen.append(found)
+                    yield found
+            except Exception:  # another network with a few of the keys may be anything
+                pass
+            if one is None:
+                left_out += read.asked
+    parts = {key.partition(".")[0] for key in state}
+    for name, preset in PRESETS.items():
+        own = _parts(name)
+        if len(own & parts) < _NEAR * len(own | parts):
+            continue
+        for scale in preset.scales:
+            found = Detected(preset.network, {**preset.arguments, preset.scale_argument: scale})
+            if found not in seen:
+                yield found
+
+
+@cache
+def _parts(name: str) -> frozenset[str]:
+    """The names of the children of a preset's network."""
+    try:
+        own = build_meta(name, PRESETS[name].scales[0]).state_dict()
+        return frozenset(key.partition(".")[0] for key in own)
+    except Exception:  # such as spandrel's networks without spandrel
+        return frozenset()
+
+
+class _Recording(dict[str, Tensor]):
+    """A state dict that notes whose values are asked for, and supplies missing ones from others."""
+
+    def __init__(self, state: Mapping[str, Tensor]) -> None:
+        super().__init__(state)
+        self.asked: list[str] = []
+
+    def __getitem__(self, key: str) -> Tensor:
+        if key not in self.asked:
+            self.asked.append(key)
+        return super().__getitem__(key)
+
+    def __missing__(self, key: str) -> Tensor:
+        pattern = re.compile(re.sub(r"\\\.\d+\\\.", r"\\.\\d+\\.", re.escape(key)))
+        for other in self:
+            if pattern.fullmatch(other):
+                return super().__getitem__(other)
+        weight = key.removesuffix("bias") + "weight"
+        if key.endswith(".bias") and weight in self:
+            return super().__getitem__(weight).flatten(1)[:, 0]
+        raise KeyError(key)
+
+    def without(self, key: str | None) -> "_Recording":
+        """Itself, or a copy without a tensor."""
+        if key is None:
+            return self
+        return _Recording({name: t for name, t in self.items() if name != key})
+
+
 def _fits(found: Detected, state: Mapping[str, Tensor]) -> bool:
     own = found.build_meta().state_dict()
     return own.keys() == state.keys() and all(own[k].shape == state[k].shape for k in own)
@@ -137,3 +259,24 @@ def _with_defaults(
     complete = {**defaults, **arguments}
     complete.pop("attn_type", None)
     return complete
+
+
+def mismatch(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
+    """How parameters differ from those of a network in their keys and shapes; empty when equal.
+
+    Args:
+        own: the network's state dict.
+        state: tensors by key.
+    """
+    common = own.keys() & state.keys()
+    unequal = [
+        f"{name} {tuple(state[name].shape)} instead of {tuple(own[name].shape)}"
+        for name in own
+        if name in common and own[name].shape != state[name].shape
+    ]
+    kinds = (
+        ("missing", [name for name in own if name not in common]),
+        ("not of this network", [name for name in state if name not in common]),
+        ("of other size", unequal),
+    )
+    return "; ".join(f"{len(names)} {kind} ({listed(names, 3)})" for kind, names in kinds if names)

@@ -75,7 +75,6 @@ def test_odd_sizes_are_padded(tmp_path):
     [
         (SRVGGNetCompact(4, 4, 16, 2, 2), "RealESRGAN Compact x2 with 4 channels in and 4 out"),
         (network_of("LaMa"), "LaMa x1, which needs a mask too"),
-        (RRDBNet(3, 3, num_feat=8, num_block=1, num_grow_ch=4), "keys of ESRGAN, but of sizes"),
     ],
 )
 def test_networks_that_cannot_be_used_are_refused_by_name(tmp_path, network, found):
