@@ -46,8 +46,8 @@ def pretrained_parameters(
 ) -> Found:
     """The parameters that are loaded into a network.
 
-    Those under the key; where there is none of the key that BasicSR takes unasked, those under
-    ``params``, as BasicSR does, or else the first that any reader here would take.
+    Those under the key, or else under ``params``, as BasicSR does; where there are neither and the
+    key is one that BasicSR takes unasked, the first that any reader here would take.
 
     Args:
         content: see :func:`read_pretrained`.
@@ -61,11 +61,11 @@ def pretrained_parameters(
             infinite.
     """
     sets = sets_of(content, path, None, others=own is not None)
-    named = [found for found in sets if found.is_under(key)] if key is not None else []
-    if not named and key in (*PARAMETER_KEYS[:2], None):
-        named = [found for found in sets if key is not None and found.is_under("params")] or sets
-    elif not named:
-        named = sets_of(content, path, key)
+    named: list[Found] = []
+    for name in (key, "params") if key is not None else ():
+        named = named or [found for found in sets if found.is_under(name)]
+    if not named:
+        named = sets if key in (*PARAMETER_KEYS[:2], None) else sets_of(content, path, key)
     found = named[0] if own is None else set_for(own, named)
     require_known(found.state, path)
     require_finite(found.state, path)

@@ -4,7 +4,7 @@ A set of parameters is a mapping from names to tensors.  Programs put it under k
 (``{"model": {"state_dict": ...}}``) and put prefixes before its names (``module.``, ``net_g.``),
 which here are the same: ``place`` is the path of both.  Of several sets the one of averaged
 parameters (EMA) comes first, then BasicSR's ``params``, then the other usual names in the order of
-:data:`_USUAL`, then any other, and last what is called a discriminator's, a loss's or an optimiser's.
+``_USUAL``, then any other, and last what is called a discriminator's, a loss's or an optimiser's.
 """
 
 import re
@@ -41,6 +41,7 @@ _PYTORCH = ("module", "origmod", "fsdpwrappedmodule", "forwardmodule")
 _UNKNOWN = len(_RANKS)
 _DEPTH = 6
 _MOST = 64
+_MOST_ENTRIES = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -116,30 +117,33 @@ def find_sets(content: object) -> list[Found]:
         The first 64, sorted; none when there is no tensor with dimensions under a name.
     """
     found: list[Found] = []
-    for one in _search(content, (), set()):
+    for one in _search(content, (), _Budget()):
         found.append(one)
         if len(found) == _MOST:
             break
     return sorted(found, key=Found.rank)
 
 
-def _search(node: object, keys: tuple[str, ...], seen: set[int]) -> Iterator[Found]:
-    # Pickles can hold a mapping that holds itself, or that many others share.
-    if not isinstance(node, Mapping) or len(keys) > _DEPTH or id(node) in seen:
+class _Budget:
+    """How many entries of mappings may still be looked at: pickles can hold a mapping that holds
+    itself many times."""
+
+    def __init__(self) -> None:
+        self.entries = _MOST_ENTRIES
+
+
+def _search(node: object, keys: tuple[str, ...], budget: _Budget) -> Iterator[Found]:
+    if not isinstance(node, Mapping) or len(keys) > _DEPTH or budget.entries < len(node):
         return
-    seen.add(id(node))
+    budget.entries -= len(node)
     state: dict[str, Tensor] = {}
-    below: list[tuple[str, object]] = []
     for key, value in node.items():
         if isinstance(key, str) and isinstance(value, Tensor):
             state[key] = value.detach() if value.requires_grad else value
-        elif isinstance(key, str) and isinstance(value, Mapping):
-            below.append((key, value))
     yield from _behind_prefixes(state, keys, 0)
-    # A mapping under two names is found under the better one.
-    below.sort(key=lambda item: Found({}, (*keys, item[0])).rank())
-    for key, value in below:
-        yield from _search(value, (*keys, key), seen)
+    for key, value in node.items():
+        if isinstance(key, str) and isinstance(value, Mapping):
+            yield from _search(value, (*keys, key), budget)
 
 
 def _behind_prefixes(
