@@ -14,6 +14,8 @@ from esc_arch.errors import UserError, listed
 
 __all__ = ["Detected", "Near", "detect", "mismatch", "nearest"]
 
+# A number between points, or at the end.
+_NUMBER = re.compile(r"\.(\d+)(?=\.|$)")
 # The sizes by which a network that is no preset is called.
 _SIZES = "dim n_blocks conv_blocks window_size embed_dim depths c_elan m_elan rgb_range num_feat"
 _SIZES += " res_num num_group num_block num_channel"
@@ -144,12 +146,12 @@ class Near:
     difference: str
 
 
-# Of so many of a network's tensors a state dict must have the keys to be near it.
+# So many of a network's keys a state dict near it has, and so few of its shapes differ.
 _NEAR = 0.8
 
 
 def nearest(state: Mapping[str, Tensor]) -> Near | None:
-    """The network from which a state dict differs least, when most of its keys are there.
+    """The network from which a state dict differs least, when that is little.
 
     The arguments are read without each of the tensors that they are read from, too, in whose place
     one of another block is taken: a wrong one would make all others wrong.
@@ -158,18 +160,18 @@ def nearest(state: Mapping[str, Tensor]) -> Near | None:
         state: tensors by key, of no network that :func:`detect` knows.
     """
     best: tuple[int, Detected, Mapping[str, Tensor]] | None = None
+    seen: list[Detected] = []
     for found in _guesses(state):
+        if found in seen:
+            continue
+        seen.append(found)
         try:
             own = found.build_meta().state_dict()
         except Exception:  # a constructor may raise anything
             continue
-        common = own.keys() & state.keys()
-        if len(common) < _NEAR * max(len(own), len(state)):
-            continue
-        differences = len(own.keys() ^ state.keys()) + sum(
-            own[key].shape != state[key].shape for key in common
-        )
-        if best is None or differences < best[0]:
+        unequal = [key for key in own if key in state and own[key].shape != state[key].shape]
+        differences = len(own.keys() ^ state.keys()) + len(unequal)
+        if differences <= (1 - _NEAR) * len(own) and (best is None or differences < best[0]):
             best = differences, found, own
         if differences == 1:
             break
@@ -177,43 +179,69 @@ def nearest(state: Mapping[str, Tensor]) -> Near | None:
 
 
 def _guesses(state: Mapping[str, Tensor]) -> Iterator[Detected]:
-    seen: list[Detected] = []
-    for architecture in ARCHITECTURES:
-        if architecture.is_complete or not any(key in state for key in architecture.keys):
-            continue
-        read = _Recording(state)
-        # Without each tensor that was looked at in turn.
-        left_out: list[str | None] = [None]
-        while left_out:
-            one = left_out.pop(0)
-            try:
-                found = Detected(*architecture.read(read.without(one)))
-                if found not in seen:
-                    seen.append(found)
-                    yield found
-            except Exception:  # another network with a few of the keys may be anything
-                pass
-            if one is None:
-                left_out += read.asked
+    reads = [
+        (a.read, _Recording(_without_strays(state))) for a in ARCHITECTURES if not a.is_complete
+    ]
+    for left_out in (False, True):
+        for read, source in reads:
+            # Without each tensor that was looked at in turn.
+            for key in tuple(source.asked) if left_out else (None,):
+                try:
+                    found = Detected(*read(source.without(key)))
+                except Exception:  # another network with a few of the keys may be anything
+                    continue
+                yield found
     parts = {key.partition(".")[0] for key in state}
-    for name, preset in PRESETS.items():
-        own = _parts(name)
-        if len(own & parts) < _NEAR * len(own | parts):
+    common = {name: len(_parts(name) & parts) / len(_parts(name) | parts) for name in PRESETS}
+    for name in sorted(PRESETS, key=lambda name: -common[name]):
+        preset = PRESETS[name]
+        if common[name] < _NEAR:
             continue
         for scale in preset.scales:
-            found = Detected(preset.network, {**preset.arguments, preset.scale_argument: scale})
-            if found not in seen:
-                yield found
+            yield Detected(preset.network, {**preset.arguments, preset.scale_argument: scale})
+            own = _keys(name)
+            if len(own & state.keys()) < _NEAR * len(own | state.keys()):
+                break
+
+
+def _without_strays(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Without the keys whose number is beyond a gap, such as that of a block that is not there."""
+    numbers: dict[str, set[int]] = {}
+    for key in state:
+        for match in _NUMBER.finditer(key):
+            numbers.setdefault(key[: match.start()], set()).add(int(match[1]))
+    ends = {
+        prefix: next(n for n in range(len(found) + 1) if n not in found)
+        for prefix, found in numbers.items()
+        if 0 in found and prefix.startswith(("blocks", "layers", "body", "residual_layer"))
+    }
+    return {
+        key: tensor
+        for key, tensor in state.items()
+        if not any(
+            int(match[1]) > ends.get(key[: match.start()], int(match[1]))
+            for match in _NUMBER.finditer(key)
+        )
+    }
 
 
 @cache
 def _parts(name: str) -> frozenset[str]:
-    """The names of the children of a preset's network."""
+    """The names of the children of a preset's network, of one with as few blocks as possible."""
+    preset = PRESETS[name]
+    few = {**preset.arguments, preset.scale_argument: preset.scales[0]}
+    few |= {key: few[key][:1] for key in ("depths", "num_heads") if isinstance(few.get(key), tuple)}
+    few |= {key: 1 for key in ("n_blocks", "num_group", "num_block", "res_num") if key in few}
     try:
-        own = build_meta(name, PRESETS[name].scales[0]).state_dict()
-        return frozenset(key.partition(".")[0] for key in own)
+        network = construct_meta(preset.network, few)
     except Exception:  # such as spandrel's networks without spandrel
         return frozenset()
+    return frozenset(key.partition(".")[0] for key in network.state_dict())
+
+
+@cache
+def _keys(name: str) -> frozenset[str]:
+    return frozenset(build_meta(name, PRESETS[name].scales[0]).state_dict())
 
 
 class _Recording(dict[str, Tensor]):
@@ -229,20 +257,22 @@ class _Recording(dict[str, Tensor]):
         return super().__getitem__(key)
 
     def __missing__(self, key: str) -> Tensor:
-        pattern = re.compile(re.sub(r"\\\.\d+\\\.", r"\\.\\d+\\.", re.escape(key)))
-        for other in self:
-            if pattern.fullmatch(other):
-                return super().__getitem__(other)
-        weight = key.removesuffix("bias") + "weight"
-        if key.endswith(".bias") and weight in self:
-            return super().__getitem__(weight).flatten(1)[:, 0]
+        # That of another block has the same shape.
+        pattern = re.compile(re.sub(r"\\\.\d+(?=\\\.|$)", r"\\.\\d+", re.escape(key)))
+        for name, tensor in self.items():
+            if pattern.fullmatch(name):
+                return tensor
+            # The kernel that all blocks of the ESC family share, 13 x 13 in the published ones.
+            if key in ("plk_filter", "lk_spatial") and name.endswith("proj.1.weight"):
+                return tensor.new_empty(tensor.shape[1], 1, 13, 13)
+        weight = self.get(key.removesuffix("bias") + "weight")
+        if key.endswith(".bias") and weight is not None:
+            return weight.flatten(1)[:, 0]
         raise KeyError(key)
 
     def without(self, key: str | None) -> "_Recording":
         """Itself, or a copy without a tensor."""
-        if key is None:
-            return self
-        return _Recording({name: t for name, t in self.items() if name != key})
+        return self if key is None else _Recording({k: t for k, t in self.items() if k != key})
 
 
 def _fits(found: Detected, state: Mapping[str, Tensor]) -> bool:

@@ -82,19 +82,23 @@ class Found:
         """Whether it is called a discriminator's, a loss's or an optimiser's."""
         return any(map(_is_other, self.keys))
 
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether the last prefix may be a part of the network's own names.
+
+        ESRGAN's old ones are model.0.weight.
+        """
+        if not self.prefixes or _plain(self.keys[-1]) in _PYTORCH:
+            return False
+        return not _is_usual(self.keys[-1]) or all(name[:1].isdigit() for name in self.state)
+
     def rank(self) -> tuple[object, ...]:
         """By which sets are sorted, the smallest first."""
         names, prefixes = self._parts()
-        # A name before a number may be the network's own: ESRGAN's old ones are model.0.weight.
-        doubtful = (
-            bool(prefixes)
-            and _plain(prefixes[-1]) not in _PYTORCH
-            and all(name[:1].isdigit() for name in self.state)
-        )
         return (
             self.is_other,
             not self.is_averaged,
-            doubtful,
+            self.is_doubtful,
             min((_RANKS.get(_plain(name), _UNKNOWN) for name in names), default=_UNKNOWN),
             # What has a usual prefix is meant without it.
             min((_RANKS.get(_plain(name), _UNKNOWN) for name in prefixes), default=_UNKNOWN + 1),
@@ -155,14 +159,24 @@ def _behind_prefixes(
     groups: dict[str, dict[str, Tensor]] = {}
     for key, tensor in state.items():
         name, point, rest = key.partition(".")
-        if point and rest and (_plain(name) in _RANKS or _AVERAGED.search(name) or _is_other(name)):
+        if point and rest:
             groups.setdefault(name, {})[rest] = tensor
+    # An unusual prefix is one when most names have it.
+    groups = {
+        name: group
+        for name, group in groups.items()
+        if _is_usual(name) or _is_other(name) or len(group) > len(state) / 2
+    }
     if prefixes < _DEPTH:
         for name, group in groups.items():
             yield from _behind_prefixes(group, (*keys, name), prefixes + 1)
     # No network's own name is that of a wrapper of PyTorch.
     if not (groups and all(_plain(name) in _PYTORCH for name in groups)):
         yield Found(state, keys, prefixes)
+
+
+def _is_usual(name: str) -> bool:
+    return _plain(name) in _RANKS or bool(_AVERAGED.search(name))
 
 
 def _is_other(name: str) -> bool:
