@@ -99,6 +99,13 @@ class Inspected:
         return self.network.scale
 
     @property
+    def channels(self) -> int:
+        """Of the image."""
+        if isinstance(self.network, Detected):
+            return self.network.channels
+        return self.network.input_channels
+
+    @property
     def name(self) -> str:
         """Such as ``esc_light x2``."""
         if isinstance(self.network, Detected):
@@ -202,11 +209,9 @@ def open_weights(source: str | Path | None) -> LoadedModel:
     found = inspect(path)
     dtypes = {torch.float32}
     if isinstance(found.network, Detected):
-        channels = found.network.channels
         network = _built(found.network, found.state, path)
         half, bfloat16 = not issubclass(found.network.network, _NO_HALF), True
     else:
-        channels = found.network.input_channels
         network = SpandrelNetwork(found.network)
         half, bfloat16 = found.network.supports_half, found.network.supports_bfloat16
     dtypes |= {torch.float16} if half else set()
@@ -216,7 +221,7 @@ def open_weights(source: str | Path | None) -> LoadedModel:
         network,
         found.scale,
         found.name,
-        channels,
+        found.channels,
         found.metadata,
         path,
         frozenset(dtypes),

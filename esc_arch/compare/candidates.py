@@ -1,6 +1,6 @@
 """Candidates: networks with trained weights, as ``basicsr compare quality`` compares them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from esc_arch.archs import ESC, ESCFP, ESCReal, ESCRealM
 from esc_arch.archs.presets import PRESETS, build_meta
 from esc_arch.checkpoints.detection import detect
-from esc_arch.checkpoints.loading import create, load
+from esc_arch.checkpoints.loading import create, inspect, is_onnx, open_weights
+from esc_arch.checkpoints.locations import locate
 from esc_arch.checkpoints.state_dicts import read_state_dict
 from esc_arch.errors import UserError
 
@@ -40,20 +41,28 @@ class Candidate:
     def build(self) -> nn.Module:
         """The network with its weights, on the CPU, in evaluation mode."""
         if self.preset is not None:
-            return create(self.preset, self.scale, self.weights).eval()
+            return create(self.preset, self.scale, locate(self.weights)).eval()
         assert self.weights is not None  # only bicubic has none, and it is not built
-        detected = detect(read_state_dict(self.weights))
-        assert detected is not None  # as read_candidate found
-        network = detected.network(**detected.arguments)
-        load(network, self.weights)
-        return network.eval()
+        network = open_weights(self.weights).network
+        return network if isinstance(network, nn.Module) else _Function(network)
+
+
+class _Function(nn.Module):
+    """A function of images, such as an ONNX file is, as a module."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self._function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._function(x)
 
 
 def read_candidate(text: str, scale: int | None = None) -> Candidate:
     """Detect network and scale of a checkpoint.
 
     Args:
-        text: FILE, or PRESET=FILE.
+        text: FILE, or PRESET=FILE; as FILE also an address or the name of a shipped model.
         scale: the scale that is required; None for the checkpoint's.
 
     Raises:
@@ -68,8 +77,8 @@ def read_candidate(text: str, scale: int | None = None) -> Candidate:
             f"--weights {text}: expected PRESET=FILE with one of the presets "
             f"{', '.join(PRESETS)}; found {name!r}. `basicsr nets` lists them."
         )
-    state = read_state_dict(path)
     if name:
+        state = read_state_dict(locate(path))
         scales = PRESETS[name].scales if scale is None else (scale,)
         found = next((s for s in scales if _holds(state, name, s)), None)
         if found is None:
@@ -79,18 +88,21 @@ def read_candidate(text: str, scale: int | None = None) -> Candidate:
                 f"{detect(state) or 'a network that is no preset'}. Name the preset that it is of."
             )
         return _of_preset(name, found, path)
-    detected = detect(state)
-    if detected is None:
+    file = locate(path)
+    known = open_weights(file) if is_onnx(file) else inspect(file)
+    if scale not in (None, known.scale):
         raise UserError(
-            f"{path}: expected the parameters of a preset or of the ESC family; found "
-            f"{len(state)} tensors of another network ({', '.join(list(state)[:3])}, ...). "
-            "`basicsr nets` lists the presets."
-        )
-    if scale not in (None, detected.scale):
-        raise UserError(
-            f"{path}: expected a network for x{scale}, as --scale says; found {detected}. "
+            f"{path}: expected a network for x{scale}, as --scale says; found {known.name}. "
             "Leave --scale out."
         )
+    if known.channels != 3:
+        raise UserError(
+            f"{path}: expected a network of colour images; found {known.name} of grey ones. Leave "
+            "it out."
+        )
+    detected = known.detected
+    if detected is None:
+        return Candidate(known.name.removesuffix(f" x{known.scale}"), None, known.scale, path)
     if detected.preset is not None:
         return _of_preset(detected.preset, detected.scale, path)
     sizes = str(detected).replace(f" x{detected.scale}", "", 1)
