@@ -163,6 +163,7 @@ def is_text(start: bytes) -> bool:
     """Whether bytes look like text in UTF-8 or UTF-16; a character may be cut at their end."""
     if start.startswith((b"\xff\xfe", b"\xfe\xff")):
         return True
+    start = start.removeprefix(b"\xef\xbb\xbf")
     try:
         text = start.decode("utf-8")
     except UnicodeDecodeError as error:
