@@ -58,6 +58,7 @@ class LoadedModel:
         dtypes: in which it can compute.
         detected: its class and arguments, those of the metadata included; None for an ONNX file
             and for a network that only spandrel knows.
+        choice: which of several sets of parameters was taken, such as ``params_ema, not params``.
     """
 
     network: nn.Module | Callable[[Tensor], Tensor]
@@ -68,6 +69,7 @@ class LoadedModel:
     path: Path
     dtypes: frozenset[torch.dtype]
     detected: Detected | None = None
+    choice: str = ""
 
 
 @dataclass(frozen=True)
@@ -226,6 +228,7 @@ def open_weights(source: str | Path | None) -> LoadedModel:
         path,
         frozenset(dtypes),
         found.detected,
+        f"{found.place or 'the top'}, not {' or '.join(found.others)}" if found.others else "",
     )
 
 

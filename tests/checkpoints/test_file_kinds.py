@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pickle
+import pickletools
 import struct
 import tarfile
 import zipfile
@@ -20,6 +21,7 @@ from esc_arch import UserError
 from esc_arch.archs import ESC
 from esc_arch.checkpoints import convert, open_weights, read_state_dict
 from esc_arch.checkpoints.loading import inspect
+from esc_arch.export.program_file import write_program
 from tests.tiny import SIZES
 
 STATE = ESC(**SIZES, upscaling_factor=2).state_dict()
@@ -214,6 +216,29 @@ def test_parts_that_claim_to_be_larger_than_their_archive(tmp_path):
     path.write_bytes(content)
     with pytest.raises(UserError, match=r"net\.pth: .*does not load"):
         open_weights(path)
+
+
+def _is_pickle(content):
+    """Whether bytes are a pickle from beginning to end."""
+    try:
+        return bool([*pickletools.genops(content)])
+    except Exception:
+        return False
+
+
+@pytest.mark.slow
+def test_no_pickle_in_our_programs(tmp_path):
+    """PyTorch's loader of .pt2 files unpickles what it finds in them."""
+    torch.save(STATE, tmp_path / "net.pth")
+    write_program(open_weights(tmp_path / "net.pth"), tmp_path / "net.pt2")
+    with zipfile.ZipFile(tmp_path / "net.pt2") as archive:
+        for part in archive.namelist():
+            content = archive.read(part)
+            # torch.save's archives hold pickles.
+            assert not content.startswith(b"PK") and not _is_pickle(content), part
+    x = torch.rand(1, 3, 9, 7)
+    program = torch.export.load(tmp_path / "net.pt2").module()
+    torch.testing.assert_close(program(x), open_weights(tmp_path / "net.pth").network(x))
 
 
 @pytest.mark.parametrize("name", ["out.pth", "out.safetensors"])
