@@ -18,6 +18,7 @@ from basicsr.archs.srvgg_arch import SRVGGNetCompact
 from esc_arch import UserError, checkpoints, create
 from esc_arch.checkpoints import spandrel_networks
 from esc_arch.cli.main import main
+from esc_arch.export.onnx_file import write_onnx
 from tests.checkpoints.public_networks import NETWORKS, SHARED, found_by, network_of, registry
 from tests.reference_cases import fill_parameters
 
@@ -92,6 +93,18 @@ def test_basicsr_networks_open_by_basicsr(tmp_path, network):
     assert opened.name.startswith(f"{type(network).__name__} x{opened.scale}")
     assert expected.shape[2] == 8 * opened.scale
     assert opened.network(image[..., :7, :5]).shape[2:] == (7 * opened.scale, 5 * opened.scale)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("network", [EDSR(3, 3, 8, 1, upscale=2), MSRResNet(3, 3, 8, 1)])
+def test_basicsr_networks_are_exported(tmp_path, network):
+    torch.save(fill_parameters(network).state_dict(), tmp_path / "net.pth")
+    write_onnx(checkpoints.open_weights(tmp_path / "net.pth"), tmp_path / "net.onnx")
+    x = torch.rand(1, 3, 7, 9)
+    with torch.no_grad():
+        expected = network.eval()(x)
+    result = checkpoints.open_weights(tmp_path / "net.onnx").network(x)
+    torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(
