@@ -42,7 +42,7 @@ class Detected:
 
     @property
     def assumed(self) -> frozenset[str]:
-        """The arguments that are as published, as neither keys nor shapes tell them."""
+        """The arguments that are as published, as they are neither in keys nor in shapes."""
         return ASSUMED & self.arguments.keys()
 
     @property
@@ -138,7 +138,7 @@ class Near:
     """The network to which a state dict comes nearest.
 
     Attributes:
-        network: as far as it can be told.
+        network: as far as it is known.
         difference: see :func:`mismatch`.
     """
 

@@ -1,4 +1,4 @@
-"""What a file is, by its first bytes: a checkpoint, or what people take for one.
+"""The kind of a file by its first bytes: a checkpoint, or what people take for one.
 
 Nothing of the file is unpacked or executed: a zip archive's directory says how large its parts are.
 """
@@ -26,7 +26,7 @@ _CODE = "If you trust its source, load it there and save its state_dict alone."
 
 
 class FileKind(NamedTuple):
-    """What a file is.
+    """The kind of a file.
 
     Attributes:
         words: for messages, such as "a web page (HTML)".
@@ -89,7 +89,7 @@ _START = 4096
 
 
 def kind_of(path: str | Path) -> FileKind:
-    """What a file is.
+    """The kind of a file.
 
     Raises:
         OSError: when it cannot be read.

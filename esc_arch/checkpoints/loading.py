@@ -197,7 +197,7 @@ def open_weights(source: str | Path | None) -> LoadedModel:
     """Find a checkpoint, detect its network, and build it.
 
     Args:
-        source: path of a checkpoint or an ONNX file, which are told apart by their first bytes;
+        source: path of a checkpoint or an ONNX file, which differ in their first bytes;
             its address on the web; the name of a shipped model; None for the default one; see
             :func:`esc_arch.checkpoints.locations.locate`.
 

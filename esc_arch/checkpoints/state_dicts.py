@@ -66,7 +66,7 @@ class CheckpointError(UserError):
 def read_file(path: str | Path) -> object:
     """The content of a checkpoint file, read by ``weights_only``: nothing in it is executed.
 
-    What it is is told by its first bytes, whatever its name ends with.
+    Its first bytes decide what it is, whatever its name ends with.
 
     Args:
         path: a safetensors file, or one that torch.save wrote.

