@@ -6,8 +6,11 @@ Until a file is complete, these lie beside it: ``.NAME.part``, the bytes receive
 
 import hashlib
 import json
+import queue
 import re
+import threading
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,8 +29,13 @@ from esc_arch.version import __version__
 __all__ = ["exclusive", "fetch"]
 
 CONNECT_TIMEOUT_S = 10.0
+# From the question to the end of the answer's header, redirects included.
+HEADER_TIMEOUT_S = 30.0
 # Longest silence of a server in the middle of a file.
 READ_TIMEOUT_S = 60.0
+# The least that must arrive in each such time: a server may never be silent and never get done.
+RATE_TIME_S = 60.0
+RATE_BYTES = 60 << 10
 # Attempts in all, and in a row without a new byte.
 ATTEMPTS = 100
 FRUITLESS_ATTEMPTS = 5
@@ -52,6 +60,7 @@ def fetch(
     size: int | None = None,
     sha256: str | None = None,
     md5: str | None = None,
+    refuse: Callable[[Path], str | None] | None = None,
 ) -> Path:
     """Download a file, or resume an earlier download of it.
 
@@ -63,6 +72,8 @@ def fetch(
         path: name of the file; its folder is made.
         size: in bytes, when known.
         sha256, md5: checksums in hex, when known.
+        refuse: says what is wrong with the content of a complete file, such as that it is a web
+            page; then it does not get its name.
 
     Returns:
         ``path``, complete.
@@ -82,7 +93,7 @@ def fetch(
         path.parent.mkdir(parents=True, exist_ok=True)
         with exclusive(_beside(path, "lock")):
             if not path.exists():
-                _Transfer(url, path, checks).run()
+                _Transfer(url, path, checks, refuse).run()
             elif wrong := checks.wrong(path, path.name):
                 raise UserError(
                     f"{path}: expected the file of {url}, {wrong}. Move it away to download it."
@@ -166,8 +177,14 @@ class _BrokenOff(Exception):
 class _Transfer:
     """The download of one file."""
 
-    def __init__(self, url: str, path: Path, checks: _Checks) -> None:
-        self._url, self._path, self._checks = url, path, checks
+    def __init__(
+        self,
+        url: str,
+        path: Path,
+        checks: _Checks,
+        refuse: Callable[[Path], str | None] | None = None,
+    ) -> None:
+        self._url, self._path, self._checks, self._refuse = url, path, checks, refuse
         self._part = _beside(path, "part")
         self._record = _beside(path, "part.json")
 
@@ -175,24 +192,26 @@ class _Transfer:
         attempts = fruitless = 0
         # The same bytes again are no progress.
         furthest = self._present()
-        with requests.Session() as session:
-            while True:
-                try:
-                    self._attempt(session)
-                    break
-                except _BrokenOff as broken:
-                    attempts += 1
-                    fruitless = 0 if self._present() > furthest else fruitless + 1
-                    furthest = max(furthest, self._present())
-                    if attempts == ATTEMPTS or fruitless == FRUITLESS_ATTEMPTS:
-                        raise self._error(
-                            f"expected the whole file; found in {attempts} attempts: {broken}. "
-                            f"Run again later: {decimal(self._present())} of it are kept and the "
-                            "rest is downloaded."
-                        ) from broken
-                    pause_s = max(min(PAUSE_S * 2**fruitless, LONGEST_PAUSE_S), broken.pause_s)
-                    say(f"{broken}; trying again in {pause_s:.0f} s")
-                    time.sleep(pause_s)
+        while True:
+            try:
+                self._attempt()
+                break
+            except _BrokenOff as broken:
+                attempts += 1
+                fruitless = 0 if self._present() > furthest else fruitless + 1
+                furthest = max(furthest, self._present())
+                if attempts == ATTEMPTS or fruitless == FRUITLESS_ATTEMPTS:
+                    raise self._error(
+                        f"expected the whole file; found in {attempts} attempts: {broken}. "
+                        f"Run again later: {decimal(self._present())} of it are kept and the "
+                        "rest is downloaded."
+                    ) from broken
+                pause_s = max(min(PAUSE_S * 2**fruitless, LONGEST_PAUSE_S), broken.pause_s)
+                say(f"{broken}; trying again in {pause_s:.0f} s")
+                time.sleep(pause_s)
+        if self._refuse is not None and (wrong := self._refuse(self._part)):
+            self._forget()
+            raise self._error(f"{wrong} It was deleted.")
         if wrong := self._checks.wrong(self._part, self._path.name):
             self._forget()
             raise self._error(
@@ -202,7 +221,7 @@ class _Transfer:
         put_in_place(self._part, self._path)
         self._record.unlink(missing_ok=True)
 
-    def _attempt(self, session: requests.Session) -> None:
+    def _attempt(self) -> None:
         """Download the missing bytes; return when the file is complete."""
         record = self._resumable()
         offset = self._present() if record else 0
@@ -213,7 +232,7 @@ class _Transfer:
             headers["Range"] = f"bytes={offset}-"
             if record["validator"]:
                 headers["If-Range"] = record["validator"]
-        with self._answer(session, headers) as response:
+        with self._answer(headers) as response:
             if response.status_code == 206 and record and offset:
                 total = self._continued(response, record, offset)
             elif response.status_code == 200:
@@ -225,14 +244,9 @@ class _Transfer:
             self._check_room((total or 0) - offset)
             self._receive(response, offset, total)
 
-    def _answer(self, session: requests.Session, headers: dict[str, str]) -> requests.Response:
+    def _answer(self, headers: dict[str, str]) -> requests.Response:
         try:
-            response = session.get(
-                self._url,
-                headers=headers,
-                stream=True,
-                timeout=(CONNECT_TIMEOUT_S, READ_TIMEOUT_S),
-            )
+            response = _ask(self._url, headers)
         except (requests.ConnectionError, requests.Timeout, urllib3.exceptions.HTTPError) as error:
             # Other errors of TLS are broken connections.
             if "CERTIFICATE_VERIFY_FAILED" not in str(error):
@@ -290,13 +304,17 @@ class _Transfer:
 
     def _receive(self, response: requests.Response, offset: int, total: int | None) -> None:
         most = UNANNOUNCED_BYTES if total is None else total
+        # What has arrived, not a whole chunk, which a slow server may never fill; urllib3 before
+        # 2.1 has no such call.
+        read = getattr(response.raw, "read1", response.raw.read)
         with (
             open(self._part, "ab") as file,
             progress(f"downloading {self._path.name}", total, "bytes", done=offset) as advance,
         ):
             present = offset
+            since, then = time.monotonic(), present
             try:
-                while chunk := response.raw.read(_CHUNK, decode_content=False):
+                while chunk := read(_CHUNK, decode_content=False):
                     present += len(chunk)
                     if present > most:
                         self._forget()
@@ -306,6 +324,14 @@ class _Transfer:
                         )
                     file.write(chunk)
                     advance(len(chunk))
+                    if time.monotonic() > since + RATE_TIME_S:
+                        if present - then < RATE_BYTES and present != total:
+                            raise self._error(
+                                f"expected at least {decimal(RATE_BYTES)} in {RATE_TIME_S:.0f} s; "
+                                f"found {decimal(present - then)}. Run again later, which "
+                                "resumes, or use another server."
+                            )
+                        since, then = time.monotonic(), present
             except urllib3.exceptions.HTTPError as error:
                 raise _BrokenOff(_reason(error)) from error
         if total is not None and present < total:
@@ -351,6 +377,33 @@ class _Transfer:
 
     def _error(self, text: str) -> UserError:
         return UserError(f"{self._url}: {text}")
+
+
+def _ask(url: str, headers: dict[str, str]) -> requests.Response:
+    """The answer of a server, as far as its header.
+
+    Raises:
+        _BrokenOff: when that takes too long; requests only bounds the time between two bytes.
+        requests.RequestException, urllib3.exceptions.HTTPError: as requests does.
+    """
+    answers: queue.SimpleQueue[requests.Response | Exception] = queue.SimpleQueue()
+
+    def ask() -> None:
+        try:
+            timeout = (CONNECT_TIMEOUT_S, READ_TIMEOUT_S)
+            answers.put(requests.Session().get(url, headers=headers, stream=True, timeout=timeout))
+        except Exception as error:  # raised again where it is awaited
+            answers.put(error)
+
+    # A daemon, so that a server that goes on sending does not keep the process.
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        answer = answers.get(timeout=HEADER_TIMEOUT_S)
+    except queue.Empty:
+        raise _BrokenOff(f"no complete header of an answer in {HEADER_TIMEOUT_S:.0f} s") from None
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
 
 
 def _validator(response: requests.Response) -> str | None:

@@ -21,6 +21,8 @@ class File:
         stall: after each break silence, until it is set, before the connection is closed.
         gave_up: whether a silence lasted a minute, which no client should wait for.
         pace_s: pause before each piece of the body.
+        piece: bytes of a piece.
+        header_pace_s: pause before each byte of a header that never ends.
         asked: the headers of each question so far.
     """
 
@@ -37,6 +39,8 @@ class File:
     stall: threading.Event | None = None
     gave_up: bool = False
     pace_s: float = 0
+    piece: int = 1 << 16
+    header_pace_s: float = 0
     asked: list[dict[str, str]] = field(default_factory=list)
 
 
@@ -85,7 +89,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._plain(404)
             return
         file.asked.append(dict(self.headers))
-        if file.redirect:
+        if file.header_pace_s:
+            self._endless_header(file.header_pace_s)
+        elif file.redirect:
             self.send_response(302)
             self.send_header("Location", file.redirect)
             self.send_header("Content-Length", "0")
@@ -94,6 +100,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._plain(file.statuses.pop(0))
         else:
             self._file(file)
+
+    def _endless_header(self, pace_s: float) -> None:
+        self.wfile.write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
+        for _ in range(1000):
+            time.sleep(pace_s)
+            self.wfile.write(b"x")
 
     def _plain(self, status: int) -> None:
         self.send_response(status)
@@ -133,8 +145,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.wfile.write(b"0\r\n\r\n")
 
     def _body(self, body: bytes, file: File) -> None:
-        for start in range(0, len(body), 1 << 16):
-            piece = body[start : start + (1 << 16)]
+        for start in range(0, len(body), file.piece):
+            piece = body[start : start + file.piece]
             time.sleep(file.pace_s)
             if file.chunked:
                 piece = b"%x\r\n%s\r\n" % (len(piece), piece)

@@ -103,6 +103,33 @@ def test_a_silent_server_is_given_up_and_asked_again(server, path, monkeypatch):
     assert path.read_bytes() == BODY and len(file.asked) == 2
 
 
+def test_a_server_that_sends_a_byte_now_and_then_is_given_up(server, path, monkeypatch):
+    """What has arrived is kept, and shown as it arrives."""
+    monkeypatch.setattr(transfer, "RATE_TIME_S", 0.3)
+    url = server.put("slow", File(BODY, pace_s=0.02, piece=1))
+    start = time.monotonic()
+    with pytest.raises(UserError) as error:
+        fetch(url, path)
+    assert url in str(error.value) and time.monotonic() - start < 5
+    assert 1 < path.with_name(f".{path.name}.part").stat().st_size < 200
+    # A slow one that is fast enough is not.
+    monkeypatch.setattr(transfer, "RATE_BYTES", 1 << 10)
+    server.put("slow", File(BODY, pace_s=0.05))
+    assert fetch(url, path).read_bytes() == BODY
+
+
+def test_a_header_that_never_ends_is_given_up(server, path, monkeypatch, capsys):
+    """Each byte of it comes before the longest silence is over."""
+    monkeypatch.setattr(transfer, "HEADER_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(transfer, "FRUITLESS_ATTEMPTS", 2)
+    file = File(BODY, header_pace_s=0.01)
+    start = time.monotonic()
+    with pytest.raises(UserError, match="header"):
+        fetch(server.put("file", file), path)
+    assert time.monotonic() - start < 5 and len(file.asked) == 2
+    assert "trying again" in capsys.readouterr().err
+
+
 def test_a_weak_etag_is_no_proof_of_the_same_file(server, path):
     file = File(BODY, etag='W/"x"', breaks=[300_000])
     fetch(server.put("file", file), path)

@@ -10,7 +10,7 @@ from torch import nn
 
 from esc_arch.errors import UserError
 
-__all__ = ["RCAN", "SwinIR"]
+__all__ = ["ECBSR", "EDSR", "RCAN", "MSRResNet", "RRDBNet", "SwinIR"]
 
 
 class _Lacking(nn.Module):
@@ -29,5 +29,9 @@ def _network(module: str, name: str) -> type[nn.Module]:
         return type(name, (_Lacking,), {})
 
 
+ECBSR = _network("ecbsr_arch", "ECBSR")
+EDSR = _network("edsr_arch", "EDSR")
+MSRResNet = _network("srresnet_arch", "MSRResNet")
 RCAN = _network("rcan_arch", "RCAN")
+RRDBNet = _network("rrdbnet_arch", "RRDBNet")
 SwinIR = _network("swinir_arch", "SwinIR")

@@ -226,6 +226,6 @@ def construct_meta(network: type[nn.Module], arguments: Mapping[str, object]) ->
     try:
         with torch.device("meta"):
             return construct(network, arguments)
-    except RuntimeError:
+    except (RuntimeError, TypeError):
         # The constructor reads values back from a tensor.
         return construct(network, arguments)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from esc_arch.archs.atd_arch import ATD
-from esc_arch.archs.basicsr_networks import RCAN, SwinIR
+from esc_arch.archs.basicsr_networks import ECBSR, EDSR, RCAN, MSRResNet, RRDBNet, SwinIR
 from esc_arch.archs.elan_arch import ELAN
 from esc_arch.archs.esc_arch import ESC
 from esc_arch.archs.esc_fp_arch import ESCFP
@@ -25,7 +25,7 @@ from esc_arch.checkpoints.spandrel_networks import hyperparameters
 from esc_arch.layers.rgb_mean import RGB_MEAN
 from esc_arch.layers.upsamplers import UPSAMPLERS
 
-__all__ = ["ARCHITECTURES", "Architecture", "Argument"]
+__all__ = ["ARCHITECTURES", "ASSUMED", "Architecture", "Argument"]
 
 Argument = int | float | bool | str | tuple[float, ...]
 State = Mapping[str, Tensor]
@@ -52,6 +52,9 @@ class Architecture(NamedTuple):
 _BLOCK = "layers.{}.residual_group.blocks.{}.{}"
 _LAYER = "layers.{}.residual_group.layers.0.{}"
 _TABLE = "attn.relative_position_bias_table"
+
+# Arguments that no key and no shape tells: those of the published networks are assumed.
+ASSUMED = frozenset(("img_range", "category_size", "res_scale", "rgb_mean", "with_idt"))
 
 # ELAN's input is multiplied by one of these in public networks.
 _RGB_RANGES = (1.0, 255.0)
@@ -231,6 +234,70 @@ def _rcan(state: State) -> Found:
     }
 
 
+def _edsr(state: State) -> Found:
+    num_feat, num_in_ch = state["conv_first.weight"].shape[:2]
+    if num_in_ch != 3:
+        raise ValueError("it subtracts a mean of three channels")
+    defaults = inspect.signature(EDSR).parameters
+    return EDSR, {
+        "num_in_ch": num_in_ch,
+        "num_out_ch": len(state["conv_last.bias"]),
+        "num_feat": num_feat,
+        "num_block": _count(state, "body."),
+        "upscale": _pixel_shuffles(state, "upsample."),
+        # The published networks of 256 features have 0.1, the others 1.
+        "res_scale": 0.1 if num_feat == 256 else 1.0,
+        "img_range": defaults["img_range"].default,
+        "rgb_mean": defaults["rgb_mean"].default,
+    }
+
+
+def _msrresnet(state: State) -> Found:
+    num_feat, num_in_ch = state["conv_first.weight"].shape[:2]
+    is_x4 = "upconv2.weight" in state
+    return MSRResNet, {
+        "num_in_ch": num_in_ch,
+        "num_out_ch": len(state["conv_last.bias"]),
+        "num_feat": num_feat,
+        "num_block": _count(state, "body."),
+        "upscale": 4 if is_x4 else _square_root(len(state["upconv1.bias"]) // num_feat),
+    }
+
+
+def _rrdbnet(state: State) -> Found:
+    num_grow_ch = len(state["body.0.rdb1.conv1.bias"])
+    if num_grow_ch == 32:
+        raise ValueError("spandrel knows it as ESRGAN, and files are labelled so")
+    num_out_ch = len(state["conv_last.bias"])
+    num_feat, channels = state["conv_first.weight"].shape[:2]
+    # Images are folded before a network of x4.
+    fold = _square_root(channels // num_out_ch)
+    return RRDBNet, {
+        "num_in_ch": channels // fold**2,
+        "num_out_ch": num_out_ch,
+        "scale": 4 // fold,
+        "num_feat": num_feat,
+        "num_block": _count(state, "body."),
+        "num_grow_ch": num_grow_ch,
+    }
+
+
+def _ecbsr(state: State) -> Found:
+    blocks = _count(state, "backbone.")
+    num_channel, num_in_ch = state["backbone.0.conv3x3.weight"].shape[:2]
+    last = len(state[f"backbone.{blocks - 1}.conv3x3.bias"])
+    return ECBSR, {
+        "num_in_ch": num_in_ch,
+        "num_out_ch": num_in_ch,
+        "num_block": blocks - 2,
+        "num_channel": num_channel,
+        # An identity has no parameters, the other activations have none either.
+        "with_idt": False,
+        "act_type": "prelu",
+        "scale": _square_root(last // num_in_ch),
+    }
+
+
 def _of_spandrel(network: type[nn.Module], state: State) -> Found:
     found = hyperparameters(network.__name__, state)
     # The public option files of OmniSR call it so.
@@ -257,6 +324,12 @@ ARCHITECTURES = (
         (_BLOCK_0 + "attn.qkv.weight", _BLOCK_0 + "attn.relative_position_index"),
         _swinir,
     ),
+    Architecture((EDSR,), ("conv_after_body.weight", "body.0.conv1.weight"), _edsr),
+    Architecture(
+        (MSRResNet,), ("upconv1.weight", "conv_hr.weight", "body.0.conv1.weight"), _msrresnet
+    ),
+    Architecture((RRDBNet,), ("conv_body.weight", "body.0.rdb1.conv1.bias"), _rrdbnet),
+    Architecture((ECBSR,), ("backbone.0.conv1x1_sbx.scale",), _ecbsr),
     Architecture((RCAN,), ("body.0.residual_group.0.rcab.0.weight",), _rcan),
     *(
         Architecture((network,), (key,), partial(_of_spandrel, network), is_complete=True)

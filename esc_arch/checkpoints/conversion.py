@@ -9,8 +9,14 @@ from torch import Tensor, nn
 
 from esc_arch.checkpoints.detection import detect
 from esc_arch.checkpoints.loading import Inspected, inspect
+from esc_arch.checkpoints.locations import locate
 from esc_arch.checkpoints.provenance import METADATA_KEY, describe
-from esc_arch.checkpoints.state_dicts import PARAMETER_KEYS, half_precision, write_atomically
+from esc_arch.checkpoints.state_dicts import (
+    PARAMETER_KEYS,
+    half_precision,
+    save_durably,
+    write_atomically,
+)
 from esc_arch.errors import UserError
 
 __all__ = ["convert", "write_safetensors"]
@@ -32,9 +38,10 @@ def convert(
     holds them under this key, ``params`` when there was none, and the metadata beside it.
 
     Args:
-        source, target: .pth or .safetensors, by their endings.
-        parameters: which set of the source to write, such as ``params_ema``; None for the first
-            of ``params_ema``, ``params`` and ``state_dict``.
+        source: a checkpoint, its address on the web, or the name of a shipped model.
+        target: .pth or .safetensors, by its ending.
+        parameters: which set of the source to write, such as ``params_ema``; None for the one
+            that :func:`esc_arch.checkpoints.loading.inspect` takes.
         half: store floating tensors as float16.
         licence, training: replace those of the source's metadata.
         overwrite: replace a file that is there.
@@ -47,7 +54,7 @@ def convert(
             exists or cannot be written.
     """
     target = Path(target)
-    if target.suffix not in (".pth", ".safetensors"):
+    if target.suffix.lower() not in (".pth", ".safetensors"):
         raise UserError(
             f"{target}: expected a name that ends with .pth or .safetensors; found "
             f"{target.suffix or 'no ending'}. Name it so."
@@ -56,7 +63,9 @@ def convert(
         raise UserError(
             f"{target}: expected no file; found one. Name another, or replace it by --overwrite."
         )
-    found = inspect(source, None if str(source).endswith(".safetensors") else parameters)
+    source = locate(source)
+    is_converted = str(source).lower().endswith(".safetensors")
+    found = inspect(source, None if is_converted else parameters)
     place = found.place or found.metadata.get("parameters")
     if parameters is not None and parameters != place:
         raise UserError(
@@ -71,11 +80,11 @@ def convert(
         parameters=place,
     )
     state = half_precision(found.state, source) if half else dict(found.state)
-    if target.suffix == ".safetensors":
+    if target.suffix.lower() == ".safetensors":
         write_safetensors(state, target, metadata=metadata)
     else:
         content = {place if place in PARAMETER_KEYS else "params": state, METADATA_KEY: metadata}
-        write_atomically(target, lambda temporary: torch.save(content, temporary))
+        save_durably(target, lambda file: torch.save(content, file))
     return found
 
 
@@ -103,7 +112,7 @@ def write_safetensors(
         UserError: when the network is unknown, or the file cannot be written.
     """
     path = Path(path)
-    if path.suffix != ".safetensors":
+    if path.suffix.lower() != ".safetensors":
         raise UserError(
             f"{path}: expected a name that ends with .safetensors; found another. Name it so."
         )

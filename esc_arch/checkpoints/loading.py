@@ -1,6 +1,6 @@
 """From a checkpoint to a network: detected and built, or into a network that is there."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,20 +9,28 @@ import torch
 from torch import Tensor, nn
 
 from esc_arch.archs.atd_arch import ATD
-from esc_arch.archs.basicsr_networks import SwinIR
+from esc_arch.archs.basicsr_networks import RRDBNet, SwinIR
 from esc_arch.archs.presets import build
 from esc_arch.archs.srformer_arch import SRFormer
 from esc_arch.archs.whole_windows import WholeWindows
-from esc_arch.checkpoints.detection import Detected, detect
+from esc_arch.checkpoints.detection import Detected, detect, mismatch, nearest
+from esc_arch.checkpoints.file_kinds import ONNX, kind_of
 from esc_arch.checkpoints.locations import locate
 from esc_arch.checkpoints.provenance import metadata_of, require_label, with_metadata
 from esc_arch.checkpoints.spandrel_networks import (
     SpandrelNetwork,
-    known_networks,
     load_by_spandrel,
     name_by_spandrel,
 )
-from esc_arch.checkpoints.state_dicts import parameters_of, read_checkpoint, require_finite
+from esc_arch.checkpoints.state_dicts import (
+    CheckpointError,
+    read_checkpoint,
+    require_finite,
+    require_floats,
+    require_known,
+    sets_of,
+)
+from esc_arch.checkpoints.wrappers import Found
 from esc_arch.errors import UserError, last_line, listed
 
 if TYPE_CHECKING:
@@ -49,6 +57,7 @@ class LoadedModel:
         dtypes: in which it can compute.
         detected: its class and arguments, those of the metadata included; None for an ONNX file
             and for a network that only spandrel knows.
+        choice: which of several sets of parameters was taken, such as ``params_ema, not params``.
     """
 
     network: nn.Module | Callable[[Tensor], Tensor]
@@ -59,6 +68,7 @@ class LoadedModel:
     path: Path
     dtypes: frozenset[torch.dtype]
     detected: Detected | None = None
+    choice: str = ""
 
 
 @dataclass(frozen=True)
@@ -70,12 +80,14 @@ class Inspected:
         place: the key under which they lie in the file, None for the top.
         network: as it was detected, or as spandrel loaded it.
         metadata: empty for a file that was not written here.
+        others: the places of the other sets of such parameters in the file, which are not taken.
     """
 
     state: Mapping[str, Tensor]
     place: str | None
     network: "Detected | ImageModelDescriptor"
     metadata: Mapping[str, str]
+    others: tuple[str, ...] = ()
 
     @property
     def detected(self) -> Detected | None:
@@ -86,6 +98,13 @@ class Inspected:
     def scale(self) -> int:
         """The upscaling factor."""
         return self.network.scale
+
+    @property
+    def channels(self) -> int:
+        """Of the image."""
+        if isinstance(self.network, Detected):
+            return self.network.channels
+        return self.network.input_channels
 
     @property
     def name(self) -> str:
@@ -111,49 +130,74 @@ def inspect(path: str | Path, parameters: str | None = None) -> Inspected:
 
     Args:
         path: .pth or .safetensors.
-        parameters: the key under which they lie; None for the first of
-            :data:`esc_arch.checkpoints.state_dicts.PARAMETER_KEYS`.
+        parameters: the key under which they lie; None for the first set, in the order of
+            :func:`esc_arch.checkpoints.wrappers.find_sets`, that is a network's.
 
     Raises:
-        UserError: when it cannot be read, is of an unknown network, or of another one than its
-            metadata say.
+        UserError: when it cannot be read, is of an unknown network (naming the nearest), or of
+            another one than its metadata say.
     """
     content = read_checkpoint(path)
     metadata = metadata_of(content, path)
-    try:
-        state, place = parameters_of(content, path, parameters)
-    except UserError:
-        # spandrel knows a few more places of parameters.
-        descriptor = None
-        if parameters is None and known_networks() is not None:
-            descriptor = load_by_spandrel(content, path)
-        if descriptor is None:
-            raise
-        state, place = descriptor.model.state_dict(), None
-        require_finite(state, path)
-    else:
-        detected = detect(state)
+    sets = sets_of(content, path, parameters)
+    for one in sets:
+        require_known(one.state, path)
+        detected = detect(one.state)
         if detected is not None:
-            return Inspected(state, place, with_metadata(detected, metadata, path), metadata)
-        descriptor = load_by_spandrel(state, path)
-        if descriptor is None:
-            raise UserError(
-                f"{path}: expected the parameters of the ESC family, of a preset or of a network "
-                f"that spandrel knows; found {len(state)} tensors of another "
-                f"({', '.join(list(state)[:3])}, ...). Name another file; `basicsr nets` lists the "
-                "presets."
-            )
-    found = Inspected(state, place, descriptor, metadata)
+            require_floats(detected.build_meta().state_dict(), one.state, path)
+            require_finite(one.state, path)
+            network = with_metadata(detected, metadata, path)
+            return Inspected(one.state, one.place, network, metadata, _others(one, sets))
+    descriptor, one = _by_spandrel(sets, path)
+    require_floats(descriptor.model.state_dict(), one.state, path)
+    require_finite(one.state, path)
+    found = Inspected(one.state, one.place, descriptor, metadata, _others(one, sets))
     require_label(descriptor.architecture.name, found.scale, found.name, metadata, path)
     return found
+
+
+def _others(taken: Found, sets: list[Found]) -> tuple[str, ...]:
+    """The places of the other sets with the same names."""
+    places = [s.place or "the top" for s in sets if s.state.keys() == taken.state.keys()]
+    return tuple(place for place in dict.fromkeys(places) if place != (taken.place or "the top"))
+
+
+def _by_spandrel(sets: list[Found], path: str | Path) -> "tuple[ImageModelDescriptor, Found]":
+    """The first set that spandrel loads, and its network.
+
+    Raises:
+        UserError: when it loads none: which network is nearest.
+    """
+    refusal: UserError | None = None
+    for one in sets:
+        try:
+            descriptor = load_by_spandrel(one.state, path)
+        except UserError as error:
+            refusal = refusal or error
+            continue
+        if descriptor is not None:
+            return descriptor, one
+    near = next(filter(None, (nearest(one.state) for one in sets)), None)
+    if near is not None:
+        raise UserError(
+            f"{path}: expected all the parameters of {near.network}, the nearest network; found "
+            f"{near.difference}. Use the whole file: download or save it again."
+        )
+    first = sets[0].state
+    raise refusal or UserError(
+        f"{path}: expected the parameters of the ESC family, of a preset, of a network of "
+        f"BasicSR's or of one that spandrel knows; found {len(first)} tensors of another "
+        f"({listed((key[:80] for key in first), 3)}). Name another file; `basicsr nets` lists "
+        "the presets."
+    )
 
 
 def open_weights(source: str | Path | None) -> LoadedModel:
     """Find a checkpoint, detect its network, and build it.
 
     Args:
-        source: path of a .safetensors, .pth, .ckpt or .onnx file; its address on the web; the
-            name of a shipped model; None for the default one; see
+        source: path of a checkpoint or an ONNX file, which differ in their first bytes;
+            its address on the web; the name of a shipped model; None for the default one; see
             :func:`esc_arch.checkpoints.locations.locate`.
 
     Raises:
@@ -161,16 +205,14 @@ def open_weights(source: str | Path | None) -> LoadedModel:
             say; for an .onnx file see :class:`esc_arch.checkpoints.onnx_network.OnnxNetwork`.
     """
     path = locate(source)
-    if path.suffix == ".onnx":
+    if is_onnx(path):
         return _open_onnx(path)
     found = inspect(path)
     dtypes = {torch.float32}
     if isinstance(found.network, Detected):
-        channels = found.network.channels
         network = _built(found.network, found.state, path)
         half, bfloat16 = not issubclass(found.network.network, _NO_HALF), True
     else:
-        channels = found.network.input_channels
         network = SpandrelNetwork(found.network)
         half, bfloat16 = found.network.supports_half, found.network.supports_bfloat16
     dtypes |= {torch.float16} if half else set()
@@ -180,12 +222,28 @@ def open_weights(source: str | Path | None) -> LoadedModel:
         network,
         found.scale,
         found.name,
-        channels,
+        found.channels,
         found.metadata,
         path,
         frozenset(dtypes),
         found.detected,
+        f"{found.place or 'the top'}, not {' or '.join(found.others)}" if found.others else "",
     )
+
+
+def is_onnx(path: Path) -> bool:
+    """Whether a file is ONNX, as far as its first bytes tell.
+
+    Raises:
+        UserError: when it is called so and is something else, which no reader takes.
+    """
+    try:
+        kind = kind_of(path)
+    except OSError:
+        return False  # the reader says why
+    if path.suffix.lower() != ".onnx" or kind.form:
+        return kind.form == ONNX
+    raise CheckpointError(path, "an ONNX file", kind.words, kind.advice)
 
 
 def _built(detected: Detected, state: Mapping[str, Tensor], path: Path) -> nn.Module:
@@ -197,7 +255,7 @@ def _built(detected: Detected, state: Mapping[str, Tensor], path: Path) -> nn.Mo
             f"{path}: expected the parameters of {detected}; found that they do not load: "
             f"{last_line(error)}. Download it again."
         ) from error
-    return WholeWindows(network) if isinstance(network, SwinIR) else network
+    return WholeWindows(network) if isinstance(network, (SwinIR, RRDBNet)) else network
 
 
 def _open_onnx(path: Path) -> LoadedModel:
@@ -251,17 +309,19 @@ def load(network: nn.Module, path: str | Path) -> None:
     Raises:
         UserError: when the checkpoint is of another network or scale, naming it.
     """
-    content = read_checkpoint(path)
-    state, _ = parameters_of(content, path)
     own = network.state_dict()
+    state = set_for(own, sets_of(read_checkpoint(path), path, others=True)).state
+    require_known(state, path)
+    require_finite(state, path)
     difference = mismatch(own, state)
     if not difference:
+        require_floats(own, state, path)
         try:
-            network.load_state_dict(state)
+            network.load_state_dict(dict(state))
             return
         except RuntimeError as error:
             difference = last_line(error)
-    found = detect(state) or name_by_spandrel(content)
+    found = detect(state) or name_by_spandrel(state)
     raise UserError(
         f"{path}: expected the parameters of {detect(own) or type(network).__name__}; found those "
         f"of {found or 'a network that is neither of the ESC family nor a preset'}: {difference}. "
@@ -269,22 +329,11 @@ def load(network: nn.Module, path: str | Path) -> None:
     )
 
 
-def mismatch(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
-    """How parameters differ from those of a network in their keys and shapes; empty when equal.
+def set_for(own: Mapping[str, Tensor], sets: Sequence[Found]) -> Found:
+    """The first set of parameters with the keys of a network, or else the first of all.
 
     Args:
         own: the network's state dict.
-        state: tensors by key.
+        sets: one at least.
     """
-    common = own.keys() & state.keys()
-    unequal = [
-        f"{name} {tuple(state[name].shape)} instead of {tuple(own[name].shape)}"
-        for name in own
-        if name in common and own[name].shape != state[name].shape
-    ]
-    kinds = (
-        ("missing", [name for name in own if name not in common]),
-        ("not of this network", [name for name in state if name not in common]),
-        ("of other size", unequal),
-    )
-    return "; ".join(f"{len(names)} {kind} ({listed(names, 3)})" for kind, names in kinds if names)
+    return next((one for one in sets if one.state.keys() == own.keys()), sets[0])

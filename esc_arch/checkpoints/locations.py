@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote, urldefrag, urlsplit
 
+from esc_arch.checkpoints.file_kinds import kind_of
 from esc_arch.errors import UserError, listed
 from esc_arch.files import sha256_of
 from esc_arch.transfer import fetch
@@ -98,7 +99,44 @@ def cached(url: str) -> Path:
     sha256 = match[1].lower() if match else None
     # Another checksum is another file, though the address may stay.
     folder = hashlib.sha256(f"{address}#{sha256 or ''}".encode()).hexdigest()
-    return fetch(address, cache_folder() / folder / _file_name(address), sha256=sha256)
+    path = cache_folder() / folder / _file_name(address)
+    if path.is_file() and _no_weights(path):
+        path.unlink()  # an earlier version kept whatever an address gave
+    try:
+        return fetch(address, path, sha256=sha256, refuse=_no_weights)
+    except UserError as error:
+        if better := _file_of_page(address):
+            raise UserError(
+                f"{error} This is the address of a page; its file's is {better}"
+            ) from error
+        raise
+
+
+def _no_weights(path: Path) -> str | None:
+    kind = kind_of(path)
+    if kind.form:
+        return None
+    return f"expected a file of weights; found that the address gave {kind.words}. {kind.advice}"
+
+
+# Addresses of pages about a file, and how the file's own is made of them.
+_PAGES = (
+    (
+        re.compile(r"(https?://(?:huggingface\.co|hf\.co|hf-mirror\.com)/.+?)/(?:blob|raw)/"),
+        r"\1/resolve/",
+    ),
+    (re.compile(r"(https?://github\.com/[^/]+/[^/]+)/blob/"), r"\1/raw/"),
+    (re.compile(r"(https?://gitlab\.[^/]+/.+?)/-/blob/"), r"\1/-/raw/"),
+    (re.compile(r"(https?://(?:www\.)?dropbox\.com/.+[?&])dl=0"), r"\1dl=1"),
+)
+
+
+def _file_of_page(address: str) -> str | None:
+    for pattern, file in _PAGES:
+        found, count = pattern.subn(file, address, count=1)
+        if count:
+            return found
+    return None
 
 
 def _file_name(address: str) -> str:

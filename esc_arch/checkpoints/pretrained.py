@@ -4,22 +4,25 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
-from esc_arch.checkpoints.loading import mismatch
+from esc_arch.checkpoints.detection import detect, mismatch
+from esc_arch.checkpoints.loading import set_for
 from esc_arch.checkpoints.state_dicts import (
     TRAINING_STATE_KEYS,
     CheckpointError,
     read_checkpoint,
-    tensors_of,
+    require_finite,
+    require_floats,
+    require_known,
+    sets_of,
 )
+from esc_arch.checkpoints.wrappers import PARAMETER_KEYS, Found
 from esc_arch.errors import last_line, listed
 
 __all__ = [
     "RESUME_ANOTHER",
     "iteration_of",
-    "key_of",
     "pretrained_parameters",
     "read_pretrained",
     "require_fit",
@@ -29,46 +32,44 @@ RESUME_ANOTHER = "Move this state away, or resume from another one by `path.resu
 
 
 def read_pretrained(path: str) -> Mapping[object, object]:
-    """The content of a file that BasicSR reads by torch.load.
+    """The content of a checkpoint of any kind, see
+    :func:`esc_arch.checkpoints.state_dicts.read_checkpoint`.
 
     Raises:
         CheckpointError: when it is missing, broken, of another form, or could run code.
     """
-    return _read(path, "a checkpoint (.pth)", "Download or save it again.")
-
-
-def key_of(content: Mapping[object, object], key: str | None) -> str | None:
-    """The key of the parameters that BasicSR loads: the key itself, or else ``params``."""
-    return key if key is None or key in content else "params"
+    return _read(path, "a checkpoint", "Download or save it again.")
 
 
 def pretrained_parameters(
-    content: Mapping[object, object], path: str, key: str | None
-) -> dict[str, Tensor]:
-    """The parameters that BasicSR loads, see :func:`key_of`.
+    content: object, path: str, key: str | None, own: Mapping[str, Tensor] | None = None
+) -> Found:
+    """The parameters that are loaded into a network.
+
+    Those under the key, or else under ``params``, as BasicSR does; where there are neither and the
+    key is one that BasicSR takes unasked, the first that any reader here would take.
 
     Args:
         content: see :func:`read_pretrained`.
         path: of the file, for messages.
         key: ``param_key_g``; None for the top.
+        own: the network's state dict; of several sets, such as a generator's and a
+            discriminator's, the one with these keys is taken.
 
     Raises:
-        CheckpointError: when there are none, or a number in them is NaN or infinite.
+        CheckpointError: when there are none, or of an unknown type, or a number in them is NaN or
+            infinite.
     """
-    place = key_of(content, key)
-    if place is not None and place not in content:
-        bare = bool(content) and all(torch.is_tensor(value) for value in content.values())
-        raise CheckpointError(
-            path,
-            f"parameters under {key!r}" + (" or 'params'" if key != "params" else ""),
-            f"the keys {listed(content, 5)}",
-            "The file is a bare state dict: wrap it as {'params': ...}, or, without "
-            "train.ema_decay, write `param_key_g: ~`."
-            if bare
-            else "Write one of these keys.",
-        )
-    state = tensors_of(content, path, place)
-    return {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    sets = sets_of(content, path, None, others=own is not None)
+    named: list[Found] = []
+    for name in (key, "params") if key is not None else ():
+        named = named or [found for found in sets if found.is_under(name)]
+    if not named:
+        named = sets if key in (*PARAMETER_KEYS[:2], None) else sets_of(content, path, key)
+    found = named[0] if own is None else set_for(own, named)
+    require_known(found.state, path)
+    require_finite(found.state, path)
+    return found
 
 
 def require_fit(network: nn.Module, state: Mapping[str, Tensor], path: str, strict: bool) -> None:
@@ -81,9 +82,10 @@ def require_fit(network: nn.Module, state: Mapping[str, Tensor], path: str, stri
         strict: whether all have to fit; otherwise one, as BasicSR ignores the others.
 
     Raises:
-        CheckpointError: saying which do not.
+        CheckpointError: saying which do not, and of which network they are.
     """
     own, name = network.state_dict(), type(network).__name__
+    require_floats(own, state, path)
     if not strict:
         if not any(key in state and own[key].shape == state[key].shape for key in own):
             raise CheckpointError(
@@ -97,10 +99,12 @@ def require_fit(network: nn.Module, state: Mapping[str, Tensor], path: str, stri
         # A network may adapt parameters, such as the upsampler's of another scale.
         network.load_state_dict(dict(state), strict=True)
     except Exception as error:
+        known = detect(state)
+        of = f"those of {known}: " if known and str(known) != str(detect(own)) else ""
         raise CheckpointError(
             path,
             f"the {len(own)} parameters of {name} with the arguments of this file",
-            mismatch(own, state) or last_line(error),
+            of + (mismatch(own, state) or last_line(error)),
             "Name a checkpoint of this network, or change the network's arguments to the "
             "checkpoint's.",
         ) from error
@@ -127,13 +131,6 @@ def iteration_of(path: str) -> int:
 def _read(path: str, kind: str, if_broken: str) -> Mapping[object, object]:
     # As BasicSR expands it, which leaves the ~ of an unknown user as it is.
     file = Path(os.path.expanduser(path))
-    if file.suffix == ".safetensors" and file.is_file():
-        raise CheckpointError(
-            path,
-            f"{kind}, which BasicSR reads by torch.load",
-            "a .safetensors file",
-            f"Convert it: basicsr weights convert {file} {file.with_suffix('.pth')}",
-        )
     content = read_checkpoint(file, kind, if_broken)
     if not isinstance(content, Mapping):
         found = f"a value ({type(content).__name__})"

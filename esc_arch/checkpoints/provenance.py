@@ -18,7 +18,9 @@ from pathlib import Path
 
 from safetensors import safe_open
 
+from esc_arch.checkpoints.architectures import ASSUMED
 from esc_arch.checkpoints.detection import Detected
+from esc_arch.checkpoints.file_kinds import SAFETENSORS, kind_of
 from esc_arch.errors import UserError
 from esc_arch.version import __version__
 
@@ -31,7 +33,6 @@ METADATA_KEY = "metadata"
 
 # Several values make the same network, or none is in the keys: their shapes are compared instead.
 _BY_SHAPE = {"exp_ratio", "mlp_ratio", "hier_win_ratios", "img_size", "unshuffle_mod"}
-_ASSUMED = {"img_range", "category_size"}
 
 
 def describe(network: Detected | str, scale: int, **texts: str | None) -> dict[str, str]:
@@ -66,7 +67,7 @@ def metadata_of(content: object, path: str | Path) -> dict[str, str]:
         UserError: when it was written by a later version.
     """
     found: object = None
-    if str(path).endswith(".safetensors"):
+    if kind_of(path).form == SAFETENSORS:
         with safe_open(path, framework="pt") as file:
             found = file.metadata()
     elif isinstance(content, Mapping):
@@ -111,7 +112,7 @@ def with_metadata(detected: Detected, metadata: Mapping[str, str], path: str | P
     except Exception as error:  # a constructor may raise anything
         raise _mislabelled(path, label, str(detected)) from error
     for name, value in detected.arguments.items():
-        if name not in _BY_SHAPE | _ASSUMED and labelled.arguments.get(name, value) != value:
+        if name not in _BY_SHAPE | ASSUMED and labelled.arguments.get(name, value) != value:
             label = f"{own} with {name} {labelled.arguments[name]}"
             raise _mislabelled(path, label, str(detected))
     if shapes != _shapes(detected):

@@ -133,7 +133,8 @@ def load_by_spandrel(content: object, path: object) -> ImageModelDescriptor | No
     if similar:
         raise UserError(
             f"{path}: expected a checkpoint that spandrel can load; found one with the keys of "
-            f"{' and '.join(similar)}, but of sizes that it does not build. Name another file."
+            f"{' and '.join(similar)}, but with tensors that do not fit it. Use the whole file: "
+            "download or save it again."
         )
     return None
 
@@ -174,10 +175,16 @@ def _load(content: object) -> tuple[ModelDescriptor | None, list[str]]:
         return None, similar
     for support in registry.architectures("detection"):
         # A rule may meet a tensor of another shape, and a network that only looks like it fail.
-        with suppress(Exception):
-            if support.detect(state):
-                similar.append(support.architecture.name)
-                return support.architecture.load(dict(state)), similar
+        try:
+            if not support.detect(state):
+                continue
+            similar.append(support.architecture.name)
+            return support.architecture.load(dict(state)), similar
+        except Exception as error:
+            lines = [line.strip() for line in str(error).splitlines()[1:]]
+            if similar and similar[-1] == support.architecture.name and lines:
+                # PyTorch names the keys that are missing or left over, and the other sizes.
+                similar[-1] += f" ({' '.join(lines)[:300]})"
     return None, similar
 
 

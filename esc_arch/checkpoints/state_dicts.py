@@ -5,13 +5,17 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import IO
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
+from esc_arch.checkpoints.file_kinds import AGAIN, ONNX, SAFETENSORS, ZIP, kind_of
+from esc_arch.checkpoints.wrappers import PARAMETER_KEYS, Found, find_sets
 from esc_arch.errors import UserError, first_line, listed
-from esc_arch.files import remedy, whole_file
+from esc_arch.files import remedy, whole_file, write_durably
 
 __all__ = [
     "PARAMETER_KEYS",
@@ -24,25 +28,26 @@ __all__ = [
     "read_file",
     "read_state_dict",
     "require_finite",
-    "tensors_of",
+    "require_floats",
+    "require_known",
+    "save_durably",
+    "sets_of",
     "write_atomically",
 ]
 
-# Where checkpoints keep the parameters, the averaged ones first.
-PARAMETER_KEYS = ("params_ema", "params", "state_dict")
-
 # The keys of BasicSR's training states.
 TRAINING_STATE_KEYS = ("epoch", "iter", "optimizers", "schedulers")
-
-# Prefixes that DataParallel and torch.compile add to keys.
-_WRAPPERS = ("module.", "_orig_mod.")
 
 _CHUNK_BYTES = 1 << 20
 
 # Half precision would overflow in a sum.
 _SUM_DTYPES = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
 
-_DOWNLOAD_AGAIN = "Download or save it again."
+# Of parameters; a network's own buffers may also be whole numbers.
+_FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+_WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.bool)
+_KNOWN = ", ".join(str(dtype).removeprefix("torch.") for dtype in _FLOATS)
+_TO_FLOATS = "Convert it to float32 where it was made, or use the file that it was made from."
 
 
 class CheckpointError(UserError):
@@ -61,23 +66,41 @@ class CheckpointError(UserError):
 def read_file(path: str | Path) -> object:
     """The content of a checkpoint file, read by ``weights_only``: nothing in it is executed.
 
+    Its first bytes decide what it is, whatever its name ends with.
+
     Args:
-        path: a .safetensors file, or one that torch.save wrote.
+        path: a safetensors file, or one that torch.save wrote.
 
     Raises:
+        CheckpointError: when it is of another kind, or would become larger when unpacked.
         pickle.UnpicklingError: when it holds objects that could run code.
+        OSError: when it cannot be read.
         Exception: of any kind, when it is broken.
     """
-    if str(path).endswith(".safetensors"):
+    kind = kind_of(path)
+    if kind.form == ONNX:
+        advice = "`basicsr upscale -w` runs it, `basicsr weights show` describes it."
+        raise CheckpointError(path, "a checkpoint (.pth, .safetensors)", kind.words, advice)
+    if not kind.form:
+        raise CheckpointError(path, "a checkpoint", kind.words, kind.advice)
+    if kind.form == SAFETENSORS:
+        _require_known_types(path)
         return load_file(path)
-    _compare_checksums(path)
+    if kind.form == ZIP:
+        _compare_checksums(path)
     # BasicSR's multi-step scheduler keeps its milestones in a Counter.
     with torch.serialization.safe_globals([Counter]):
-        try:
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except RuntimeError:
-            # Files of PyTorch before 1.6 cannot be mapped.
-            return torch.load(path, map_location="cpu", weights_only=True)
+        # Files of PyTorch before 1.6 cannot be mapped.
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=kind.form == ZIP)
+
+
+def _require_known_types(path: str | Path) -> None:
+    """Refuse the types that PyTorch lacks, at whose first tensor the reader stops."""
+    with safe_open(path, framework="pt") as file:
+        for key in file.keys():  # noqa: SIM118  # it is no mapping
+            name = file.get_slice(key).get_dtype()
+            if name.startswith("F") and name not in ("F16", "F32", "F64"):
+                raise _unknown(path, key, name)
 
 
 def _compare_checksums(path: str | Path) -> None:
@@ -86,8 +109,6 @@ def _compare_checksums(path: str | Path) -> None:
     Raises:
         zipfile.BadZipFile: when a part is damaged.
     """
-    if not zipfile.is_zipfile(path):
-        return  # of PyTorch before 1.6, which has none
     with zipfile.ZipFile(path) as archive:
         for part in archive.infolist():
             # They are 0 in files written without them on request.
@@ -97,9 +118,7 @@ def _compare_checksums(path: str | Path) -> None:
                         pass
 
 
-def read_checkpoint(
-    path: str | Path, kind: str = "a checkpoint", if_broken: str = _DOWNLOAD_AGAIN
-) -> object:
+def read_checkpoint(path: str | Path, kind: str = "a checkpoint", if_broken: str = AGAIN) -> object:
     """The content of a checkpoint file, see :func:`read_file`.
 
     Args:
@@ -111,46 +130,41 @@ def read_checkpoint(
         CheckpointError: when the file is missing, broken, or holds objects that could run code.
     """
     path = Path(path)
-    if not path.is_file():
-        found = "a folder" if path.is_dir() else "no such file"
-        advice = f"Check the path: the current folder is {Path.cwd()}."
-        raise CheckpointError(path, kind, found, advice)
     try:
         return read_file(path)
+    except CheckpointError as error:
+        if error.found == "a folder":
+            advice = f"Check the path: the current folder is {Path.cwd()}."
+            raise CheckpointError(path, kind, error.found, advice) from None
+        advice = if_broken if error.advice == AGAIN else error.advice
+        expected = kind if error.expected == "a checkpoint" else error.expected
+        raise CheckpointError(path, expected, error.found, advice) from None
+    except FileNotFoundError:
+        advice = f"Check the path: the current folder is {Path.cwd()}."
+        raise CheckpointError(path, kind, "no such file", advice) from None
+    except OSError as error:
+        found = f"that it cannot be read ({error.strerror or error})"
+        raise CheckpointError(path, kind, found, "Check its permissions and its disk.") from error
     except pickle.UnpicklingError as error:
-        if _names_objects(str(error), path):
+        found, advice = "something else, which does not load", if_broken
+        if any(name in str(error) for name in ("GLOBAL", "Unsupported")):
             found = "Python objects, which could run code when loaded"
-            if_broken = "If you trust its source, load it there and save its state_dict alone."
-        else:
-            found = "something else, which does not load"
-        raise CheckpointError(
-            path, f"{kind} of tensors and plain values", found, if_broken
-        ) from error
+            advice = "If you trust its source, load it there and save its state_dict alone."
+        raise CheckpointError(path, f"{kind} of tensors and plain values", found, advice) from error
     except Exception as error:  # the unpickler of a garbled file may raise anything
         found = f"a file that does not load ({first_line(error)})"
         raise CheckpointError(path, kind, found, if_broken) from error
-
-
-def _names_objects(refusal: str, path: Path) -> bool:
-    """Whether the unpickler refused a class or a function, rather than a garbled file."""
-    if any(name in refusal for name in ("GLOBAL", "Unsupported global", "Unsupported class")):
-        return True
-    # A pickle of a later protocol is refused before its objects are reached; text is no pickle.
-    with path.open("rb") as file:
-        is_pickle = file.read(1) == pickle.PROTO
-    return "Unsupported operand" in refusal and (is_pickle or zipfile.is_zipfile(path))
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     """The parameters in a checkpoint file.
 
     Args:
-        path: .pth or .safetensors; the parameters lie under ``params_ema``, ``params`` or
-            ``state_dict``, which is looked for in this order, or at the top.
+        path: of torch.save or safetensors; where the parameters lie in it is found by
+            :func:`esc_arch.checkpoints.wrappers.find_sets`.
 
     Returns:
-        Tensors by key, without the ``module.`` of DataParallel and the ``_orig_mod.`` of
-        torch.compile.
+        Tensors by key, without the prefixes of wrappers such as DataParallel.
 
     Raises:
         CheckpointError: when the file is missing, broken, or holds something else.
@@ -161,18 +175,40 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
 def parameters_of(
     content: object, path: str | Path, key: str | None = None
 ) -> tuple[dict[str, Tensor], str | None]:
-    """The parameters in the content of a checkpoint file.
+    """The first set of parameters in the content of a checkpoint file.
 
     Args:
-        content: see :func:`read_checkpoint`.
-        path: of the file, for messages.
-        key: under which they lie; None for the first of :data:`PARAMETER_KEYS`, or the top.
+        content, path, key: see :func:`sets_of`.
 
     Returns:
         Tensors by key, see :func:`read_state_dict`, and where they lay, None for the top.
 
     Raises:
-        CheckpointError: when there are none, or a number in them is NaN or infinite.
+        CheckpointError: when there are none, or they are of a type that no parameters have, or a
+            number in them is NaN or infinite.
+    """
+    first = sets_of(content, path, key)[0]
+    require_known(first.state, path)
+    require_finite(first.state, path)
+    return dict(first.state), first.place
+
+
+def sets_of(
+    content: object, path: str | Path, key: str | None = None, others: bool = False
+) -> list[Found]:
+    """The sets of parameters in the content of a checkpoint file, the preferred one first.
+
+    Args:
+        content: see :func:`read_checkpoint`.
+        path: of the file, for messages.
+        key: under which they lie; None for all, see :func:`find_sets`.
+        others: whether those count that are called a discriminator's or the like.
+
+    Returns:
+        One at least.
+
+    Raises:
+        CheckpointError: when there are none.
     """
     if isinstance(content, Mapping) and all(name in content for name in TRAINING_STATE_KEYS):
         iteration = content["iter"]
@@ -182,49 +218,80 @@ def parameters_of(
             f"a training state of BasicSR (iteration {iteration}), which holds none",
             f"Name the network saved with it, such as models/net_g_{iteration}.pth.",
         )
-    if isinstance(content, Mapping) and key is None:
-        key = next((name for name in PARAMETER_KEYS if name in content), None)
-    state = tensors_of(content, path, key)
-    return {_without_prefixes(name): tensor for name, tensor in state.items()}, key
+    sets = find_sets(content)
+    if key is None and not others:
+        sets = [found for found in sets if not found.is_other]
+    if key is not None:
+        chosen = [found for found in sets if found.is_under(key)]
+        if sets and not chosen:
+            places = listed(dict.fromkeys(found.place or "the top" for found in sets), 5)
+            advice = f"Name one of these places: {places}."
+            raise CheckpointError(
+                path, f"parameters under {key!r}", f"the keys {_keys(content)}", advice
+            )
+        sets = chosen
+    if not sets:
+        found = f"a value ({type(content).__name__})"
+        if isinstance(content, Mapping):
+            found = f"the keys {_keys(content)}" if content else "none"
+        raise CheckpointError(
+            path,
+            "parameters by name, at the top or under a key such as params",
+            found,
+            "Name a file with the parameters of a network.",
+        )
+    return sets
 
 
-def tensors_of(content: object, path: str | Path, key: str | None) -> dict[str, Tensor]:
-    """The tensors under a key of the content of a checkpoint file, or at the top.
+def _keys(content: object) -> str:
+    assert isinstance(content, Mapping)
+    return listed((str(key)[:80] for key in content), 10)
 
-    Args:
-        content: see :func:`read_checkpoint`.
-        path: of the file, for messages.
-        key: None for the top.
+
+def require_known(state: Mapping[str, Tensor], path: str | Path) -> None:
+    """Refuse tensors without values of a known type, or with fewer values than elements.
 
     Raises:
-        CheckpointError: when something else is there, or a number is NaN or infinite.
+        CheckpointError: naming the first such tensor.
     """
-    state = content
-    if key is not None and isinstance(content, Mapping):
-        if key not in content:
-            found = f"the keys {listed(content, 5)}"
-            raise CheckpointError(path, f"parameters under {key!r}", found, "Name one of these.")
-        state = content[key]
-    if (
-        not isinstance(state, Mapping)
-        or not state
-        or not all(map(torch.is_tensor, state.values()))
-        or not all(isinstance(name, str) for name in state)
-    ):
-        place = "at the top" if key is None else f"under {key!r}"
-        found = f"a value ({type(state).__name__})"
-        if isinstance(state, Mapping):
-            found = f"the keys {listed(state, 10)}" if state else "none"
-        advice = f"Name a file with parameters, or its key: one of {', '.join(PARAMETER_KEYS)}."
-        raise CheckpointError(path, f"parameters by name, {place}", found, advice)
-    require_finite(state, path)
-    return dict(state)
+    for key, tensor in state.items():
+        if tensor.is_meta:
+            raise _unknown(path, key, "meta, without values")
+        if tensor.layout != torch.strided or tensor.is_nested:
+            layout = "nested" if tensor.is_nested else str(tensor.layout).removeprefix("torch.")
+            raise _unknown(path, key, layout)
+        if tensor.dtype not in _FLOATS + _WHOLE:
+            raise _unknown(path, key, str(tensor.dtype).removeprefix("torch."))
+        held = tensor.untyped_storage().nbytes() // tensor.element_size()
+        if tensor.numel() > held:
+            raise CheckpointError(
+                path,
+                "tensors whose numbers are all in the file",
+                f"{key} of {tensor.numel()} numbers, of which the file holds {held}",
+                "Save it again from contiguous tensors (`tensor.contiguous()`).",
+            )
 
 
-def _without_prefixes(name: str) -> str:
-    while name.startswith(_WRAPPERS):
-        name = name.partition(".")[2]
-    return name
+def _unknown(path: str | Path, key: str, name: str) -> CheckpointError:
+    return CheckpointError(path, f"tensors of {_KNOWN}", f"{key} of type {name}", _TO_FLOATS)
+
+
+def require_floats(
+    own: Mapping[str, Tensor], state: Mapping[str, Tensor], path: str | Path
+) -> None:
+    """Refuse whole numbers where a network has floating ones.
+
+    Args:
+        own: the network's state dict.
+        state: tensors by key.
+        path: of the file, for messages.
+
+    Raises:
+        CheckpointError: naming the first such tensor.
+    """
+    for key, tensor in state.items():
+        if key in own and own[key].is_floating_point() and not tensor.is_floating_point():
+            raise _unknown(path, key, str(tensor.dtype).removeprefix("torch."))
 
 
 def first_nonfinite(state: Mapping[str, Tensor]) -> str | None:
@@ -283,10 +350,23 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     Raises:
         UserError: when that fails; a file that was there before is unchanged.
     """
+    _write(path, lambda: _write_whole(path, write))
+
+
+def save_durably(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """As :func:`write_atomically`, for what is written to an open file."""
+    _write(path, lambda: write_durably(path, write))
+
+
+def _write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    with whole_file(path) as temporary:
+        write(temporary)
+
+
+def _write(path: Path, write: Callable[[], object]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(path) as temporary:
-            write(temporary)
+        write()
     # safetensors and torch.save have errors of their own.
     except Exception as error:
         other = "Make room, or name another place."

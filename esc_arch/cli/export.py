@@ -12,7 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "weights",
         metavar="WEIGHTS",
-        help="checkpoint (.pth, .safetensors), its address, or the name of a shipped model",
+        help="checkpoint, its address, or the name of a shipped model",
     )
     parser.add_argument(
         "-o", "--output", metavar="FILE", type=Path, required=True, help=".onnx or .pt2"
@@ -55,7 +55,8 @@ def run(args: argparse.Namespace) -> None:
     from esc_arch.checkpoints.loading import open_weights
 
     opened = open_weights(args.weights)
-    print(f"{opened.path}: {opened.name}")
+    choice = f", of its {opened.choice}" if opened.choice else ""
+    print(f"{opened.path}: {opened.name}{choice}")
     if kind == ".onnx":
         from esc_arch.export.onnx_file import DEFAULT_OPSET, OPSETS, write_onnx
 

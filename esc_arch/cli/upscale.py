@@ -161,6 +161,8 @@ def _introduced(upscaler: "Upscaler") -> str:
 
     dtype = str(upscaler.dtype).removeprefix("torch.")
     line = f"{upscaler.path}: {upscaler.name}, {dtype} on {upscaler.device}"
+    if upscaler.choice:
+        line += f", of its {upscaler.choice}"
     if upscaler.scale != upscaler.network_scale:
         line += f", resized to x{upscaler.scale:g}"
     if upscaler.path.parent == shipped_folder():

@@ -10,6 +10,7 @@ from esc_arch.archs import ESC, ESCFP, ESCReal, ESCRealM
 from esc_arch.archs.presets import PRESETS, build_meta
 from esc_arch.checkpoints.detection import detect
 from esc_arch.checkpoints.loading import create, open_weights
+from esc_arch.checkpoints.locations import locate
 from esc_arch.checkpoints.state_dicts import read_state_dict
 from esc_arch.errors import UserError
 
@@ -40,7 +41,7 @@ class Candidate:
     def build(self) -> nn.Module | Callable[[Tensor], Tensor]:
         """The network with its weights, a module on the CPU, in evaluation mode."""
         if self.preset is not None:
-            return create(self.preset, self.scale, self.weights).eval()
+            return create(self.preset, self.scale, locate(self.weights)).eval()
         assert self.weights is not None  # only bicubic has none, and it is not built
         return open_weights(self.weights).network
 
@@ -65,7 +66,7 @@ def read_candidate(text: str, scale: int | None = None) -> Candidate:
             f"{', '.join(PRESETS)}; found {name!r}. `basicsr nets` lists them."
         )
     if name:
-        state = read_state_dict(path)
+        state = read_state_dict(locate(path))
         scales = PRESETS[name].scales if scale is None else (scale,)
         found = next((s for s in scales if _holds(state, name, s)), None)
         if found is None:

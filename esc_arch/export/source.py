@@ -19,7 +19,7 @@ from esc_arch.progress import progress
 __all__ = ["EXPORTED", "Source"]
 
 # Classes whose graphs hold for every size, see tests/export.
-EXPORTED = ("ESC", "ESCFP", "ESCReal", "ESCRealM", "HiT_SRF", "ELAN")
+EXPORTED = ("ESC", "ESCFP", "ESCReal", "ESCRealM", "HiT_SRF", "ELAN", "EDSR", "MSRResNet")
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ from torch import Tensor
 from esc_arch.checkpoints.pretrained import (
     RESUME_ANOTHER,
     iteration_of,
-    key_of,
     pretrained_parameters,
     read_pretrained,
     require_fit,
@@ -98,13 +97,14 @@ def _inspect_network(
     strict = path.get(key.replace("network", "strict_load"), True)
     with _reported(problems, path_key):
         content = read_pretrained(file)
-        sets: dict[str | None, dict[str, Tensor]] = {}
+        network = None if problems.under(key) else build(section)
+        own = None if network is None else network.state_dict()
+        sets: dict[str | None, Mapping[str, Tensor]] = {}
         for name, problem_key in wanted.items():
-            if key_of(content, name) not in sets:
-                with _reported(problems, problem_key):
-                    sets[key_of(content, name)] = pretrained_parameters(content, file, name)
-        if sets and not problems.under(key):
-            network = build(section)
+            with _reported(problems, problem_key):
+                found = pretrained_parameters(content, file, name, own)
+                sets[found.place] = found.state
+        if network is not None:
             for parameters in sets.values():
                 require_fit(network, parameters, file, strict)
 

@@ -13,7 +13,6 @@ import inspect
 import io
 import logging
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -91,6 +90,7 @@ def after_basicsr() -> None:
     _replace(dist_util, "_init_dist_pytorch", lambda original: process_group.start_pytorch)
     _replace(dist_util, "_init_dist_slurm", lambda original: process_group.start_slurm)
     _replace(base_model, "model_to_device", _model_to_device)
+    _replace(base_model, "load_network", _load_network)
     for name, place in (("RealESRNetModel", "realesrnet"), ("RealESRGANModel", "realesrgan")):
         model = _part(f"models.{place}_model", name)
         _replace(model, "__init__", functools.partial(_init_on_device, model))
@@ -210,6 +210,8 @@ def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
     """
     from basicsr.utils import check_resume
 
+    # This package is below that one, which is there when it is called.
+    read_file = importlib.import_module("esc_arch.checkpoints.state_dicts").read_file
     if opt["auto_resume"]:
         states = Path("experiments", opt["name"], "training_states").glob("[0-9]*.state")
         newest = max(states, key=lambda path: int(path.stem), default=None)
@@ -217,9 +219,7 @@ def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
     path = opt["path"].get("resume_state")
     if path is None:
         return None
-    # BasicSR's multi-step scheduler keeps its milestones in a Counter.
-    with torch.serialization.safe_globals([Counter]):
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    state: Any = read_file(path)
     check_resume(opt, state["iter"])
     return state
 
@@ -237,6 +237,35 @@ def _model_to_device(original: Callable[[Any, nn.Module], nn.Module]) -> Callabl
         )
 
     return model_to_device
+
+
+def _load_network(original: object) -> Callable[..., None]:
+    """Defect: ``BaseModel.load_network`` knows only torch.save's files with BasicSR's keys, and
+    unpickles them without restrictions on PyTorch before 2.6."""
+
+    def load_network(
+        self: Any,
+        net: nn.Module,
+        load_path: str,
+        strict: bool = True,
+        param_key: str | None = "params",
+    ) -> None:
+        from basicsr.utils import get_root_logger
+
+        # This package is below that one, which is there when it is called.
+        reader = importlib.import_module("esc_arch.checkpoints.pretrained")
+        net = self.get_bare_model(net)
+        content = reader.read_pretrained(load_path)
+        found = reader.pretrained_parameters(content, load_path, param_key, net.state_dict())
+        get_root_logger().info(
+            f"Loading {type(net).__name__} from {load_path}, parameters of "
+            f"{found.place or 'the top'} (param key: {param_key})."
+        )
+        state = dict(found.state)
+        self._print_different_keys_loading(net, state, strict)
+        net.load_state_dict(state, strict=strict)
+
+    return load_network
 
 
 def _init_on_device(model: Any, original: object) -> Callable[..., None]:

@@ -74,6 +74,7 @@ class Upscaler:
     Attributes:
         name: of the network, with its scale.
         path: of its file.
+        choice: which of several sets of parameters in it was taken; empty when there is one.
         scale: of the result.
         network_scale: of the network.
         dtype: that is computed in.
@@ -109,6 +110,7 @@ class Upscaler:
         self._exact: Upscaler | None = None
         opened = open_weights(weights)
         self.name, self.path, self.metadata = opened.name, opened.path, opened.metadata
+        self.choice = opened.choice
         self.scale = opened.scale if factor is None else factor
         if opened.scale == 1 and self.scale > 1:
             raise UserError(

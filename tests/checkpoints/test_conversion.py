@@ -159,11 +159,11 @@ def test_a_network_of_spandrels(tmp_path):
         checkpoints.open_weights(target)
 
 
-def test_parameters_where_only_spandrel_looks(tmp_path):
+def test_parameters_of_spandrels_under_a_key(tmp_path):
     network = RRDBNet(3, 3, scale=4, num_feat=8, num_block=1)
     torch.save({"model": network.state_dict()}, tmp_path / "a.pth")
     found = checkpoints.convert(tmp_path / "a.pth", tmp_path / "b.safetensors")
-    assert (found.name, found.place, found.detected) == ("ESRGAN x4", None, None)
+    assert (found.name, found.place, found.detected) == ("ESRGAN x4", "model", None)
     opened = checkpoints.open_weights(tmp_path / "b.safetensors")
     image = torch.rand(1, 3, 8, 8)
     with torch.no_grad():

@@ -13,7 +13,7 @@ from esc_arch.archs.atd_arch import ATD
 from esc_arch.archs.omnisr_arch import OmniSR
 from esc_arch.archs.presets import build_meta, construct_meta
 from esc_arch.archs.srformer_arch import SRFormer
-from esc_arch.checkpoints.state_dicts import parameters_of
+from esc_arch.checkpoints.wrappers import find_sets
 from esc_arch.layers.upsamplers import UPSAMPLERS
 from tests.checkpoints.public_networks import SHARED, found_by
 
@@ -49,7 +49,7 @@ def test_every_preset_is_known_in_every_form(name, scale):
     network = create(name, scale) if name in BY_VALUE else build_meta(name, scale)
     state = network.state_dict()
     for form, content in contents(state).items():
-        same, _ = parameters_of(content, "net.pth")
+        same = find_sets(content)[0].state
         assert same.keys() == state.keys(), form
         assert all(same[key] is state[key] for key in state), form
     found = checkpoints.detect(state)

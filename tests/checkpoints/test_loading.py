@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 import esc_arch
 from esc_arch import UserError, checkpoints, create
 from tests.reference_cases import fill_parameters
+from tests.tiny import SIZES
 
 
 @pytest.mark.parametrize("form", ["params", "params_ema", "bare", "module", "safetensors"])
@@ -102,6 +103,43 @@ def test_one_missing_key_is_named(tmp_path):
         create("esc_light", 2, weights=tmp_path / "net.pth")
 
 
+NEAREST = {
+    "one missing": (lambda s: s.pop("last.bias"), r"1 missing \(last\.bias\)"),
+    "the large kernel": (lambda s: s.pop("plk_filter"), r"1 missing \(plk_filter\)"),
+    "one extra": (lambda s: s.update(x=torch.ones(3)), r"1 not of this network \(x\)"),
+    "of a block that is not there": (
+        lambda s: s.update({"blocks.9.x": torch.ones(3)}),
+        r"1 not of this network \(blocks\.9\.x\)",
+    ),
+    "another size": (
+        lambda s: s.update({"last.bias": torch.ones(5)}),
+        r"1 of other size \(last\.bias \(5,\) instead of \(8,\)\)",
+    ),
+    "several": (
+        lambda s: (s.pop("proj.bias"), s.pop("last.weight"), s.update(x=torch.ones(3))),
+        r"2 missing \(proj\.bias, last\.weight\); 1 not of this network \(x\)",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", NEAREST)
+def test_the_nearest_network_is_named_with_what_differs(tmp_path, kind):
+    change, says = NEAREST[kind]
+    state = esc_arch.ESC(**SIZES | {"n_blocks": 2}, upscaling_factor=4).state_dict()
+    change(state)
+    torch.save({"model": state}, tmp_path / "net.pth")
+    with pytest.raises(UserError, match=rf"net\.pth: expected .* of ESC x4 .*; found {says}"):
+        checkpoints.open_weights(tmp_path / "net.pth")
+
+
+def test_the_nearest_preset_is_named(tmp_path):
+    state = create("swinir_light", 3).state_dict()
+    del state["conv_first.weight"]
+    torch.save(state, tmp_path / "net.pth")
+    with pytest.raises(UserError, match=r"swinir_light x3.*1 missing \(conv_first\.weight\)"):
+        checkpoints.open_weights(tmp_path / "net.pth")
+
+
 def test_another_family_is_named_by_spandrel(tmp_path):
     path = tmp_path / "net.pth"
     torch.save({"params_ema": RRDBNet(3, 3, scale=4, num_feat=8, num_block=2).state_dict()}, path)
@@ -113,15 +151,15 @@ def test_another_family_is_named_by_spandrel(tmp_path):
 @pytest.mark.parametrize(
     ("content", "found"),
     [
-        (b"<html>no such page</html>", "something else, which does not load"),
-        (b"Sorry, not here.\n", "something else, which does not load"),
+        (b"<html>no such page</html>", r"a web page \(HTML\)"),
+        (b"Sorry, not here.\n", "a text: something else, which does not load"),
         *((pickle.dumps(math.sqrt, n), "Python objects, which could run code") for n in (0, 2, 4)),
     ],
 )
 def test_a_text_file_is_no_code(tmp_path, content, found):
     path = tmp_path / "net.pth"
     path.write_bytes(content)
-    with pytest.raises(UserError, match=rf"net\.pth: expected a checkpoint .*; found {found}"):
+    with pytest.raises(UserError, match=rf"net\.pth: expected a checkpoint; found {found}"):
         checkpoints.read_state_dict(path)
 
 

@@ -109,9 +109,63 @@ def test_an_address_with_another_file(cache, body):
             open_weights(f"{address}#sha256=12")
         with pytest.raises(UserError, match="404"):
             open_weights(f"{address}.missing")
-        page = server.put("page.pth", File(b"<html>"))
-        with pytest.raises(UserError, match=r"does not load|tensors and plain values"):
-            open_weights(page)
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (b"<!DOCTYPE html>\n<html><head><title>Log in</title>", "web page"),
+        (b"\n\n  <HTML lang=en>", "web page"),
+        (b'{"error": "Repository not found"}', "JSON"),
+        (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>', "XML"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "LFS pointer"),
+        (b"Not found", "text"),
+        (b"", "empty"),
+    ],
+)
+def test_an_address_that_gives_something_else(cache, content, found):
+    """Whatever the server says it is, nothing of it stays."""
+    with served() as server:
+        page = server.put("net.pth", File(content))
+        for _ in range(2):
+            with pytest.raises(UserError, match=f"net.pth: .*the address gave .*{found}"):
+                open_weights(page)
+    assert not [path for path in cache.rglob("*") if path.is_file()]
+
+
+def test_a_page_that_an_earlier_version_kept_is_asked_for_again(cache, body, monkeypatch):
+    with served() as server:
+        address = server.put("net.safetensors", File(body))
+        path = locations.cached(address)
+        path.write_bytes(b"<html>")
+        assert locations.cached(address).read_bytes() == body
+
+
+@pytest.mark.parametrize(
+    ("page", "file"),
+    [
+        (
+            "https://huggingface.co/a/b/blob/main/x.pth",
+            "https://huggingface.co/a/b/resolve/main/x.pth",
+        ),
+        (
+            "https://huggingface.co/a/b/raw/main/x.pth",
+            "https://huggingface.co/a/b/resolve/main/x.pth",
+        ),
+        ("https://github.com/a/b/blob/main/x.pth", "https://github.com/a/b/raw/main/x.pth"),
+        ("https://gitlab.com/a/b/-/blob/main/x.pth", "https://gitlab.com/a/b/-/raw/main/x.pth"),
+    ],
+)
+def test_the_address_of_a_page_about_a_file(cache, monkeypatch, page, file):
+    def fetch(url, path, sha256, refuse):
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"<html>")
+        raise UserError(f"{url}: {refuse(path)}")
+
+    monkeypatch.setattr(locations, "fetch", fetch)
+    with pytest.raises(UserError) as error:
+        locations.cached(page)
+    assert page in str(error.value) and file in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -129,7 +183,7 @@ def test_an_address_with_another_file(cache, body):
 )
 def test_names_in_the_cache(cache, monkeypatch, path, name):
     asked = []
-    monkeypatch.setattr(locations, "fetch", lambda url, path, sha256: asked.append((url, path)))
+    monkeypatch.setattr(locations, "fetch", lambda url, path, **_: asked.append((url, path)))
     locations.cached(f"https://host/{path}")
     locations.cached(f"https://other/{path}")
     locations.cached(f"https://host/{path}#sha256={'0' * 64}")

@@ -9,11 +9,16 @@ from pathlib import Path
 import pytest
 import spandrel
 import torch
+from basicsr.archs.ecbsr_arch import ECBSR
+from basicsr.archs.edsr_arch import EDSR
 from basicsr.archs.rrdbnet_arch import RRDBNet
+from basicsr.archs.srresnet_arch import MSRResNet
 from basicsr.archs.srvgg_arch import SRVGGNetCompact
 
 from esc_arch import UserError, checkpoints, create
 from esc_arch.checkpoints import spandrel_networks
+from esc_arch.cli.main import main
+from esc_arch.export.onnx_file import write_onnx
 from tests.checkpoints.public_networks import NETWORKS, SHARED, found_by, network_of, registry
 from tests.reference_cases import fill_parameters
 
@@ -64,6 +69,73 @@ def test_basicsr_networks_open_by_spandrel(tmp_path, network, name, scale, wrap)
     result.mul_(2)  # a plain tensor, not one of inference mode
 
 
+BASICSR = (
+    *(EDSR(3, 3, 8, 2, upscale=scale) for scale in (2, 3, 8)),
+    EDSR(3, 3, 256, 1, upscale=2, res_scale=0.1),
+    *(MSRResNet(3, 3, 8, 2, upscale=scale) for scale in (2, 3, 4)),
+    MSRResNet(1, 1, 8, 2, upscale=2),
+    *(RRDBNet(3, 3, scale, 8, 1, num_grow_ch=4) for scale in (1, 2, 4)),
+    ECBSR(1, 1, 2, 8, False, "prelu", 2),
+    ECBSR(3, 3, 2, 8, False, "prelu", 3),
+)
+
+
+@pytest.mark.parametrize("network", BASICSR, ids=lambda network: type(network).__name__)
+def test_basicsr_networks_open_by_basicsr(tmp_path, network):
+    network = fill_parameters(network).eval()
+    path = tmp_path / "net.pth"
+    torch.save({"params": network.state_dict()}, path)
+    opened = checkpoints.open_weights(path)
+    image = torch.rand(1, opened.channels, 8, 12)
+    with torch.no_grad():
+        expected = network(image)
+    torch.testing.assert_close(opened.network(image), expected, rtol=0, atol=0)
+    assert opened.name.startswith(f"{type(network).__name__} x{opened.scale}")
+    assert expected.shape[2] == 8 * opened.scale
+    assert opened.network(image[..., :7, :5]).shape[2:] == (7 * opened.scale, 5 * opened.scale)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("network", [EDSR(3, 3, 8, 1, upscale=2), MSRResNet(3, 3, 8, 1)])
+def test_basicsr_networks_are_exported(tmp_path, network):
+    torch.save(fill_parameters(network).state_dict(), tmp_path / "net.pth")
+    write_onnx(checkpoints.open_weights(tmp_path / "net.pth"), tmp_path / "net.onnx")
+    x = torch.rand(1, 3, 7, 9)
+    with torch.no_grad():
+        expected = network.eval()(x)
+    result = checkpoints.open_weights(tmp_path / "net.onnx").network(x)
+    torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        SRVGGNetCompact(num_feat=8, num_conv=2, act_type="relu"),
+        SRVGGNetCompact(num_feat=8, num_conv=2, act_type="leakyrelu"),
+        ECBSR(1, 1, 2, 8, False, "softplus", 2),
+    ],
+)
+def test_networks_whose_activation_is_nowhere_told_are_not_guessed(tmp_path, network):
+    torch.save(network.state_dict(), tmp_path / "net.pth")
+    with pytest.raises(UserError, match=r"net\.pth: expected"):
+        checkpoints.open_weights(tmp_path / "net.pth")
+
+
+def test_what_is_assumed_is_said(tmp_path, capsys):
+    torch.save(EDSR(3, 3, 8, 2).state_dict(), tmp_path / "net.pth")
+    assert main(["weights", "show", str(tmp_path / "net.pth")]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if "assumed" in line]
+    assert [line.split(":")[0].strip() for line in lines] == ["img_range", "res_scale", "rgb_mean"]
+
+
+def test_a_missing_key_of_a_network_of_spandrels_is_named(tmp_path):
+    state = RRDBNet(3, 3, scale=4, num_feat=8, num_block=1).state_dict()
+    del state["conv_last.bias"]
+    torch.save(state, tmp_path / "net.pth")
+    with pytest.raises(UserError, match=r"net\.pth: .*ESRGAN.*Missing key.*bias"):
+        checkpoints.open_weights(tmp_path / "net.pth")
+
+
 def test_odd_sizes_are_padded(tmp_path):
     path = tmp_path / "net.pth"
     torch.save(RRDBNet(3, 3, scale=2, num_feat=8, num_block=1).state_dict(), path)
@@ -75,7 +147,6 @@ def test_odd_sizes_are_padded(tmp_path):
     [
         (SRVGGNetCompact(4, 4, 16, 2, 2), "RealESRGAN Compact x2 with 4 channels in and 4 out"),
         (network_of("LaMa"), "LaMa x1, which needs a mask too"),
-        (RRDBNet(3, 3, num_feat=8, num_block=1, num_grow_ch=4), "keys of ESRGAN, but of sizes"),
     ],
 )
 def test_networks_that_cannot_be_used_are_refused_by_name(tmp_path, network, found):

@@ -199,7 +199,17 @@ def _raw_code(name: str) -> None:
     Path(name).write_bytes(pickle.dumps(_Runs()))
 
 
+def _endless(name: str) -> None:
+    torch.save({"params": {"a.weight": torch.zeros(1).expand(2**36)}}, name)
+
+
 CASES = [
+    *_weights("a web page", lambda name: Path(name).write_bytes(b"<!doctype html><p>Log in"),
+              r"net\.pth.*web page"),
+    *_weights("more elements than the file holds", _endless,
+              r"net\.pth.*a\.weight of 68719476736 numbers"),
+    Case("weights convert net.safetensors made.pth", "a full disk", lambda: None, 2,
+         r"made\.pth.*No space", breaks="os.fsync"),
     *_weights("cut off", _cut, r"net\.pth.*(does not load|which is none|something else)"),
     *_weights("a flipped bit in a number", _flip_number, r"net\.pth.*[Cc]RC|CRC"),
     *_weights("empty", lambda name: Path(name).write_bytes(b""), r"net\.pth"),

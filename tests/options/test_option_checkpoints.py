@@ -87,13 +87,13 @@ def test_missing_file(opt):
 
 
 @pytest.mark.parametrize("folder", ["", "~/"])
-def test_safetensors_are_to_be_converted(opt, weights, folder, monkeypatch):
+def test_safetensors_load(opt, weights, folder, monkeypatch):
     monkeypatch.setenv("HOME", os.getcwd())
     save_file(weights, "net.safetensors")
     opt["path"]["pretrain_network_g"] = f"{folder}net.safetensors"
-    home = os.path.expanduser(folder)
-    expected = f"weights convert {home}net.safetensors {home}net.pth"
-    contains(messages(opt), "path.pretrain_network_g:", "a .safetensors file", expected)
+    options.check_files(opt, "tiny.yml", RUN)
+    save_file(weights | {"last.bias": torch.zeros(3)}, "net.safetensors")
+    contains(messages(opt), "path.pretrain_network_g:", "last.bias (3,) instead of (8,)")
 
 
 def test_the_home_folder(opt, weights, resumed, monkeypatch):
@@ -123,25 +123,39 @@ def test_code_is_refused(opt):
     assert not os.path.exists("ran")
 
 
+@pytest.mark.parametrize(
+    "wrap", [dict, lambda s: {"state_dict": s}, lambda s: {"model": {"sd": s}}]
+)
+def test_other_wrappers_load(opt, weights, wrap):
+    torch.save(wrap(weights), "net.pth")
+    for key in ("params", "params_ema", None):
+        opt["path"]["param_key_g"] = key
+        options.check_files(opt, "tiny.yml", RUN)
+
+
 def test_wrong_key(opt, weights):
     torch.save({"state_dict": weights, "epoch": 3}, "net.pth")
+    opt["path"]["param_key_g"] = "generator"
     text = messages(opt)
-    contains(text, "path.param_key_g:", "parameters under 'params'")
+    contains(text, "path.param_key_g:", "parameters under 'generator'", "Name one of these")
     contains(text, "the keys state_dict, epoch")
-
-
-def test_bare_state_dict(opt, weights):
-    torch.save(weights, "net.pth")
-    contains(messages(opt), "path.param_key_g:", "a bare state dict", "`param_key_g: ~`")
-    opt["path"]["param_key_g"] = None
-    contains(messages(opt), "for train.ema_decay", "'params_ema'")
-    opt["train"]["ema_decay"] = 0
-    options.check_files(opt, "tiny.yml", RUN)
 
 
 def test_key_of_something_else(opt, weights):
     torch.save({"params": 3}, "net.pth")
-    contains(messages(opt), "parameters by name, under 'params'", "net.pth: a value (int)")
+    contains(messages(opt), "path.param_key_g:", "parameters by name", "the keys params")
+
+
+def test_a_training_state_is_no_network(resumed):
+    state = resumed["path"]["resume_state"]
+    opt = mutated(mutated(resumed, "path.resume_state", None), "path.pretrain_network_g", state)
+    contains(messages(opt), "a training state of BasicSR (iteration 5)", "net_g_5.pth")
+
+
+def test_the_set_with_the_keys_of_the_network_is_taken(opt, weights):
+    """Such as a discriminator's, beside a generator's: pretrain_network_d is the same option."""
+    torch.save({"model": {"x.weight": torch.zeros(3, 3)}, "net_d": weights}, "net.pth")
+    options.check_files(opt, "tiny.yml", RUN)
 
 
 def test_another_network(opt):

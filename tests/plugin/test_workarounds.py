@@ -24,6 +24,7 @@ from basicsr.models import lr_scheduler, realesrgan_model, realesrnet_model
 from basicsr.models.base_model import BaseModel
 from basicsr.models.realesrnet_model import RealESRNetModel
 from basicsr.utils import FileClient, dist_util, img_process_util
+from safetensors.torch import save_file
 from torchvision import models
 from torchvision.transforms import functional
 
@@ -470,3 +471,18 @@ def test_log_files_are_utf8_in_any_locale(tmp_path):
     output_of(start_python(code, str(log), LC_ALL="C", PYTHONUTF8="0"))
     lines = log.read_text(encoding="utf-8").splitlines()
     assert [line.split("INFO: ")[1] for line in lines] == ["ümläüt 日", "twice"]
+
+
+@pytest.mark.parametrize("ending", ["pth", "safetensors"])
+def test_load_network_takes_what_the_reader_takes(tmp_path, ending):
+    model = BaseModel({"num_gpu": 0, "is_train": False, "dist": False})
+    saved, network = torch.nn.Conv2d(3, 4, 3), torch.nn.Conv2d(3, 4, 3)
+    path = str(tmp_path / f"net.{ending}")
+    if ending == "pth":
+        torch.save({"model": {"sd": saved.state_dict()}}, path)
+    else:
+        save_file(saved.state_dict(), path)
+    for key in ("params", "params_ema", None):
+        torch.nn.init.zeros_(network.weight)
+        model.load_network(network, path, True, key)
+        assert torch.equal(network.weight, saved.weight)
