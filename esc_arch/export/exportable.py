@@ -73,7 +73,8 @@ class _WindowAttention(nn.Module):
         qkv = rearrange(qkv, "n c wy (nx wx) -> (n nx) c (wy wx)", wx=w)
         q, k, v = rearrange(qkv, "n (t h d) p -> t n h d p", t=3, h=self.num_heads).unbind(0)
         y = attention_of_windows(q.transpose(2, 3), k, v.transpose(2, 3), self.table.float())
-        y = rearrange(y, "(n nx) h (wy wx) d -> n (h d) wy (nx wx)", nx=columns, wx=w)
+        y = rearrange(y, "n h p d -> n (h d) p")
+        y = rearrange(y, "(n nx) c (wy wx) -> n c wy (nx wx)", nx=columns, wx=w)
         y = rearrange(y, "(b ny) c wy x -> b c (ny wy) x", ny=rows).to(x.dtype)
         result: Tensor = self.to_out(crop(y, height, width))
         return result

@@ -14,6 +14,7 @@ Shapes: B images, H x W pixels, p channels, N windows of all images, h heads of 
 side of a window, n = w * w its tokens.
 """
 
+import functools
 from collections.abc import Callable
 from itertools import product
 from typing import Any
@@ -158,13 +159,13 @@ def _bias_by_columns(table: ir.Value, q: ir.Value) -> ir.Value:
 def _depthwise_in_onnx(x: ir.Value, kernel: ir.Value) -> ir.Value:
     padded = _ops.Pad(x, _ints(0, 0, 1, 1, 0, 0, 1, 1))
     ends = (-2, -1, _END)
-    total = None
+    parts = []
     for i, j in product(range(3), repeat=2):
         shifted = _ops.Slice(padded, _ints(i, j), _ints(ends[i], ends[j]), _ints(2, 3))
         tap = _ops.Slice(kernel, _ints(i, j), _ints(i + 1, j + 1), _ints(2, 3))
-        part = _ops.Mul(shifted, tap)
-        total = part if total is None else _ops.Add(total, part)
-    return total
+        parts.append(_ops.Mul(shifted, tap))
+    result: ir.Value = functools.reduce(_ops.Add, parts)
+    return result
 
 
 def _remainder_in_onnx(x: ir.Value, divisor: ir.Value | int) -> ir.Value:

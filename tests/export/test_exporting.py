@@ -137,7 +137,7 @@ def test_scores_are_never_held_for_a_whole_image(esc):
 
 
 def test_openvino_agrees(esc):
-    for shape in SHAPES:
+    for shape in SHAPES[::3]:
         x = torch.rand(shape)
         torch.testing.assert_close(by_openvino(esc[1], x), run(esc[1], x), atol=2e-5, rtol=0)
 
@@ -463,17 +463,11 @@ def with_external_data(folder, location: str):
         HEADER + "(float[N,3,H,W] x) => (float[N,3,H,W] y) { y = Mul (x, two) }"
     )
     factor = onnx.numpy_helper.from_array(np.full((1, 1, 1, 1), 2, np.float32), "two")
+    onnx.external_data_helper.set_external_data(factor, location, 0, 4)
+    (folder / "net.onnx.data").write_bytes(factor.raw_data)
+    factor.ClearField("raw_data")
     model.graph.initializer.append(factor)
     path = folder / "net.onnx"
-    onnx.save(
-        model,
-        path,
-        save_as_external_data=True,
-        location="net.onnx.data",
-        size_threshold=0,
-    )
-    (tensor,) = model.graph.initializer
-    onnx.external_data_helper.set_external_data(tensor, location, 0, 4)
     path.write_bytes(model.SerializeToString())
     return path
 
