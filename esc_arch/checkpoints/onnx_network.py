@@ -88,6 +88,11 @@ class OnnxNetwork:
         Raises:
             UserError: when the file cannot be read, or as the class.
         """
+        if path.exists() and not path.is_file() and not path.is_dir():
+            # A pipe or a device could be read without end.
+            raise UserError(
+                f"{path}: expected an ONNX file; found a pipe or a device. Check the path."
+            )
         try:
             content = path.read_bytes()
         except OSError as error:
