@@ -1,6 +1,7 @@
 """``basicsr export``: a trained network as an ONNX or ``.pt2`` file."""
 
 import argparse
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -24,9 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of weights and arithmetic (default: fp32); images stay float32 (fp16: .onnx only)",
     )
     # The former name, in scripts.
-    parser.add_argument(
-        "--half", action="store_const", const="fp16", dest="dtype", help=argparse.SUPPRESS
-    )
+    parser.add_argument("--half", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument(
         "--opset", metavar="N", type=int, help="version of ONNX, 18 to 21 (default: 20)"
     )
@@ -35,6 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Check, export, compare and write; report how far the results differ."""
+    if args.half:
+        print("note: --half is now --dtype fp16.", file=sys.stderr)
+        args.dtype = "fp16"
     kind = args.output.suffix.lower()
     if kind not in (".onnx", ".pt2"):
         raise UserError(
