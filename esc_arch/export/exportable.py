@@ -68,14 +68,17 @@ class _WindowAttention(nn.Module):
         rows, columns = (height + w - 1) // w, (width + w - 1) // w
         # Scores of half-precision inputs may lie beyond what half precision holds.
         qkv = self.to_qkv(pad_to_windows(x, (w, w))).float()
-        # Cut by rows of windows, then by columns: CoreML has no more than five axes.
-        qkv = rearrange(qkv, "b c (ny wy) x -> (b ny) c wy x", wy=w)
-        qkv = rearrange(qkv, "n c wy (nx wx) -> (n nx) c (wy wx)", wx=w)
+        qkv = rearrange(qkv, "b c (ny wy) (nx wx) -> (b ny nx) c (wy wx)", wy=w, wx=w)
         q, k, v = rearrange(qkv, "n (t h d) p -> t n h d p", t=3, h=self.num_heads).unbind(0)
         y = attention_of_windows(q.transpose(2, 3), k, v.transpose(2, 3), self.table.float())
-        y = rearrange(y, "n h p d -> n (h d) p")
-        y = rearrange(y, "(n nx) c (wy wx) -> n c wy (nx wx)", nx=columns, wx=w)
-        y = rearrange(y, "(b ny) c wy x -> b c (ny wy) x", ny=rows).to(x.dtype)
+        y = rearrange(
+            y,
+            "(b ny nx) h (wy wx) d -> b (h d) (ny wy) (nx wx)",
+            ny=rows,
+            nx=columns,
+            wy=w,
+            wx=w,
+        ).to(x.dtype)
         result: Tensor = self.to_out(crop(y, height, width))
         return result
 
