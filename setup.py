@@ -107,7 +107,7 @@ setup(
             "scikit-image",  # the photographs of the demo
         ],
         "export": [
-            "onnx>=1.17,<2",  # ONNX files; notation of the loops in them
+            "onnx>=1.17,<2",  # ONNX files, and tensors that lie beside them
             "onnxruntime>=1.20,<2",  # checks and runs them
             "onnxscript>=0.5,<1",  # torch.onnx's translation
         ],
@@ -117,6 +117,7 @@ setup(
             "hypothesis",
             "jsonschema",  # reads the schema of option files as editors do
             "mypy",
+            "openvino",  # loads the exported files beside onnxruntime
             "pytest",
             "pytest-xdist",  # two tests at a time
             "ruff",

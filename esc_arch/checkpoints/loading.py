@@ -263,8 +263,7 @@ def _open_onnx(path: Path) -> LoadedModel:
     from esc_arch.checkpoints.onnx_network import OnnxNetwork
 
     network = OnnxNetwork.from_file(path)
-    label = network.metadata.get("scale", "")
-    scale = int(label) if label.isdecimal() else network.probe_scale()
+    scale = network.probe_scale()
     name = network.metadata.get("name") or f"{path.name} x{scale}"
     dtypes = frozenset({torch.float32})
     return LoadedModel(network, scale, name, network.channels, network.metadata, path, dtypes)

@@ -1,6 +1,7 @@
 """``basicsr export``: a trained network as an ONNX or ``.pt2`` file."""
 
 import argparse
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -18,10 +19,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-o", "--output", metavar="FILE", type=Path, required=True, help=".onnx or .pt2"
     )
     parser.add_argument(
-        "--half",
-        action="store_true",
-        help="weights and arithmetic in float16; images stay float32 (.onnx only)",
+        "--dtype",
+        choices=("fp32", "fp16"),
+        default="fp32",
+        help="of weights and arithmetic (default: fp32); images stay float32 (fp16: .onnx only)",
     )
+    # The former name, in scripts.
+    parser.add_argument("--half", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument(
         "--opset", metavar="N", type=int, help="version of ONNX, 18 to 21 (default: 20)"
     )
@@ -30,16 +34,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Check, export, compare and write; report how far the results differ."""
+    if args.half:
+        print("note: --half is now --dtype fp16.", file=sys.stderr)
+        args.dtype = "fp16"
     kind = args.output.suffix.lower()
     if kind not in (".onnx", ".pt2"):
         raise UserError(
             f"-o {args.output}: expected a name that ends with .onnx or .pt2; found "
             f"{kind or 'none'}. Name it so."
         )
-    if kind == ".pt2" and (args.half or args.opset is not None):
+    if kind == ".pt2" and (args.dtype != "fp32" or args.opset is not None):
         raise UserError(
-            f"-o {args.output}: expected no --half and no --opset, which are for .onnx; found "
-            f"{'--half' if args.half else '--opset'}. Leave it out."
+            f"-o {args.output}: expected neither --dtype fp16 nor --opset, which are for .onnx; "
+            f"found {'--opset' if args.dtype == 'fp32' else '--dtype fp16'}. Leave it out."
         )
     if args.output.exists() and not args.overwrite:
         raise UserError(
@@ -65,7 +72,7 @@ def run(args: argparse.Namespace) -> None:
             raise UserError(
                 f"--opset: expected {OPSETS[0]} to {OPSETS[-1]}; found {opset}. Leave it out."
             )
-        agreements = write_onnx(opened, args.output, half=args.half, opset=opset)
+        agreements = write_onnx(opened, args.output, dtype=args.dtype, opset=opset)
     else:
         from esc_arch.export.program_file import write_program
 

@@ -106,7 +106,7 @@ def _require_near(agreement: Agreement, peak: float, precision: str, name: str) 
     else:
         near, wanted = agreement.psnr_db >= FLOAT16_PSNR_DB, f"{FLOAT16_PSNR_DB} dB"
     if not near:
-        advice = "" if precision == "float32" else " Export it without --half."
+        advice = "" if precision == "float32" else " Export it with --dtype fp32."
         raise UserError(
             f"{name}: expected {wanted} to PyTorch's float32; found at {agreement}. Nothing was "
             f"kept.{advice}"

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from esc_arch.archs.esc_arch import ConvolutionalAttention, WindowAttention
 from esc_arch.archs.esc_fp_arch import FactorizedConvAttention
-from esc_arch.export.graph_ops import attention_of_blocks, depthwise_by_image, rows_of_block
+from esc_arch.export.graph_ops import attention_of_windows, depthwise_by_image
 from esc_arch.ops.padding import crop, pad_to_windows
 
 __all__ = ["exportable", "portable"]
@@ -46,7 +46,7 @@ def portable(network: nn.Module) -> nn.Module:
 
 
 class _WindowAttention(nn.Module):
-    """:class:`WindowAttention` by blocks of queries.
+    """:class:`WindowAttention` by rows of queries.
 
     Shape: (B, dim, H, W) -> (B, dim, H, W).
     """
@@ -66,25 +66,18 @@ class _WindowAttention(nn.Module):
         height, width = x.shape[2:]
         w = self.window
         rows, columns = (height + w - 1) // w, (width + w - 1) // w
-        qkv = self.to_qkv(pad_to_windows(x, (w, w)))
         # Scores of half-precision inputs may lie beyond what half precision holds.
-        q, k, v = rearrange(
-            qkv.float(),
-            "b (t h d) (ny wy) (nx wx) -> t h (b ny nx) (wy wx) d",
-            wy=w,
-            wx=w,
-            t=3,
-            h=self.num_heads,
-        ).unbind(0)
-        r = rows_of_block(w)
-        q = rearrange(q, "h n (blocks b) d -> h blocks n b d", b=r * w)
-        y = attention_of_blocks(q, k, v, self.table.float())
+        qkv = self.to_qkv(pad_to_windows(x, (w, w))).float()
+        qkv = rearrange(qkv, "b c (ny wy) (nx wx) -> (b ny nx) c (wy wx)", wy=w, wx=w)
+        q, k, v = rearrange(qkv, "n (t h d) p -> t n h d p", t=3, h=self.num_heads).unbind(0)
+        y = attention_of_windows(q.transpose(2, 3), k, v.transpose(2, 3), self.table.float())
         y = rearrange(
             y,
-            "h blocks (b ny nx) (r wx) d -> b (h d) (ny blocks r) (nx wx)",
+            "(b ny nx) h (wy wx) d -> b (h d) (ny wy) (nx wx)",
             ny=rows,
             nx=columns,
-            r=r,
+            wy=w,
+            wx=w,
         ).to(x.dtype)
         result: Tensor = self.to_out(crop(y, height, width))
         return result

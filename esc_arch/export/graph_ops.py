@@ -1,70 +1,61 @@
-"""Two operations that PyTorch's exporter has no ONNX for, written as ONNX graphs.
+"""Two operations that PyTorch's exporter has no short ONNX for, written as plain ONNX.
 
-Both are loops (Scan, standard ONNX), so that their memory is bounded and every batch and size
-runs in one graph:
+Neither is a loop: ONNX's Loop, Scan and If are what OpenVINO, TensorRT, CoreML, DirectML and
+ncnn load least of.  Their numbers of nodes depend on the network alone, so that one graph holds
+for every batch and size:
 
-- the attention of all windows holds the scores of :data:`QUERIES_PER_BLOCK` queries of one head
-  in one window.  At once they would take n floats for each pixel and head, 4 GB for an image of
+- the attention goes head by head, and a few rows of queries of all windows at a time.  Its scores
+  then take 128 floats for each pixel (ESC), as two maps do, and not h * n: 4 GB for an image of
   640 x 360 pixels in windows of 32;
 - a depth-wise convolution whose kernel differs between images has as many groups as images times
-  channels, a number that a Conv has to know beforehand.
+  channels, a number that a Conv has to know beforehand.  It is a sum of nine shifted maps.
 
 Shapes: B images, H x W pixels, p channels, N windows of all images, h heads of d channels, w the
-side of a window, n = w * w its tokens, r rows of a window in a block of b = r * w queries.
+side of a window, n = w * w its tokens.
 """
 
+import functools
 from collections.abc import Callable
 from itertools import product
 from typing import Any
 
-import onnx.parser
 import torch
 import torch.nn.functional as F
-from onnx import GraphProto, TensorProto
 from onnxscript import ir, opset18
 from torch import Tensor
 
 from esc_arch.ops.attention import relative_position_bias
 
-__all__ = ["attention_of_blocks", "depthwise_by_image", "onnx_translations", "rows_of_block"]
+__all__ = ["attention_of_windows", "depthwise_by_image", "onnx_translations"]
 
-# At 1,024 keys in float32 a block's scores take 1 MB, which stays in the cache.
-QUERIES_PER_BLOCK = 256
-
-
-def rows_of_block(window: int) -> int:
-    """Rows of a window whose queries attend together: r, a divisor of ``window``."""
-    rows = range(1, QUERIES_PER_BLOCK // window + 1)
-    return max((r for r in rows if window % r == 0), default=1)
+# The most blocks of queries that the attention of a layer is cut into, over all heads.  With 32,
+# ESC has blocks of 128 queries; more nodes take longer to export and to load.
+BLOCKS = 32
+# Greater than the side of any map.
+_END = 2**31 - 1
 
 
-@torch.library.custom_op("esc_arch::attention_of_blocks", mutates_args=())
-def attention_of_blocks(q: Tensor, k: Tensor, v: Tensor, table: Tensor) -> Tensor:
+@torch.library.custom_op("esc_arch::attention_of_windows", mutates_args=())
+def attention_of_windows(q: Tensor, k: Tensor, v: Tensor, table: Tensor) -> Tensor:
     """``softmax(q k^T / sqrt(d) + bias) v`` in each window.
 
     Args:
-        q: (h, w / r, N, b, d), of float32 as all others.
-        k, v: (h, N, n, d).
+        q, v: (N, h, n, d), of float32 as all others.
+        k: (N, h, d, n).
         table: (h, 2*w - 1, 2*w - 1), the bias by key minus query.
 
     Returns:
-        (h, w / r, N, b, d).
+        (N, h, n, d).
 
     Source: ESC, arXiv 2503.06671, section 3.
     """
-    window = (table.shape[-1] + 1) // 2
-    bias = relative_position_bias(table.flatten(1), window).view(*q.shape[:2], -1, window**2)
-    result = torch.empty_like(q)
-    for head, block in product(range(q.shape[0]), range(q.shape[1])):
-        result[head, block] = F.scaled_dot_product_attention(
-            q[head, block], k[head], v[head], attn_mask=bias[head, block]
-        )
-    return result
+    bias = relative_position_bias(table.flatten(1), (table.shape[-1] + 1) // 2)
+    return F.scaled_dot_product_attention(q, k.transpose(2, 3), v, attn_mask=bias).contiguous()
 
 
-@attention_of_blocks.register_fake
+@attention_of_windows.register_fake
 def _(q: Tensor, k: Tensor, v: Tensor, table: Tensor) -> Tensor:
-    return torch.empty_like(q)
+    return torch.empty_like(q, memory_format=torch.contiguous_format)
 
 
 @torch.library.custom_op("esc_arch::depthwise_by_image", mutates_args=())
@@ -95,10 +86,40 @@ def _(x: Tensor, kernel: Tensor) -> Tensor:
 def onnx_translations() -> dict[Callable[..., object], Callable[..., ir.Value]]:
     """The ONNX of both, for the ``custom_translation_table`` of ``torch.onnx.export``."""
     return {
-        torch.ops.esc_arch.attention_of_blocks.default: _attention_in_onnx,
+        torch.ops.esc_arch.attention_of_windows.default: _attention_in_onnx,
         torch.ops.esc_arch.depthwise_by_image.default: _depthwise_in_onnx,
         torch.ops.aten.remainder.Scalar: _remainder_in_onnx,
     }
+
+
+# onnxscript's operators are annotated for eager arrays; a translation is called with values.
+_ops: Any = opset18
+
+
+def _attention_in_onnx(q: ir.Value, k: ir.Value, v: ir.Value, table: ir.Value) -> ir.Value:
+    h, d = _static(q, 1), _static(q, 3)
+    w = (_static(table, 2) + 1) // 2
+    rows_of_blocks = _offsets(w).split(_rows_of_block(w, h))
+    scaled = _ops.Mul(q, _float(d**-0.5))
+    heads = [_split(x, 1, h) for x in (scaled, k, v)]
+    attended = []
+    for q_head, k_head, v_head, by_columns in zip(
+        *heads, _split(_bias_by_columns(table, q), 0, h), strict=True
+    ):
+        blocks = []
+        for offsets, queries in zip(
+            rows_of_blocks, _split(q_head, 2, len(rows_of_blocks)), strict=True
+        ):
+            # (1, w, r, w, w): columns of queries, their rows, rows and columns of keys.
+            pairs = _ops.Gather(by_columns, _constant(offsets), axis=2)
+            bias = _ops.Reshape(
+                _ops.Transpose(pairs, perm=[0, 2, 1, 3, 4]), _ints(1, len(offsets) * w, w * w)
+            )
+            scores = _ops.Add(_ops.MatMul(queries, k_head), bias)
+            blocks.append(_ops.MatMul(_ops.Softmax(scores, axis=-1), v_head))
+        attended.append(_ops.Concat(*blocks, axis=2))
+    result: ir.Value = _ops.Concat(*attended, axis=1)
+    return result
 
 
 def _offsets(window: int) -> Tensor:
@@ -107,66 +128,50 @@ def _offsets(window: int) -> Tensor:
     return side[None] - side[:, None] + window - 1
 
 
-def _attention_in_onnx(q: ir.Value, k: ir.Value, v: ir.Value, table: ir.Value) -> ir.Value:
-    blocks, queries, d = (_static(q, i) for i in (1, 3, 4))
-    tokens, side = _static(k, 2), _static(table, 2)
-    window, rows = (side + 1) // 2, (side + 1) // 2 // blocks
-    body = _graph(
-        f"""head (float[{blocks},N,{queries},{d}] q, float[N,{tokens},{d}] k,
-                  float[N,{tokens},{d}] v, float[{side},{side}] table)
-              => (float[{blocks},N,{queries},{d}] attended) {{
-            attended = Scan <num_scan_inputs=2, body = block
-              (int64[{rows},{window}] row_offsets, float[N,{queries},{d}] q_of_block)
-              => (float[N,{queries},{d}] attended_of_block) {{
-                bias_rows = Gather <axis=0> (table, row_offsets)
-                bias_pairs = Gather <axis=2> (bias_rows, offsets)
-                bias_by_query = Transpose <perm=[0,2,1,3]> (bias_pairs)
-                bias = Reshape (bias_by_query, queries_by_keys)
-                attended_of_block = Scan <num_scan_inputs=3, body = window
-                  (float[{queries},{d}] q_of_window, float[{tokens},{d}] k_of_window,
-                   float[{tokens},{d}] v_of_window)
-                  => (float[{queries},{d}] attended_of_window) {{
-                    scores = Gemm <transB=1, alpha={d**-0.5!r}>
-                        (q_of_window, k_of_window, bias)
-                    shares = Softmax <axis=-1> (scores)
-                    attended_of_window = MatMul (shares, v_of_window)
-                }}> (q_of_block, k, v)
-            }}> (offsets_of_blocks, q)
-        }}""",
-        offsets=_offsets(window),
-        offsets_of_blocks=_offsets(window).view(blocks, rows, window),
-        queries_by_keys=torch.tensor([queries, tokens]),
+def _rows_of_block(window: int, heads: int) -> int:
+    """Rows of a window whose queries attend together: r, a divisor of w."""
+    return next(
+        r
+        for r in range(1, window + 1)
+        if window % r == 0 and (heads * window // r <= BLOCKS or r == window)
     )
-    return _scan(body, q, k, v, table)
+
+
+def _split(x: ir.Value, axis: int, parts: int) -> list[ir.Value]:
+    """Equal parts along an axis."""
+    return list(_ops.Split(x, axis=axis, num_outputs=parts)) if parts > 1 else [x]
+
+
+def _bias_by_columns(table: ir.Value, q: ir.Value) -> ir.Value:
+    """(h, w, 2*w - 1, w): of a head, a query's column, a vertical offset and a key's column.
+
+    Nothing but constants, it would be unfolded by programs when they load the file, all rows of
+    queries of all layers: h * n * n floats of each.  The factor, 1, is none that they foresee.
+    """
+    images = _ops.Shape(q, start=0, end=1)
+    one = _ops.Cast(_ops.Min(images, _ints(1)), to=ir.DataType.FLOAT)
+    offsets = _offsets((_static(table, 2) + 1) // 2)
+    columns = _ops.Gather(_ops.Mul(table, one), _constant(offsets), axis=2)
+    result: ir.Value = _ops.Transpose(columns, perm=[0, 2, 1, 3])
+    return result
 
 
 def _depthwise_in_onnx(x: ir.Value, kernel: ir.Value) -> ir.Value:
-    assert x.dtype is not None  # as the exporter knows it
-    p, kind = _static(x, 1), {"FLOAT": "float", "FLOAT16": "float16"}[x.dtype.name]
-    body = _graph(
-        f"""image ({kind}[{p},H,W] x, {kind}[{p},3,3] taps) => ({kind}[{p},H,W] y) {{
-            batch_of_one = Unsqueeze (x, first)
-            kernel = Unsqueeze (taps, second)
-            convolved = Conv <pads=[1,1,1,1], group={p}> (batch_of_one, kernel)
-            y = Squeeze (convolved, first)
-        }}""",
-        first=torch.tensor([0]),
-        second=torch.tensor([1]),
-    )
-    return _scan(body, x, kernel)
+    padded = _ops.Pad(x, _ints(0, 0, 1, 1, 0, 0, 1, 1))
+    ends = (-2, -1, _END)
+    parts = []
+    for i, j in product(range(3), repeat=2):
+        shifted = _ops.Slice(padded, _ints(i, j), _ints(ends[i], ends[j]), _ints(2, 3))
+        tap = _ops.Slice(kernel, _ints(i, j), _ints(i + 1, j + 1), _ints(2, 3))
+        parts.append(_ops.Mul(shifted, tap))
+    result: ir.Value = functools.reduce(_ops.Add, parts)
+    return result
 
 
 def _remainder_in_onnx(x: ir.Value, divisor: ir.Value | int) -> ir.Value:
     # PyTorch's own translation stops at a divisor that is computed from the image's size.
-    # onnxscript's operators are annotated for eager arrays; a translation is called with values.
-    ops: Any = opset18
-    return ops.Mod(x, ops.CastLike(divisor, x))
-
-
-def _scan(body: ir.Graph, *inputs: ir.Value) -> ir.Value:
-    """A loop over the first axis of all inputs."""
-    ops: Any = opset18  # annotated for eager arrays
-    return ops.Scan(*inputs, body=body, num_scan_inputs=len(inputs))
+    result: ir.Value = _ops.Mod(x, _ops.CastLike(divisor, x))
+    return result
 
 
 def _static(value: ir.Value, axis: int) -> int:
@@ -177,17 +182,14 @@ def _static(value: ir.Value, axis: int) -> int:
     return length
 
 
-def _graph(text: str, **constants: Tensor) -> ir.Graph:
-    """A loop's body from ONNX's own notation, with constants of int64."""
-    graph: GraphProto = onnx.parser.parse_graph(text)
-    for name, value in constants.items():
-        node = onnx.helper.make_node(
-            "Constant",
-            [],
-            [name],
-            value=onnx.helper.make_tensor(
-                name, TensorProto.INT64, value.shape, value.flatten().tolist()
-            ),
-        )
-        graph.node.insert(0, node)
-    return ir.serde.deserialize_graph(graph)
+def _ints(*values: int) -> ir.Value:
+    return _constant(torch.tensor(values))
+
+
+def _float(value: float) -> ir.Value:
+    return _constant(torch.tensor(value))
+
+
+def _constant(tensor: Tensor) -> ir.Value:
+    result: ir.Value = _ops.Constant(value=ir.tensor(tensor.numpy()))
+    return result

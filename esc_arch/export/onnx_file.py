@@ -18,28 +18,33 @@ from esc_arch.export.exportable import exportable
 from esc_arch.export.graph_ops import onnx_translations
 from esc_arch.export.source import Source
 
-__all__ = ["DEFAULT_OPSET", "OPSETS", "write_onnx"]
+__all__ = ["DEFAULT_OPSET", "DTYPES", "OPSETS", "write_onnx"]
 
 # The first with Gelu, of which the networks consist to a third, and the last that is tested.
 OPSETS = range(18, 22)
 DEFAULT_OPSET = 20
 
+# As the upscaler calls them, and as the metadata do.
+DTYPES = {"fp32": "float32", "fp16": "float16"}
+
 INPUT, OUTPUT = "image", "enlarged"
 
 
 def write_onnx(
-    model: LoadedModel, path: Path, *, half: bool = False, opset: int = DEFAULT_OPSET
+    model: LoadedModel, path: Path, *, dtype: str = "fp32", opset: int = DEFAULT_OPSET
 ) -> list[Agreement]:
     """Export a network, compare it with PyTorch in onnxruntime, then write the file.
 
-    The graph is standard ONNX.  Its input is ``image``, (batch, C, height, width) in [0, 1], any
-    of the three from 1, its output ``enlarged``, (batch, C, r * height, r * width), both float32.
+    The graph is standard ONNX without Loop, Scan and If, which few programs load.  Its input is
+    ``image``, (batch, C, height, width) in [0, 1], any of the three from 1, its output
+    ``enlarged``, (batch, C, r * height, r * width), both float32.
 
     Args:
         model: the network.
         path: of the file, which is replaced.
-        half: weights and arithmetic in float16, the attention's scores and softmax in float32;
-            images stay in float32, so that programs need not know.
+        dtype: of weights and arithmetic, one of :data:`DTYPES`.  With fp16 the attention's scores
+            and softmax and the means over a map are in float32; images, too, so that programs need
+            not know.
         opset: one of :data:`OPSETS`.
 
     Returns:
@@ -49,11 +54,11 @@ def write_onnx(
         UserError: when the network cannot be exported, the comparison fails, or the file
             cannot be written.
     """
-    precision = "float16" if half else "float32"
+    precision = DTYPES[dtype]
     source = Source.of(model)
     metadata = source.metadata(precision)
     network = exportable(source.network)
-    graph = _translated(_InHalf(network) if half else network, source, opset)
+    graph = _translated(_InHalf(network) if dtype == "fp16" else network, source, opset)
     _strip(graph.graph)
     for key, value in metadata.items():
         graph.metadata_props.add(key=key, value=value)

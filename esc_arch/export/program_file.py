@@ -23,7 +23,8 @@ def write_program(model: LoadedModel, path: Path) -> list[Agreement]:
 
     ``torch.export.load(path).module()`` maps (B, C, H, W) in float32, in [0, 1], on the CPU;
     any B, H and W from 1, but H and W above the f of a network that folds f x f pixels into
-    channels (ESCRealM).  The metadata are the extra files ``esc_arch/KEY``.
+    channels (ESCRealM).  The metadata are the extra files ``esc_arch/KEY``.  Nothing in the file is
+    pickled, as PyTorch 2.13 writes it; older releases pickle the weights.
 
     Args:
         model: the network.
@@ -73,6 +74,6 @@ def _exported(source: Source, least: int) -> torch.export.ExportedProgram:
     # They would refuse one image and sides of one pixel, whose memory format is ambiguous; the
     # graph is right for them, too, which the comparison shows.
     program._guards_code = []
-    # They would be the one pickle in the file, and torch.export.load unpickles them.
-    program._example_inputs = None
+    # They would be written by pickle, which a file to be passed on should not need.
+    program.example_inputs = None
     return program
