@@ -253,7 +253,7 @@ def open_regular(path: str | os.PathLike[str]) -> IO[bytes]:
     number = os.open(path, flags)
     try:
         refuse(os.fstat(number))
-        return open(number, "rb")
+        return open(path, "rb", opener=lambda *_: number)  # with its name, not its number
     except BaseException:
         os.close(number)
         raise

@@ -248,10 +248,7 @@ def _read_list(file: str) -> tuple[list[MetaLine], list[Finding]]:
     else:
         expected = "an image name in each line"
         blank = [str(number) for number, line in enumerate(lines, 1) if not line.name]
-        if lines and lines[0].name.startswith("\ufeff"):
-            found = f"{file} with a byte order mark, which BasicSR takes for a part of the first"
-            advice = "Save the file as UTF-8 without one."
-        elif not lines:
+        if not lines:
             found, advice = f"an empty file {file}", "Fill the file."
         elif blank:
             found, advice = f"{file} with blank lines", "Remove the blank lines."

@@ -22,13 +22,13 @@ import lmdb
 from esc_arch.data.lmdb_reader import (
     DamagedLmdb,
     MetaLine,
-    list_text,
     open_lmdb,
     parse_meta_line,
 )
 from esc_arch.errors import UserError
 from esc_arch.files import read_regular, special_kind
 from esc_arch.imaging.codecs import ImageError, find_images
+from esc_arch.plugin.readers import list_text
 from esc_arch.terminal import say
 
 __all__ = [

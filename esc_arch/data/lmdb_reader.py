@@ -4,18 +4,16 @@ Such a folder holds ``data.mdb`` and ``meta_info.txt``, with lines like
 ``0001_s001.png (480,480,3) 1``.  BasicSR takes as key what stands before the first dot.
 """
 
-import io
 import os
 import re
 from typing import NamedTuple
-from weakref import WeakValueDictionary
 
 import lmdb
 
 from esc_arch.files import open_regular
+from esc_arch.plugin.readers import shared_environment
 
-__all__ = ["DamagedLmdb", "MetaLine", "list_text", "open_lmdb", "parse_meta_line"]
-__all__ += ["shared_environment"]
+__all__ = ["DamagedLmdb", "MetaLine", "open_lmdb", "parse_meta_line"]
 
 _SHAPE = re.compile(r" \((\d+),\s*(\d+)(?:,\s*(\d+))?")
 
@@ -57,21 +55,8 @@ def parse_meta_line(line: str) -> MetaLine:
     return MetaLine(name, line.split(".")[0], sides)
 
 
-def list_text(file: str | os.PathLike[str]) -> str:
-    """A list of images: UTF-8 in any locale, without the byte order mark of editors on Windows.
-
-    Raises:
-        OSError: when it cannot be read.
-        UnicodeDecodeError: when it is no text.
-    """
-    with io.TextIOWrapper(open_regular(file), "utf-8-sig") as opened:
-        text = opened.read()
-    # In a locale of another encoding names are as the system is asked for them.
-    return os.fsdecode(text.encode())
-
-
 def open_lmdb(path: str | os.PathLike[str]) -> lmdb.Environment:
-    """Open an LMDB as BasicSR does, see :func:`shared_environment`, after a look at its file.
+    """Open an LMDB, after a look at its file, as all readers of the process share it.
 
     Raises:
         DamagedLmdb: when ``data.mdb`` is missing, cut off, or no LMDB.
@@ -94,25 +79,3 @@ def open_lmdb(path: str | os.PathLike[str]) -> lmdb.Environment:
     if size < needed:
         raise DamagedLmdb(f"{needed} bytes of data", f"{size} bytes in {data}")
     return database
-
-
-_opened: "WeakValueDictionary[tuple[int, int], lmdb.Environment]" = WeakValueDictionary()
-
-
-def shared_environment(path: str | os.PathLike[str]) -> lmdb.Environment:
-    """The environment of an LMDB folder, read-only and without lock.
-
-    lmdb opens a database once in a process: all callers share it, and it is closed when the last
-    one has forgotten it.  Workers made by ``fork`` go on with what their parent has opened, which
-    is mapped memory.
-
-    Raises:
-        OSError, lmdb.Error: when it cannot be opened.
-    """
-    status = os.stat(os.path.join(path, "data.mdb"))
-    place = status.st_dev, status.st_ino
-    environment = _opened.get(place)
-    if environment is None:
-        environment = lmdb.open(os.fsencode(path), readonly=True, lock=False, readahead=False)
-        _opened[place] = environment
-    return environment

@@ -30,6 +30,7 @@ from torch.optim import Optimizer
 
 from esc_arch.files import write_durably
 from esc_arch.plugin import process_group
+from esc_arch.plugin.readers import list_text, shared_environment
 
 __all__ = [
     "OPTIMIZERS",
@@ -346,8 +347,6 @@ def _logging_in_utf8(original: Callable[..., logging.Logger]) -> Callable[..., l
 def _open_list(file: str, mode: str = "r") -> IO[str]:
     """Defect: datasets read ``meta_info`` files in the encoding of the locale, and take a byte
     order mark, which editors on Windows write, for the beginning of the first name."""
-    from esc_arch.data.lmdb_reader import list_text
-
     return io.StringIO(list_text(file))
 
 
@@ -383,8 +382,6 @@ def _open_shared(
     """Defect: ``LmdbBackend`` opens its LMDBs again, which a process may do once, so training and
     validation cannot read the same one, nor two roots of a dataset.  Same arguments."""
     import lmdb
-
-    from esc_arch.data.lmdb_reader import shared_environment
 
     self.db_paths = [str(path) for path in ([db_paths] if isinstance(db_paths, str) else db_paths)]
     keys = [client_keys] if isinstance(client_keys, str) else client_keys

@@ -360,7 +360,7 @@ def test_files_that_are_not_onnx_are_refused(tmp_path):
     with pytest.raises(UserError, match="expected a checkpoint file"):
         open_weights(path)
     path.mkdir()
-    with pytest.raises(UserError, match="expected an ONNX file; found Is a directory"):
+    with pytest.raises(UserError, match="expected an ONNX file; found a folder"):
         open_weights(path)
     path.rmdir()
     os.mkfifo(path)

@@ -119,7 +119,7 @@ def registered(folder: Path, cut) -> str:
     assert f"ARCH {NETWORKS}" in output
     has_models = "MODEL ['ESCModel', 'ESRModel', 'SectionsModel', 'TenthSectionsModel']" in output
     assert has_models != ("its models" in output)
-    assert "DATASET ['DownsampleImageDataset']" in output
+    assert "DATASET ['DownsampleImageDataset', 'PhotoImageDataset']" in output
     assert "(1, 3, 18, 14)" in output
     return output
 

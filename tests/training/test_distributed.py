@@ -12,6 +12,7 @@ import jobs
 import pytest
 import torch
 import yaml
+from basicsr.archs import build_network
 from basicsr.data import build_dataloader, build_dataset
 from basicsr.models import build_model
 from tiny_run import models, options, train, validated
@@ -96,6 +97,8 @@ def test_a_test_is_shared_out_and_gives_the_numbers_of_one_process(folder):
     section = opt["datasets"].pop("val")
     opt["datasets"] = {"test_1": section}
     opt["val"] |= {"save_img": True, "suffix": None}
+    torch.save({"params": build_network(dict(opt["network_g"])).state_dict()}, "net.pth")
+    opt["path"] = {"pretrain_network_g": "net.pth"}
     for key in ("train", "logger"):
         del opt[key]
     # BasicSR opens one log in a process, so the one of these tests may be another's.

@@ -46,6 +46,7 @@ class Opened:
     channels: int = 3
     metadata: Mapping[str, str] = field(default_factory=dict)
     path: Path = Path("repeat.safetensors")
+    choice: str = ""
     dtypes: frozenset[torch.dtype] = frozenset({torch.float32, torch.bfloat16})
 
 
