@@ -364,11 +364,11 @@ def test_files_that_are_not_onnx_are_refused(tmp_path):
         open_weights(path)
     path.rmdir()
     os.mkfifo(path)
-    with pytest.raises(UserError, match="expected an ONNX file; found a pipe"):
+    with pytest.raises(UserError, match="expected an ONNX file; found a device"):
         open_weights(path)
     path.unlink()
     path.symlink_to("/dev/zero")
-    with pytest.raises(UserError, match="expected an ONNX file; found a pipe"):
+    with pytest.raises(UserError, match="expected an ONNX file; found a device"):
         open_weights(path)
     path.unlink()
     path.write_bytes(b"not a graph")
