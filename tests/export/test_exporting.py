@@ -11,6 +11,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from onnx.reference import ReferenceEvaluator
 from torch import nn
 
 from esc_arch.archs import PRESETS
@@ -153,6 +154,12 @@ def assert_sums_in_float32(path) -> None:
     softmaxes = [node for node in model.graph.node if node.op_type == "Softmax"]
     assert softmaxes
     assert all(kinds[node.input[0]] == onnx.TensorProto.FLOAT for node in means + softmaxes)
+    # The sum as a runtime takes it that adds in the type of its input, by NumPy.
+    cast = next(node for node in model.graph.node if means[0].input[0] in node.output)
+    before = onnx.utils.Extractor(model).extract_model(cast.input, cast.output)
+    channel = np.full((1, 1, 500, 1000), 200, np.float16)
+    (summed,) = ReferenceEvaluator(before).run(None, {cast.input[0]: channel})
+    assert np.add.reduce(summed, axis=(2, 3), dtype=summed.dtype) == 200 * channel.size
 
 
 @pytest.mark.parametrize(
