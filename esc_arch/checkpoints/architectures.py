@@ -191,6 +191,9 @@ def _swinir(state: State) -> Found:
     groups = range(_count(state, "layers."))
     window = (_square_root(len(state[_BLOCK.format(0, 0, _TABLE)])) + 1) // 2
     mask = state.get("layers.0.residual_group.blocks.1.attn_mask")
+    embedding = state.get("absolute_pos_embed")
+    # A mask for each window of a training image; an image of one window has none.
+    side = window * (_square_root(len(mask)) if mask is not None else 1)
     upsampler, scale = "", 1
     if "conv_up1.weight" in state:
         upsampler, scale = "nearest+conv", 4
@@ -206,8 +209,7 @@ def _swinir(state: State) -> Found:
         "resi_connection": "1conv" if "conv_after_body.weight" in state else "3conv",
         "upsampler": upsampler,
         "upscale": scale,
-        # A mask for each window of a training image; an image of one window has none.
-        "img_size": window * (_square_root(len(mask)) if mask is not None else 1),
+        "img_size": side if embedding is None else _square_root(embedding.shape[1]),
         "depths": tuple(_count(state, f"layers.{i}.residual_group.blocks.") for i in groups),
         "num_heads": tuple(state[_BLOCK.format(i, 0, _TABLE)].shape[1] for i in groups),
         "window_size": window,

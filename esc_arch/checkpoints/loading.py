@@ -247,6 +247,12 @@ def is_onnx(path: Path) -> bool:
 
 
 def _built(detected: Detected, state: Mapping[str, Tensor], path: Path) -> nn.Module:
+    if detected.arguments.get("ape"):
+        raise UserError(
+            f"{path}: expected a network for images of any size; found {detected} with an "
+            f"embedding of each position (ape), which is for {detected.arguments['img_size']} "
+            "pixels alone. Name a network without one."
+        )
     network = detected.build()
     try:
         network.load_state_dict(dict(state))

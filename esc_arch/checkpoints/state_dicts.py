@@ -1,6 +1,7 @@
 """Checkpoint files: reading parameters without executing anything, and writing them atomically."""
 
 import pickle
+import re
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -39,6 +40,9 @@ __all__ = [
 TRAINING_STATE_KEYS = ("epoch", "iter", "optimizers", "schedulers")
 
 _CHUNK_BYTES = 1 << 20
+_TRIES = 5
+# In PyTorch's errors about archives, which name lines of its own sources.
+_INTERNAL = re.compile(r"PytorchStreamReader|enforce fail|hasRecord|miniz")
 
 # Half precision would overflow in a sum.
 _SUM_DTYPES = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
@@ -90,8 +94,8 @@ def read_file(path: str | Path) -> object:
         _compare_checksums(path)
     # BasicSR's multi-step scheduler keeps its milestones in a Counter.
     with torch.serialization.safe_globals([Counter]):
-        # Files of PyTorch before 1.6 cannot be mapped.
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=kind.form == ZIP)
+        # Not mapped: PyTorch compares the sizes of the parts then, and the file may be overwritten.
+        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _require_known_types(path: str | Path) -> None:
@@ -131,7 +135,7 @@ def read_checkpoint(path: str | Path, kind: str = "a checkpoint", if_broken: str
     """
     path = Path(path)
     try:
-        return read_file(path)
+        return _read_again(path)
     except CheckpointError as error:
         if error.found == "a folder":
             advice = f"Check the path: the current folder is {Path.cwd()}."
@@ -152,8 +156,31 @@ def read_checkpoint(path: str | Path, kind: str = "a checkpoint", if_broken: str
             advice = "If you trust its source, load it there and save its state_dict alone."
         raise CheckpointError(path, f"{kind} of tensors and plain values", found, advice) from error
     except Exception as error:  # the unpickler of a garbled file may raise anything
-        found = f"a file that does not load ({first_line(error)})"
+        reason = first_line(error)
+        if _INTERNAL.search(reason):
+            reason = "a zip archive that PyTorch cannot read"
+        found = f"a file that does not load ({reason})"
         raise CheckpointError(path, kind, found, if_broken) from error
+
+
+def _read_again(path: Path) -> object:
+    """As :func:`read_file`, again when the file was replaced meanwhile, as a training does."""
+    for _ in range(_TRIES - 1):
+        before = _version(path)
+        try:
+            return read_file(path)
+        except Exception:
+            if _version(path) == before:
+                raise
+    return read_file(path)
+
+
+def _version(path: Path) -> tuple[int, ...] | None:
+    try:
+        status = path.stat()
+    except (OSError, ValueError):
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:

@@ -36,6 +36,13 @@ _OTHERS = re.compile(
     re.I,
 )
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
+# Of programs that count operations (thop, ptflops) or average parameters, in none of which a
+# network computes.
+_COUNTERS = (
+    *("total_ops", "total_params", "__flops__", "__params__", "__macs__"),
+    *("n_averaged", "num_updates", "initted", "step", "epoch", "iteration", "global_step"),
+    *("_extra_state", "device_indicator"),
+)
 # Wrappers of PyTorch, which never are a part of a network's own names.
 _PYTORCH = ("module", "origmod", "fsdpwrappedmodule", "forwardmodule")
 _UNKNOWN = len(_RANKS)
@@ -142,7 +149,7 @@ def _search(node: object, keys: tuple[str, ...], budget: _Budget) -> Iterator[Fo
     budget.entries -= len(node)
     state: dict[str, Tensor] = {}
     for key, value in node.items():
-        if isinstance(key, str) and isinstance(value, Tensor):
+        if isinstance(key, str) and isinstance(value, Tensor) and not _is_counter(key, node):
             state[key] = value.detach() if value.requires_grad else value
     yield from _behind_prefixes(state, keys, 0)
     for key, value in node.items():
@@ -173,6 +180,13 @@ def _behind_prefixes(
     # No network's own name is that of a wrapper of PyTorch.
     if not (groups and all(_plain(name) in _PYTORCH for name in groups)):
         yield Found(state, keys, prefixes)
+
+
+def _is_counter(key: str, names: Mapping[object, object]) -> bool:
+    before, point, name = key.rpartition(".")
+    # Batch normalisation has it beside a mean, which other layers lack.
+    is_stray = name == "num_batches_tracked" and f"{before}{point}running_mean" not in names
+    return name in _COUNTERS or is_stray
 
 
 def _is_usual(name: str) -> bool:

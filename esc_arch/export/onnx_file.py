@@ -55,7 +55,7 @@ def write_onnx(
             cannot be written.
     """
     precision = DTYPES[dtype]
-    source = Source.of(model)
+    source = Source.of(model, ".onnx")
     metadata = source.metadata(precision)
     network = exportable(source.network)
     graph = _translated(_InHalf(network) if dtype == "fp16" else network, source, opset)

@@ -36,7 +36,7 @@ def write_program(model: LoadedModel, path: Path) -> list[Agreement]:
     Raises:
         UserError: as :func:`esc_arch.export.onnx_file.write_onnx`.
     """
-    source = Source.of(model)
+    source = Source.of(model, ".pt2")
     unshuffle = getattr(source.network, "unshuffle", 1)
     least = 1 if unshuffle == 1 else 1 + unshuffle
     program = _exported(source, least)

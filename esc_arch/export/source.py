@@ -16,10 +16,12 @@ from esc_arch.errors import UserError, first_line
 from esc_arch.files import sha256_of
 from esc_arch.progress import progress
 
-__all__ = ["EXPORTED", "Source"]
+__all__ = ["EXPORTED", "PROGRAMS", "Source"]
 
 # Classes whose graphs hold for every size, see tests/export.
 EXPORTED = ("ESC", "ESCFP", "ESCReal", "ESCRealM", "HiT_SRF", "ELAN", "EDSR", "MSRResNet")
+# Of ELAN, torch.export finds constraints on the width.
+PROGRAMS = tuple(name for name in EXPORTED if name != "ELAN")
 
 
 @dataclass(frozen=True)
@@ -37,17 +39,24 @@ class Source:
     detected: Detected
 
     @classmethod
-    def of(cls, model: LoadedModel) -> "Source":
+    def of(cls, model: LoadedModel, ending: str) -> "Source":
         """The source, when it can be exported.
 
+        Args:
+            model: the network.
+            ending: of the file, ``.onnx`` or ``.pt2``.
+
         Raises:
-            UserError: when the network is none of :data:`EXPORTED`.
+            UserError: when the network is none of :data:`EXPORTED` or, for .pt2, of
+                :data:`PROGRAMS`.
         """
+        known = EXPORTED if ending == ".onnx" else PROGRAMS
+        expected = f"a network that can be exported as {ending}: {', '.join(known)}"
         if not isinstance(model.network, nn.Module):
-            raise _refused(model, "an exported file already")
+            raise _refused(model, expected, "an exported file already")
         detected = model.detected
-        if detected is None or detected.network.__name__ not in EXPORTED:
-            raise _refused(model, "its operations depend on the image's size")
+        if detected is None or detected.network.__name__ not in known:
+            raise _refused(model, expected, "its operations depend on the image's size")
         return cls(model, model.network, detected)
 
     def metadata(self, precision: str) -> dict[str, str]:
@@ -84,11 +93,13 @@ class Source:
                 warnings.simplefilter("ignore")
                 yield
         except Exception as error:  # the exporter's, of many kinds
-            raise _refused(self.model, first_line(error)) from error
+            raise _refused(
+                self.model, "a network that PyTorch exports", first_line(error)
+            ) from error
 
 
-def _refused(model: LoadedModel, reason: str) -> UserError:
+def _refused(model: LoadedModel, expected: str, reason: str) -> UserError:
     return UserError(
-        f"{model.path}: expected a network that can be exported: {', '.join(EXPORTED)}; found "
-        f"{model.name} ({reason}). Run it by `basicsr upscale -w {model.path}` instead."
+        f"{model.path}: expected {expected}; found {model.name} ({reason}). Run it by "
+        f"`basicsr upscale -w {model.path}` instead."
     )

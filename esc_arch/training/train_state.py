@@ -503,8 +503,7 @@ def find_resumption(opt: Options, seed: int | None) -> Resumption:
     opt["path"]["resume_state"] = path
     if path is None:
         return Resumption(None, messages, asked)
-    # A copy: read_file maps the file, which `keep_last` deletes some time.
-    state: Any = copy.deepcopy(read_file(path))
+    state: Any = read_file(path)
     check_resume(opt, state["iter"])
     for label in checkpoints.networks_of(opt):
         # check_resume replaces `params_ema`; a bare file's ~ stays, and no saved one is bare.

@@ -226,6 +226,48 @@ def _is_pickle(content):
         return False
 
 
+@pytest.mark.parametrize("change", [-4, 4, None])
+def test_parts_of_another_size_than_the_tensors(tmp_path, change):
+    path = tmp_path / "net.pth"
+    with zipfile.ZipFile(io.BytesIO(saved(STATE))) as source, zipfile.ZipFile(path, "w") as archive:
+        for part in source.infolist():
+            content = source.read(part)
+            if part.filename.endswith("data/0"):
+                if change is None:
+                    continue
+                content = content[:change] if change < 0 else content + bytes(change)
+            archive.writestr(part.filename, content)
+    with pytest.raises(UserError) as caught:
+        inspect(path)
+    assert str(path) in str(caught.value)
+    assert not any(word in str(caught.value) for word in ("miniz", "enforce", "Pytorch"))
+
+
+def test_a_file_that_is_replaced_while_it_is_read(tmp_path, monkeypatch):
+    path, newer = tmp_path / "net.pth", tmp_path / "newer"
+    path.write_bytes(saved(STATE)[:-100])
+    newer.write_bytes(saved(STATE))
+    read = zipfile.ZipFile.__init__
+
+    def replaced(self, *args, **kwargs):
+        if newer.exists():
+            monkeypatch.setattr(zipfile.ZipFile, "__init__", read)
+            newer.rename(path)
+            raise zipfile.BadZipFile
+        read(self, *args, **kwargs)
+
+    monkeypatch.setattr(zipfile.ZipFile, "__init__", replaced)
+    assert inspect(path).state.keys() == STATE.keys()
+
+
+def test_a_file_that_is_overwritten_after_it_was_read(tmp_path):
+    path = tmp_path / "net.pth"
+    path.write_bytes(saved(STATE))
+    found = inspect(path)
+    path.write_bytes(b"")
+    assert all(torch.equal(found.state[key], STATE[key]) for key in STATE)
+
+
 @pytest.mark.slow
 def test_no_pickle_in_our_programs(tmp_path):
     """PyTorch's loader of .pt2 files unpickles what it finds in them."""

@@ -9,10 +9,12 @@ import sys
 import pytest
 import torch
 from basicsr.archs.rrdbnet_arch import RRDBNet
+from basicsr.archs.swinir_arch import SwinIR
 from safetensors.torch import save_file
 
 import esc_arch
 from esc_arch import UserError, checkpoints, create
+from esc_arch.checkpoints import open_weights
 from tests.reference_cases import fill_parameters
 from tests.tiny import SIZES
 
@@ -69,6 +71,15 @@ def test_a_network_of_another_family_is_refused(tmp_path):
     torch.save({"params": {"conv_first.weight": torch.zeros(64, 3, 3, 3)}}, path)
     with pytest.raises(UserError, match="neither of the ESC family nor a preset"):
         create("esc", 2, weights=path)
+
+
+def test_a_network_for_one_size_of_image_is_refused(tmp_path):
+    arguments = {"upscale": 2, "upsampler": "pixelshuffledirect", "img_size": 16, "window_size": 8}
+    network = SwinIR(**arguments, embed_dim=12, depths=[1], num_heads=[2], ape=True)
+    torch.save({"params": network.state_dict()}, tmp_path / "net.pth")
+    with pytest.raises(UserError) as error:
+        open_weights(tmp_path / "net.pth")
+    assert "net.pth" in str(error.value) and "16" in str(error.value)
 
 
 class Evil:

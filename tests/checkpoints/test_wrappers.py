@@ -60,6 +60,26 @@ def test_usual_prefixes(tmp_path, prefix):
     assert agrees(inspect(tmp_path / "net.safetensors").state)
 
 
+@pytest.mark.parametrize(
+    "counters",
+    [
+        {"total_ops": torch.zeros(1), "total_params": torch.zeros(1)},
+        {"last.total_ops": torch.zeros(1), "blocks.0.total_params": torch.zeros(())},
+        {"n_averaged": torch.tensor(3)},
+        {"num_batches_tracked": torch.tensor(3), "last.num_batches_tracked": torch.tensor(3)},
+        {"blocks.0._extra_state": torch.zeros(3)},
+    ],
+)
+def test_counters_of_other_programs_are_left_out(tmp_path, counters):
+    assert agrees(found_in({"params": STATE | counters}, tmp_path / "net.pth").state)
+    assert agrees(found_in(behind("module.", STATE | counters), tmp_path / "net.pth").state)
+
+
+def test_counters_of_batch_normalisation_stay():
+    state = torch.nn.Sequential(torch.nn.Conv2d(3, 3, 1), torch.nn.BatchNorm2d(3)).state_dict()
+    assert find_sets(state)[0].state.keys() == state.keys()
+
+
 def test_nested_and_with_other_things_beside(tmp_path):
     averaged = torch.optim.swa_utils.AveragedModel(NETWORK).state_dict()
     optimizer = torch.optim.Adam(NETWORK.parameters())

@@ -11,6 +11,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from onnx.reference import ReferenceEvaluator
 from torch import nn
 
 from esc_arch.archs import PRESETS
@@ -153,6 +154,12 @@ def assert_sums_in_float32(path) -> None:
     softmaxes = [node for node in model.graph.node if node.op_type == "Softmax"]
     assert softmaxes
     assert all(kinds[node.input[0]] == onnx.TensorProto.FLOAT for node in means + softmaxes)
+    # The sum as a runtime takes it that adds in the type of its input, by NumPy.
+    cast = next(node for node in model.graph.node if means[0].input[0] in node.output)
+    before = onnx.utils.Extractor(model).extract_model(cast.input, cast.output)
+    channel = np.full((1, 1, 500, 1000), 200, np.float16)
+    (summed,) = ReferenceEvaluator(before).run(None, {cast.input[0]: channel})
+    assert np.add.reduce(summed, axis=(2, 3), dtype=summed.dtype) == 200 * channel.size
 
 
 @pytest.mark.parametrize(
@@ -222,7 +229,7 @@ def test_arguments_that_only_the_metadata_hold(tmp_path):
     metadata = write_safetensors(network, weights)
     labelled = json.dumps(json.loads(metadata["arguments"]) | {"window_sizes": (2, 4, 8)})
     write_safetensors(network, weights, metadata=metadata | {"arguments": labelled})
-    found = Source.of(open_weights(weights)).metadata("float32")
+    found = Source.of(open_weights(weights), ".onnx").metadata("float32")
     rebuilt = PRESETS[found["network"].lower() + "_light"].network(**json.loads(found["arguments"]))
     rebuilt.load_state_dict(network.state_dict())
     x = torch.rand(1, 3, 21, 13)
@@ -265,6 +272,15 @@ def test_program(tmp_path, name, least):
         x = torch.rand(shape)
         with torch.no_grad():
             assert deviation(program(x), network(x)) < 1e-5
+
+
+def test_elan_is_no_program(tmp_path, capsys):
+    network = PRESETS["elan_light"].network(m_elan=2, c_elan=6, scale=2)
+    write_safetensors(network, tmp_path / "a.safetensors")
+    path = tmp_path / "a.pt2"
+    assert main(["export", str(tmp_path / "a.safetensors"), "-o", str(path)]) == 2
+    expected, found = capsys.readouterr().err.split("; found")
+    assert "ELAN" not in expected and "ELAN" in found and not path.exists()
 
 
 def test_nothing_is_overwritten_or_left_behind(esc, tmp_path, capsys):
