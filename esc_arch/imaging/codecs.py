@@ -6,6 +6,7 @@ OpenCV and BasicSR; uint8 or uint16.
 
 import io
 import os
+import re
 import struct
 import warnings
 import zlib
@@ -27,6 +28,7 @@ from esc_arch.errors import UserError, first_line, listed
 from esc_arch.files import open_regular, read_regular, special_kind
 from esc_arch.imaging.colour import cmyk_to_srgb
 from esc_arch.imaging.kinds import Refused, kind_of
+from esc_arch.imaging.quiet import quiet
 from esc_arch.machine import available_bytes
 
 __all__ = [
@@ -73,6 +75,10 @@ _OPENERS: dict[bytes, Callable[[IO[bytes]], Image.Image]] = {
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # of the last two, sizes have 64 bits
 _EXPECTED = "an image of 8 or 16 bits a channel (PNG, JPEG, BMP, TIFF, WebP)"
 _AGAIN = "Copy or make it again."
+_AS_PNG = "Save it as PNG or JPEG, or leave it out."
+# In errors of Pillow, of files that may be whole.
+_UNSUPPORTED = re.compile("unsupported|not supported|cannot handle", re.IGNORECASE)
+_LIBPNG_LINE = re.compile(rb"libpng (?:error|warning): ")
 _SMALLER = "Close other programs, or cut the image into pieces."
 _CHUNK = 1 << 20
 _SHOWN = 10
@@ -375,7 +381,11 @@ def _naming(name: str | os.PathLike[str], content: bytes = b"") -> Iterator[None
         if isinstance(error, OSError) and error.strerror:
             raised = _error(name, error.strerror)
         else:
-            raised = _error(name, f"a damaged one ({first_line(error)})")
+            text = first_line(error)
+            if _UNSUPPORTED.search(text):
+                raised = _error(name, f"one of a kind that is not read ({text})", _AS_PNG)
+            else:
+                raised = _error(name, f"a damaged one ({text})")
     else:
         return
     raise raised
@@ -392,7 +402,7 @@ def _unknown(name: str | os.PathLike[str], content: bytes) -> ImageError:
     kind = kind_of(content)
     if not kind:
         return _error(name, "a file that does not read as an image")
-    return _error(name, kind, "Save it as PNG or JPEG, or leave it out.")
+    return _error(name, kind, _AS_PNG)
 
 
 def _open(file: IO[bytes], length: int, name: str | os.PathLike[str]) -> Image.Image:
@@ -520,9 +530,10 @@ def _checked_deep_png(opened: Image.Image, content: bytes) -> bytes:
 
 
 def _by_opencv(content: bytes, name: str | os.PathLike[str]) -> np.ndarray:
-    image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
-    if image is None:
-        raise _error(name, "a damaged one")
+    with quiet(_LIBPNG_LINE):
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+        if image is None:
+            raise ValueError("its pixels cannot be decoded")
     if image.dtype != np.uint16 or (image.ndim == 3 and image.shape[2] not in (3, 4)):
         raise _error(name, f"{image.dtype} {image.shape}", "Convert it to RGB.")
     return image
