@@ -25,7 +25,7 @@ def _add_new(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--overwrite", action="store_true", help="with --all: replace files that differ"
     )
-    parser.set_defaults(run=_new)
+    parser.set_defaults(run=_new, prints_its_work=True)
 
 
 def _new(args: argparse.Namespace) -> None:
