@@ -25,7 +25,7 @@ def _add_new(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--overwrite", action="store_true", help="with --all: replace files that differ"
     )
-    parser.set_defaults(run=_new, prints_its_work=True)
+    parser.set_defaults(run=_new)
 
 
 def _new(args: argparse.Namespace) -> None:
@@ -55,6 +55,7 @@ def _new(args: argparse.Namespace) -> None:
             f"options new: expected a recipe: {', '.join(names(args.test))}; found none. Name one."
         )
     else:
+        args.prints_its_work = True
         sys.stdout.write(recipe(args.name, args.scale, args.test)[1])
 
 

@@ -174,7 +174,8 @@ def find_images(
     """All image files below a folder, by their extension, sorted; hidden ones are left out.
 
     Args:
-        note: takes a line on those of kinds that are not read.
+        note: takes lines on those of kinds that are not read, and on folders that could not be
+            searched.
 
     Raises:
         UserError: when the folder is not there or holds no image.
@@ -186,7 +187,11 @@ def find_images(
             f"{folder}: expected a folder of images; found {kind}. Name a folder of images."
         )
     unread: list[Path] = []
-    found = sorted(walk_images(folder, unread=unread.append))
+    errors: list[OSError] = []
+    found = sorted(walk_images(folder, onerror=errors.append, unread=unread.append))
+    if note is not None:
+        for error in errors:
+            note(f"note: {error.filename}: could not be searched: {error.strerror}")
     if not found:
         others = f": {left_out(unread)}" if unread else "."
         raise UserError(
