@@ -122,7 +122,7 @@ class Upscaler:
                 f"{self.scale}. Choose other weights (-w)."
             )
         self.network_scale, self._channels = opened.scale, opened.channels
-        self._self_ensemble = self_ensemble
+        self._self_ensemble = check("self_ensemble", settings.yes_or_no, self_ensemble)
         self._may_fall_back = dtype == "auto"
         self._ready(opened, _dtype(dtype, self.device, opened))
 

@@ -348,6 +348,8 @@ def test_wrong_arguments(monkeypatch):
 
 def test_options_in_words_and_texts(monkeypatch):
     use(monkeypatch)
+    with pytest.raises(UserError, match=r"self_ensemble.*no"):
+        esc_arch.Upscaler(self_ensemble="no")
     upscaler = esc_arch.Upscaler(dtype="bfloat16", scale="1.5", tile="64", memory="2G")
     assert (upscaler.dtype, upscaler.scale) == (torch.bfloat16, 1.5)
     assert esc_arch.Upscaler(dtype=torch.float32, memory=2e9).dtype == torch.float32
