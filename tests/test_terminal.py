@@ -102,10 +102,12 @@ def test_the_work_is_done_whoever_reads(photo_here, monkeypatch, stdout, stderr)
     assert end.value.code == 0
 
 
-def test_an_output_that_is_the_work_must_come_to_its_place(monkeypatch, capsys):
+def test_an_output_that_is_the_work_must_come_to_its_place(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(sys, "stdout", Refusing(errno.ENOSPC))
     assert main(["options", "reference"]) == 1
     assert os.strerror(errno.ENOSPC) in capsys.readouterr().err
+    assert main(["options", "new", "esc"]) == 1
+    assert main(["options", "new", "--all", str(tmp_path)]) == 0 and list(tmp_path.iterdir())
 
 
 CLOSED = (">&- 2>&-", ">/dev/full", "| true", "<&-")

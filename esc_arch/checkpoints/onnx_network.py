@@ -45,6 +45,7 @@ class OnnxNetwork:
     Attributes:
         channels: C.
         metadata: of the file, text by key.
+        is_half: whether it computes in float16, by its input or its metadata.
 
     Raises:
         UserError: when it is no ONNX file, or has other inputs and outputs.
@@ -70,6 +71,7 @@ class OnnxNetwork:
         self.metadata = dict(self._session.get_modelmeta().custom_metadata_map)
         image = self._only_input()
         self._input, self._dtype = image.name, _DTYPES[image.type]
+        self.is_half = self._dtype == np.float16 or self.metadata.get("precision") == "float16"
         batch, channels, *sides = image.shape
         self.channels: int = channels if isinstance(channels, int) else 3
         self._one_by_one = isinstance(batch, int)

@@ -55,6 +55,7 @@ def _new(args: argparse.Namespace) -> None:
             f"options new: expected a recipe: {', '.join(names(args.test))}; found none. Name one."
         )
     else:
+        args.prints_its_work = True
         sys.stdout.write(recipe(args.name, args.scale, args.test)[1])
 
 

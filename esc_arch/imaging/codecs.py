@@ -6,6 +6,7 @@ OpenCV and BasicSR; uint8 or uint16.
 
 import io
 import os
+import re
 import struct
 import warnings
 import zlib
@@ -27,6 +28,7 @@ from esc_arch.errors import UserError, first_line, listed
 from esc_arch.files import open_regular, read_regular, special_kind
 from esc_arch.imaging.colour import cmyk_to_srgb
 from esc_arch.imaging.kinds import Refused, kind_of
+from esc_arch.imaging.quiet import quiet
 from esc_arch.machine import available_bytes
 
 __all__ = [
@@ -73,6 +75,10 @@ _OPENERS: dict[bytes, Callable[[IO[bytes]], Image.Image]] = {
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # of the last two, sizes have 64 bits
 _EXPECTED = "an image of 8 or 16 bits a channel (PNG, JPEG, BMP, TIFF, WebP)"
 _AGAIN = "Copy or make it again."
+_AS_PNG = "Save it as PNG or JPEG, or leave it out."
+# In errors of Pillow, of files that may be whole.
+_UNSUPPORTED = re.compile("unsupported|not supported|cannot handle", re.IGNORECASE)
+_LIBPNG_LINE = re.compile(rb"libpng (?:error|warning): ")
 _SMALLER = "Close other programs, or cut the image into pieces."
 _CHUNK = 1 << 20
 _SHOWN = 10
@@ -168,7 +174,8 @@ def find_images(
     """All image files below a folder, by their extension, sorted; hidden ones are left out.
 
     Args:
-        note: takes a line on those of kinds that are not read.
+        note: takes lines on those of kinds that are not read, and on folders that could not be
+            searched.
 
     Raises:
         UserError: when the folder is not there or holds no image.
@@ -180,7 +187,11 @@ def find_images(
             f"{folder}: expected a folder of images; found {kind}. Name a folder of images."
         )
     unread: list[Path] = []
-    found = sorted(walk_images(folder, unread=unread.append))
+    errors: list[OSError] = []
+    found = sorted(walk_images(folder, onerror=errors.append, unread=unread.append))
+    if note is not None:
+        for error in errors:
+            note(f"note: {error.filename}: could not be searched: {error.strerror}")
     if not found:
         others = f": {left_out(unread)}" if unread else "."
         raise UserError(
@@ -375,7 +386,11 @@ def _naming(name: str | os.PathLike[str], content: bytes = b"") -> Iterator[None
         if isinstance(error, OSError) and error.strerror:
             raised = _error(name, error.strerror)
         else:
-            raised = _error(name, f"a damaged one ({first_line(error)})")
+            text = first_line(error)
+            if _UNSUPPORTED.search(text):
+                raised = _error(name, f"one of a kind that is not read ({text})", _AS_PNG)
+            else:
+                raised = _error(name, f"a damaged one ({text})")
     else:
         return
     raise raised
@@ -392,7 +407,7 @@ def _unknown(name: str | os.PathLike[str], content: bytes) -> ImageError:
     kind = kind_of(content)
     if not kind:
         return _error(name, "a file that does not read as an image")
-    return _error(name, kind, "Save it as PNG or JPEG, or leave it out.")
+    return _error(name, kind, _AS_PNG)
 
 
 def _open(file: IO[bytes], length: int, name: str | os.PathLike[str]) -> Image.Image:
@@ -520,9 +535,10 @@ def _checked_deep_png(opened: Image.Image, content: bytes) -> bytes:
 
 
 def _by_opencv(content: bytes, name: str | os.PathLike[str]) -> np.ndarray:
-    image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
-    if image is None:
-        raise _error(name, "a damaged one")
+    with quiet(_LIBPNG_LINE):
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+        if image is None:
+            raise ValueError("its pixels cannot be decoded")
     if image.dtype != np.uint16 or (image.ndim == 3 and image.shape[2] not in (3, 4)):
         raise _error(name, f"{image.dtype} {image.shape}", "Convert it to RGB.")
     return image

@@ -18,11 +18,6 @@ import math
 import os
 import re
 import struct
-import sys
-import tempfile
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import IO, NamedTuple
 
 import numpy as np
@@ -32,6 +27,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from esc_arch.imaging.colour import cmyk_to_srgb, lab_to_srgb, ycbcr_to_rgb
 from esc_arch.imaging.kinds import Refused
+from esc_arch.imaging.quiet import quiet
 
 __all__ = ["TiffPixels", "TiffSize", "decode_tiff", "tiff_size"]
 
@@ -60,7 +56,6 @@ _REDUCED_OR_MASK = 1 | 4  # of NewSubfileType
 _LIBTIFF_LINE = re.compile(
     rb"tempfile\.tif:|\w*(?:TIFF|Decode|Setup|JPEG|Fax|ZSTD|LZMA)\w*:|.*\btempfile\.tif\b"
 )
-_libtiff = threading.Lock()
 
 # What it says of odd tags would stand between the user's lines; what matters raises.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
@@ -250,7 +245,12 @@ def _check_code(page: tifffile.TiffPage, photometric: int, bits: int) -> None:
     name = _name(page.compression)
     advice = "Save it with LZW or deflate compression, or with none."
     known = _CODES_OF_TIFFFILE | _CODES_OF_LIBTIFF | _CODES_OF_IMAGES
-    is_plain = page.planarconfig == 1 and page.samplesperpixel == _CHANNELS[photometric]
+    beside = page.samplesperpixel - _CHANNELS[photometric]
+    is_plain = page.planarconfig == 1 and not beside
+    if code == _JPEG and photometric in (_BLACK_IS_ZERO, _RGB):
+        # Pillow would divide colours by alpha once more, or not at all.
+        straight = not page.extrasamples or page.extrasamples[0] == _STRAIGHT
+        is_plain = page.planarconfig == 1 and beside <= straight
     if code not in known or (
         # What Pillow decodes whole.
         code in _CODES_OF_IMAGES
@@ -348,7 +348,7 @@ def _unpack(file: io.BytesIO, page: tifffile.TiffPage) -> None:
     for plane in range(planes):
         packed = [content[o : o + n] for o, n in places[plane * in_plane : (plane + 1) * in_plane]]
         grey = TiffImageFile(_grey_tiff(packed, page, width, height, rows))
-        with _libtiff_quiet():
+        with quiet(_LIBTIFF_LINE):
             grey.load()
         position = file.seek(0, os.SEEK_END)
         file.write(np.asarray(grey).tobytes())
@@ -381,47 +381,18 @@ def _grey_tiff(
     return io.BytesIO(b"".join([b"II*\0", head, *packed, numbers, tail, bytes(4)]))
 
 
-@contextmanager
-def _libtiff_quiet() -> Iterator[None]:
-    """Keep libtiff's lines out of the standard error output; the first is in the error raised.
-
-    libtiff writes them itself, to the file number of the process.  What other threads write there
-    meanwhile is written when the block ends.
-    """
-    with _libtiff, tempfile.TemporaryFile() as held:
-        sys.stderr.flush()
-        kept = os.dup(2)
-        os.dup2(held.fileno(), 2)
-        failed: Exception | None = None
-        try:
-            yield
-        except Exception as error:
-            failed = error
-        finally:
-            sys.stderr.flush()
-            os.dup2(kept, 2)
-            os.close(kept)
-            held.seek(0)
-            lines = held.read().splitlines(keepends=True)
-        own = [line for line in lines if _LIBTIFF_LINE.match(line)]
-        os.write(2, b"".join(line for line in lines if line not in own))
-        if failed is not None:
-            text = own[0].decode("utf-8", "replace").split(":", 1)[1] if own else str(failed)
-            raise ValueError(text.strip()) from None
-
-
 def _by_pillow(content: bytes, page: tifffile.TiffPage, profile: bytes) -> TiffPixels:
     """A whole file: of one, two or four bits, of a code of images, or a plain one."""
     image = TiffImageFile(io.BytesIO(content))
-    with _libtiff_quiet():
+    with quiet(_LIBTIFF_LINE):
         image.load()
     # Pillow turns it while it loads, or not, by its release; the tag is gone then.
     orientation = image.getexif().get(_ORIENTATION, 1)
     if image.mode == "CMYK":
         pixels, note = cmyk_to_srgb(image, profile)
         return TiffPixels(pixels, orientation, True, (note,))
-    mode = {"1": "L", "P": "RGB", "YCbCr": "RGB"}.get(image.mode, image.mode)
-    if mode not in ("L", "RGB"):
+    mode = {"1": "L", "P": "RGB", "YCbCr": "RGB", "LA": "RGBA"}.get(image.mode, image.mode)
+    if mode not in ("L", "RGB", "RGBA"):
         raise Refused(f"pixels of Pillow's mode {image.mode}", "Convert it to RGB.")
     plain = image if mode == image.mode else image.convert(mode)
     return TiffPixels(np.asarray(plain), orientation, False, ())

@@ -18,6 +18,7 @@ __all__ = [
     "quality_number",
     "scale_factor",
     "tile_side",
+    "yes_or_no",
 ]
 
 FORMATS = ("png", "jpeg", "webp", "tiff", "bmp")
@@ -67,6 +68,13 @@ def scale_factor(value: object) -> float:
     if not (math.isfinite(factor) and factor > 0):
         raise _wanted("a number above 0", value)
     return factor
+
+
+def yes_or_no(value: object) -> bool:
+    """True or False; a text such as ``no`` would be taken for True."""
+    if value is True or value is False:
+        return value
+    raise _wanted("True or False", value)
 
 
 def tile_side(value: object) -> str | int:

@@ -35,6 +35,8 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 AnyImage = TypeVar("AnyImage", Image.Image, np.ndarray, Tensor)
 
 _LEVELS = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535}
+# Grey that was stored as lossy WebP decodes to channels that are one level of 8 bits apart.
+_NEARLY_EQUAL = 1.5 / 255
 # Resizing with negative lobes goes a little beyond 0 and 1.
 _LEAST, _MOST = -0.5, 1.5
 _KEPT_MODES = ("L", "LA", "RGB", "RGBA", "I;16")
@@ -61,7 +63,8 @@ class Upscaler:
             it is float16 where the network allows that, whose 11 bits keep the 256 levels of
             an image that bfloat16's 8 do not, and float32 again for an image that float16
             cannot hold.  PyTorch's names are taken too.  Images of 16 bits are computed in
-            float32 in any case, as none of the others keeps their levels.
+            float32 in any case, as none of the others keeps their levels; an ONNX file of half
+            precision cannot, which is said.
         scale: of the result, a fraction too; None for the network's.  The network runs as often
             as it needs to reach it, and antialiased bicubic resizing leads back to it.
         tile: ``auto``, ``off``, or the side of a tile in pixels of the image.
@@ -108,6 +111,7 @@ class Upscaler:
         self._memory = None if memory is None else check("memory", settings.memory_bytes, memory)
         self._say = say
         self._exact: Upscaler | None = None
+        self._has_said = False
         opened = open_weights(weights)
         self.name, self.path, self.metadata = opened.name, opened.path, opened.metadata
         self.choice = opened.choice
@@ -118,7 +122,7 @@ class Upscaler:
                 f"{self.scale}. Choose other weights (-w)."
             )
         self.network_scale, self._channels = opened.scale, opened.channels
-        self._self_ensemble = self_ensemble
+        self._self_ensemble = check("self_ensemble", settings.yes_or_no, self_ensemble)
         self._may_fall_back = dtype == "auto"
         self._ready(opened, _dtype(dtype, self.device, opened))
 
@@ -128,10 +132,10 @@ class Upscaler:
         """Enlarge an image.
 
         Alpha is resized by antialiased bicubic interpolation, and colours under fully
-        transparent pixels do not reach the visible ones.  Grey, three equal channels too, goes
-        through a network of three channels as three equal ones, whose mean is taken, as the
-        network would tint it.  Values are clamped and rounded
-        once, at the end.
+        transparent pixels do not reach the visible ones.  Grey goes through a network of three
+        channels as three equal ones, whose mean is taken, as the network would tint it; so do
+        three channels that are equal, or of 8 bits and at most one level apart everywhere.
+        Values are clamped and rounded once, at the end.
 
         Args:
             image: a PIL image (turned as it is: see ``PIL.ImageOps.exif_transpose``); an array
@@ -206,12 +210,15 @@ class Upscaler:
             raise _another_type("uint8, uint16", image.dtype, "image.astype(np.uint8)")
         if levels > 255 and self.dtype != torch.float32:
             return self._in_float32()._array(image, progress)
+        if levels > 255:
+            self._say_of_half()
         planes = np.moveaxis(image.reshape(*image.shape[:2], channels), -1, 0)
         result = np.empty((*self.size(*image.shape[:2]), channels), dtype)
         values = torch.from_numpy(planes.astype(np.float32)).div_(levels)
         if levels == 1:
             _check_range(values)
-        for index, plane in self._planes(values, progress, result if levels > 1 else None):
+        array = result if levels > 1 else None
+        for index, plane in self._planes(values, progress, array, levels):
             result[..., index] = _quantised(plane, levels).cpu().numpy()
         return result if image.ndim == 3 else result[..., 0]
 
@@ -230,19 +237,20 @@ class Upscaler:
         results = batch.new_empty((*batch.shape[:2], *self.size(*batch.shape[-2:])))
         for planes, result in zip(batch, results, strict=True):
             part = progress.part(1 / len(batch))
-            for index, plane in self._planes(planes.float() / levels, part, None):
+            for index, plane in self._planes(planes.float() / levels, part, None, levels):
                 result[index] = _quantised(plane, levels)
         return results if image.ndim == 4 else results[0]
 
     @torch.no_grad()
     def _planes(
-        self, planes: Tensor, progress: Progress, array: np.ndarray | None
+        self, planes: Tensor, progress: Progress, array: np.ndarray | None, levels: int
     ) -> list[tuple[int, Tensor]]:
         """Enlarge (C, H, W) in [0, 1], float32.
 
         Args:
             array: (h, w, C) of integers; takes the colours where the network gives them as they
                 are, so that the largest images are never whole in floating point.
+            levels: of integers between black and white; 1 of floating point.
 
         Returns:
             The other planes (h, w), each with its number.
@@ -257,8 +265,8 @@ class Upscaler:
             done.append((len(planes) - 1, imresize(alpha, size=size)[0]))
         device = self.device if isinstance(self.network, nn.Module) else torch.device("cpu")
         channels = len(colour)
-        if channels == 3 and colour[0].equal(colour[1]) and colour[0].equal(colour[2]):
-            colour = colour[:1]
+        if channels == 3 and _is_grey(colour, _NEARLY_EQUAL if levels == 255 else 0):
+            colour = colour[1:2]
         is_grey = len(colour) == 1
         colour = colour.to(device)[None]
         if array is not None and self._is_one_run(is_grey):
@@ -345,7 +353,7 @@ class Upscaler:
         result = self._enlarge(colour, output, progress)
         if not _is_finite(result, output) and self.dtype != torch.float32:
             self._take_float32()
-            output = None if array is None else ArrayOutput(array)
+            output = None if array is None else ArrayOutput(array, is_grey)
             result = self._enlarge(colour, output, None)
         if not _is_finite(result, output):
             raise UserError(
@@ -383,6 +391,15 @@ class Upscaler:
             self._exact = exact
         return self._exact
 
+    def _say_of_half(self) -> None:
+        """Say once that a file computes in half precision, whatever is chosen."""
+        if not self._has_said and getattr(self.network, "is_half", False):
+            self._has_said = True
+            self._say(
+                f"images of 16 bits lose levels in {self.path}, which computes in float16: use "
+                "the checkpoint that it was exported from, or an export in fp32"
+            )
+
     def _take_float32(self) -> None:
         """Continue in float32, from weights that were never rounded."""
         from esc_arch.checkpoints.loading import open_weights
@@ -393,6 +410,15 @@ class Upscaler:
                 f"{str(self.dtype).removeprefix('torch.')}. Use --dtype fp32."
             )
         self._ready(open_weights(self._weights), torch.float32)
+
+
+def _is_grey(colour: Tensor, tolerance: float) -> bool:
+    """Whether the three channels of (3, H, W) are no further apart than that at any pixel."""
+    red, green, blue = colour
+    return all(
+        bool((one - other).abs_().max() <= tolerance)
+        for one, other in ((red, green), (green, blue), (red, blue))
+    )
 
 
 def _is_finite(result: Tensor | None, output: ArrayOutput | None) -> bool:

@@ -1,6 +1,8 @@
 """Image files of all kinds, against files written by hand and Pillow's own turning."""
 
+import errno
 import io
+import os
 import struct
 import zlib
 
@@ -393,3 +395,18 @@ def test_links_to_folders_are_followed_but_not_in_a_circle(tmp_path):
         (folder / name).symlink_to(tmp_path / "elsewhere")
     found = [path.relative_to(folder).as_posix() for path in find_images(folder)]
     assert found == ["1.png", "a/2.png", "b/c/3.png", "x/4.png", "y/4.png"]
+
+
+def test_a_folder_that_cannot_be_searched_is_said(tmp_path):
+    place, names = tmp_path, ["d" * 200] * 25
+    here = os.open(tmp_path, os.O_RDONLY)
+    for name in names:  # longer in all than the system takes
+        os.mkdir(name, dir_fd=here)
+        below = os.open(name, os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(here)
+    (tmp_path / "a.png").write_bytes(b"")
+    said = []
+    assert find_images(place, said.append) == [tmp_path / "a.png"]
+    assert len(said) == 1 and os.strerror(errno.ENAMETOOLONG) in said[0]

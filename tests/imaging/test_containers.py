@@ -454,3 +454,51 @@ def test_a_tiff_without_pixels_is_damaged():
     for read in (decode, shape_of):
         with pytest.raises(ImageError, match="damaged"):
             read(content, "a")
+
+
+def test_libpng_writes_no_lines_of_its_own(capfd):
+    deep = noise(0, (30, 20, 3), np.uint16)
+    content = png(deep)
+    place = content.index(b"IDAT")
+
+    def with_data(data: bytes) -> bytes:
+        packed = zlib.compress(data)
+        chunk = b"IDAT" + packed + struct.pack(">I", zlib.crc32(b"IDAT" + packed))
+        return content[: place - 4] + struct.pack(">I", len(packed)) + chunk + content[-12:]
+
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in deep)
+    longer = decode(with_data(rows + bytes(500)), "a.png").image
+    np.testing.assert_array_equal(longer, deep[..., ::-1])
+    with pytest.raises(ImageError, match=r"damaged one .*filter"):
+        decode(with_data(b"\7" + rows[1:]), "a.png")
+    assert capfd.readouterr() == ("", "")
+
+
+def bitfields() -> bytes:
+    header = struct.pack("<IiiHHIIiiII", 40, 3, 2, 1, 32, 3, 24, 0, 0, 0, 0)
+    header += struct.pack("<III", 0xFF, 0xFF00, 0xFF0000)
+    return b"BM" + struct.pack("<IHHI", 14 + len(header) + 24, 0, 0, 14 + len(header)) + header
+
+
+def of_12_bits() -> bytes:
+    content = cv2.imencode(".jpg", noise(0, (16, 16, 3), np.uint8))[1].tobytes()
+    place = content.index(b"\xff\xc0")
+    return content[: place + 4] + b"\x0c" + content[place + 5 :]
+
+
+@pytest.mark.parametrize(("content", "found"), [(bitfields(), "bitfields"), (of_12_bits(), "12")])
+def test_what_pillow_does_not_know_is_not_called_damaged(content, found):
+    with pytest.raises(ImageError, match=f"not read .*{found}") as caught:
+        decode(content + bytes(24), "a")
+    assert "damaged" not in caught.value.found
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_tiff_of_jpeg_with_transparency(mode):
+    plane = cv2.resize(noise(0, (4, 5), np.uint8), (40, 32), interpolation=cv2.INTER_CUBIC)
+    image = Image.merge(mode, [Image.fromarray(np.roll(plane, i)) for i in range(len(mode))])
+    file = io.BytesIO()
+    image.save(file, "TIFF", compression="jpeg", quality=95)
+    rgba = np.asarray(Image.open(io.BytesIO(file.getvalue())).convert("RGBA"))
+    np.testing.assert_array_equal(decode(file.getvalue(), "a").image, rgba[..., [2, 1, 0, 3]])
+    assert shape_of(file.getvalue(), "a") == (32, 40, 4)

@@ -1,7 +1,5 @@
 """Networks of which the result is known, in the place of weights from a file."""
 
-import sys
-import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from esc_arch.checkpoints import loading
 
 
 class Repeat(nn.Module):
@@ -53,9 +53,7 @@ class Opened:
 def use(monkeypatch, network: nn.Module | None = None, **attributes: object) -> None:
     """Let all weights be those of a network."""
     opened = Opened(network or Repeat(), **attributes)
-    opening = types.ModuleType("esc_arch.checkpoints.loading")
-    opening.open_weights = lambda source: opened
-    monkeypatch.setitem(sys.modules, opening.__name__, opening)
+    monkeypatch.setattr(loading, "open_weights", lambda source: opened)
 
 
 def photo(height: int, width: int, channels: int = 3, dtype: type = np.uint8) -> np.ndarray:

@@ -1,7 +1,9 @@
 """Images of all kinds through networks of which the result is known."""
 
 import io
+from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -123,9 +125,33 @@ def test_grey_stored_as_three_channels_is_what_one_channel_is(monkeypatch, dtype
         for channel in range(3):
             assert np.array_equal(result[..., channel], expected[..., 0])
     almost = three.copy()
-    almost[5, 5, 1] += dtype(0.25) if is_float else 1
+    almost[5, 5, 1] += {np.uint8: 2, np.uint16: 1, np.float32: dtype(0.25)}[dtype]
     result = upscaler(almost)
     assert not np.array_equal(result[..., 0], result[..., 1])
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_grey_stored_as_lossy_webp_gets_no_tint(monkeypatch, channels):
+    """Whose decoder gives channels that are one level apart."""
+    use(monkeypatch, Lopsided())
+    grey = cv2.resize(photo(7, 6, 1), (64, 48), interpolation=cv2.INTER_CUBIC)
+    stored = np.dstack([grey, grey, grey, np.full_like(grey, 200)])[..., :channels]
+    file = io.BytesIO()
+    Image.fromarray(stored).save(file, "WEBP", quality=80)
+    image = Image.open(file)
+    pixels = np.asarray(image)
+    assert np.ptp(pixels[..., :3], -1).max() == 1
+    for result in (
+        esc_arch.Upscaler()(pixels),
+        np.asarray(esc_arch.Upscaler()(image)),
+        esc_arch.Upscaler()(torch.from_numpy(pixels.copy()).permute(2, 0, 1)).permute(1, 2, 0),
+    ):
+        assert np.ptp(np.asarray(result)[..., :3].astype(int), -1).max() == 0
+        least, most = (
+            esc_arch.Upscaler()(extreme(pixels[..., :3], -1)).astype(int)
+            for extreme in (np.min, np.max)
+        )
+        assert np.abs(np.asarray(result)[..., 0].astype(int) - (least + most) / 2).max() <= 2
 
 
 def test_a_grey_network_takes_colours_one_by_one(monkeypatch):
@@ -258,6 +284,10 @@ def test_overflow_is_an_error_and_automatically_mended(monkeypatch, as_type):
     upscaler.network, upscaler.dtype = deploy(_Overflowing(), torch.bfloat16), torch.bfloat16
     assert np.array_equal(upscaler(pixels), repeated(pixels))
     assert upscaler.dtype == torch.float32
+    upscaler.network, upscaler.dtype = deploy(_Overflowing(), torch.bfloat16), torch.bfloat16
+    grey = pixels[..., 0]
+    assert np.abs(upscaler(grey) - repeated(grey).astype(as_type)).max() < 1e-6
+    assert upscaler.dtype == torch.float32
 
 
 def test_a_network_that_is_a_function(monkeypatch):
@@ -318,6 +348,8 @@ def test_wrong_arguments(monkeypatch):
 
 def test_options_in_words_and_texts(monkeypatch):
     use(monkeypatch)
+    with pytest.raises(UserError, match=r"self_ensemble.*no"):
+        esc_arch.Upscaler(self_ensemble="no")
     upscaler = esc_arch.Upscaler(dtype="bfloat16", scale="1.5", tile="64", memory="2G")
     assert (upscaler.dtype, upscaler.scale) == (torch.bfloat16, 1.5)
     assert esc_arch.Upscaler(dtype=torch.float32, memory=2e9).dtype == torch.float32
@@ -377,6 +409,21 @@ def test_16_bits_are_computed_in_float32(monkeypatch, channels):
         assert np.array_equal(np.asarray(upscaler(Image.fromarray(deep))), repeated(deep))
     with pytest.warns(UserWarning, match="float32"):
         esc_arch.Upscaler(dtype="bf16")(deep)
+
+
+def test_a_file_of_half_precision_says_that_16_bits_lose_levels(monkeypatch):
+    def network(x):
+        return x.repeat_interleave(2, -1).repeat_interleave(2, -2)
+
+    network.is_half = True
+    use(monkeypatch, network, path=Path("half.onnx"))
+    said = []
+    upscaler = esc_arch.Upscaler(say=said.append)
+    upscaler(photo(5, 6))
+    assert not said
+    for _ in range(2):
+        upscaler(photo(5, 6, 3, np.uint16))
+    assert len(said) == 1 and "half.onnx" in said[0] and "float16" in said[0]
 
 
 class Unsound(Repeat):
