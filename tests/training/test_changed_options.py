@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_run import assert_equal, iterations, models, options, train
+from tiny_run import assert_equal, iterations, models, options, train, validated
 
 from esc_arch.training import checkpoints
 
@@ -83,6 +83,16 @@ def test_settings_of_the_optimiser_are_those_of_the_option_file(folder, log):
     said = "\n".join(log)
     for key in ("train.optim_g.betas", "train.optim_g.weight_decay: ", "train.total_iter: 6"):
         assert key in said
+
+
+@pytest.mark.parametrize("total", [6, pytest.param(4, marks=pytest.mark.slow)])
+def test_a_state_of_basicsrs_own_with_nothing_left_to_train_is_validated(folder, log, total):
+    assert train(sr_options()) == 0
+    strip()
+    opt = validated(sr_options())
+    opt["train"]["total_iter"] = total
+    assert train(opt, "--auto_resume") == 0
+    assert "psnr: " in "\n".join(log)
 
 
 @pytest.mark.slow
