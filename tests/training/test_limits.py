@@ -116,6 +116,21 @@ def test_what_the_machine_lacks_is_one_message(folder, capfd, monkeypatch, error
     assert samples.shortage(OSError(errno.ENOENT, "no file")) is None
 
 
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), ImportError("libx.so: failed to map segment from shared object")],
+    ids=["memory", "library"],
+)
+def test_memory_that_a_command_lacks_is_one_message(capfd, monkeypatch, error):
+    def refuse(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr("esc_arch.data.check.verify", refuse)
+    assert main(["data", "verify", "photos"]) == 2
+    said = capfd.readouterr().err
+    assert said.startswith("basicsr: ") and "memory" in said and said.count("\n") == 1
+
+
 # The clock, and how long it takes.
 
 
