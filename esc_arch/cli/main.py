@@ -30,6 +30,8 @@ COMMANDS = {
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 # Of files, memory or processes.
 _NO_MORE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
+# What the dynamic linker says of a library that memory does not suffice for.
+_UNLOADED = ("failed to map segment", "Cannot allocate memory")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -74,7 +76,11 @@ def _main(argv: list[str] | None) -> int:
     except KeyboardInterrupt:
         print("basicsr: stopped by Ctrl-C", file=sys.stderr)
         return INTERRUPTED
+    except MemoryError:
+        return _short_of(os.strerror(errno.ENOMEM))
     except ImportError as error:
+        if any(text in str(error) for text in _UNLOADED):
+            return _short_of(str(error))
         # A repository of another network, from which the command is started, brings its own.
         if not (error.name or "").startswith("basicsr."):
             raise
@@ -94,13 +100,7 @@ def _main(argv: list[str] | None) -> int:
     except OSError as error:
         # A folder that vanished, a disk that is full.
         if error.errno in _NO_MORE:
-            print(
-                f"basicsr: expected more of this machine; found: {error.strerror}. Raise the "
-                "limits of this shell (`ulimit -n` for files, `ulimit -u` for processes), free "
-                "memory, or use fewer workers.",
-                file=sys.stderr,
-            )
-            return 2
+            return _short_of(error.strerror or str(error))
         if error.filename is None and error.errno not in _NO_ROOM:
             raise
         where = f"{error.filename}: " if error.filename is not None else ""
@@ -110,6 +110,16 @@ def _main(argv: list[str] | None) -> int:
             file=sys.stderr,
         )
         return 2
+
+
+def _short_of(found: str) -> int:
+    print(
+        f"basicsr: expected more of this machine; found: {found}. Raise the limits of this shell "
+        "(`ulimit -n` for files, `-u` for processes, `-v` for memory), free memory, or use fewer "
+        "workers.",
+        file=sys.stderr,
+    )
+    return 2
 
 
 def _origin(package: str) -> str:

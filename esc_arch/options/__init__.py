@@ -1,14 +1,12 @@
 """Reads, checks and explains BasicSR's option files."""
 
 import importlib
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from esc_arch.options.invocation import Run
     from esc_arch.options.option_file import check, check_files, check_machine, check_structure
-    from esc_arch.options.parse import parse, resolve
+    from esc_arch.options.parsing import parse, resolve
     from esc_arch.options.yaml import force, read
 
 __all__ = [
@@ -27,7 +25,7 @@ __all__ = [
 _MODULES = {
     "Run": "invocation",
     **dict.fromkeys(("check", "check_files", "check_machine", "check_structure"), "option_file"),
-    **dict.fromkeys(("parse", "resolve"), "parse"),
+    **dict.fromkeys(("parse", "resolve"), "parsing"),
     **dict.fromkeys(("force", "read"), "yaml"),
 }
 
@@ -36,14 +34,3 @@ def __getattr__(name: str) -> object:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
-
-
-class _Package(ModuleType):
-    """The package, in which ``parse`` is the function and never the module of that name."""
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if name != "parse" or not isinstance(value, ModuleType):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

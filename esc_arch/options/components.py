@@ -220,10 +220,6 @@ def check_scheduler(problems: Problems, train: Mapping[str, Any]) -> None:
         problems.add(f"{place}.periods", expected, found, advice)
 
 
-# Sides, in pixels, of the least that they look at.
-_WINDOWS = {"calculate_psnr": 1, "calculate_ssim": 11, "calculate_niqe": 96}
-
-
 def check_metrics(problems: Problems, opt: Mapping[str, Any], metrics: Mapping[str, Any]) -> None:
     """Check every section of ``val.metrics``."""
     for name, section in metrics.items():

@@ -207,9 +207,9 @@ def _check_video(problems: Problems, opt: Mapping[str, Any], model: Any, is_trai
     if not is_video_model(model):
         return
     for place, section in _sections(opt):
-        kind, is_train = section.get("type"), place == "datasets.train"
-        if kind in _IMAGES or (kind in _CLIPS_OF_TRAINING and not is_train):
-            known = _CLIPS_OF_TRAINING if is_train else _VIDEO_TESTS
+        kind, is_trained = section.get("type"), place == "datasets.train"
+        if kind in _IMAGES or (kind in _CLIPS_OF_TRAINING and not is_trained):
+            known = _CLIPS_OF_TRAINING if is_trained else _VIDEO_TESTS
             expected = f"a dataset of clips, as {opt['model_type']} is a model of videos"
             advice = f"Write one of {', '.join(known)}, or `model_type: SRModel` for images."
             problems.wrong(place, section, "type", expected, advice)

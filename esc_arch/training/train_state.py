@@ -163,10 +163,13 @@ class Saver:
     def note_validated(self, state: TrainState) -> None:
         """Add what the validation after a checkpoint has found to the checkpoint's record.
 
+        There is none after a resumption from a state of BasicSR's own training.
+
         Raises:
             UserError: when the file system refuses.
         """
-        if self._opt["rank"] == 0:
+        record = checkpoints.record_path(self._experiment, state.iteration)
+        if self._opt["rank"] == 0 and record.exists():
             with self.stopping(f"the record of checkpoint {state.iteration}"):
                 facts = self._validation_facts(state)
                 checkpoints.amend_record(self._experiment, state.iteration, facts)

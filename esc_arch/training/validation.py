@@ -26,7 +26,7 @@ from esc_arch.training.runtime import StopRequested, StopSignals
 from esc_arch.training.tiled_test import tiled_test
 from esc_arch.training.train_state import Best, Saver, TrainState
 
-__all__ = ["Validation", "check_sets", "is_distributed", "is_out_of_memory", "validate"]
+__all__ = ["Validation", "is_distributed", "is_out_of_memory", "validate"]
 
 # What allocators say that raise no error of their own type.
 _NO_MEMORY = (
@@ -146,24 +146,6 @@ def validate(
         else:
             # The class's: a test replaces the instance's by this function.
             type(model).validation(model, images, current_iter, tb_logger, save_img)
-
-
-def check_sets(opt: Options) -> None:
-    """
-    Raises:
-        UserError: for two sets of one name, which results and images are known by.
-    """
-    first: dict[str, str] = {}
-    for phase, section in opt["datasets"].items():
-        if phase.split("_")[0] == "train":
-            continue
-        other = first.setdefault(str(section["name"]), phase)
-        if other != phase:
-            raise UserError(
-                f"datasets.{phase}.name: expected another name than that of datasets.{other}, as "
-                f"results and images are known by it; found {section['name']} in both. "
-                "Rename one."
-            )
 
 
 def is_out_of_memory(error: BaseException) -> bool:

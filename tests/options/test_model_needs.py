@@ -64,7 +64,8 @@ VIDEO = ("EDVRModel", "VideoBaseModel", "VideoRecurrentModel", "VideoGANModel")
 
 @pytest.mark.parametrize("model", [*VIDEO, "VideoRecurrentGANModel"])
 def test_models_of_videos_need_clips(model):
-    text = message(tiny.changed(TRAIN, model_type=model))
+    text = message(tiny.changed(TRAIN, model_type=model, val__save_img=True))
+    assert "val.save_img: expected false" in text
     assert "datasets.train.type: expected a dataset of clips" in text
     assert "datasets.val.type: expected a dataset of clips" in text
     text = message(tiny.changed(TEST, model_type=model), False)

@@ -102,7 +102,7 @@ def test_edges(pairs, case, value):
 
 
 @pytest.mark.slow
-@settings(max_examples=1500, **PROFILE)
+@settings(max_examples=300, **PROFILE)
 @given(
     case=st.sampled_from(CASES),
     value=st.sampled_from(EDGES)

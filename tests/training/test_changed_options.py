@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_run import assert_equal, iterations, models, options, train
+from tiny_run import assert_equal, iterations, models, options, train, validated
 
 from esc_arch.training import checkpoints
 
@@ -85,6 +85,16 @@ def test_settings_of_the_optimiser_are_those_of_the_option_file(folder, log):
         assert key in said
 
 
+@pytest.mark.parametrize("total", [6, pytest.param(4, marks=pytest.mark.slow)])
+def test_a_state_of_basicsrs_own_with_nothing_left_to_train_is_validated(folder, log, total):
+    assert train(sr_options()) == 0
+    strip()
+    opt = validated(sr_options())
+    opt["train"]["total_iter"] = total
+    assert train(opt, "--auto_resume") == 0
+    assert "psnr: " in "\n".join(log)
+
+
 @pytest.mark.slow
 def test_a_cosine_is_extended(folder):
     """Both from the beginning of the longer one's first period."""
@@ -144,14 +154,28 @@ def optimizer(kind: str, **settings: object) -> dict:
 def test_what_does_not_fit_is_refused_in_words(folder, capfd, before, after, is_basicsrs):
     assert train(before()) == 0
     saved = iterations()
-    if is_basicsrs:
-        strip()
     opt = after()
+    if is_basicsrs:
+        if "network_d" in opt:
+            pytest.skip("without its network, a state of BasicSR's own is no checkpoint")
+        strip()
     opt["train"]["total_iter"] = 12
     assert train(opt, "--auto_resume") == 2
     said = capfd.readouterr().err
     assert "Traceback" not in said and "resume" in said
     assert iterations() == saved
+
+
+@pytest.mark.slow
+def test_states_of_basicsrs_own_that_lack_a_network_are_named_and_kept(folder, log):
+    assert train(sr_options()) == 0
+    strip()
+    opt = gan(sr_options())
+    opt["train"]["total_iter"] = 1
+    assert train(opt, "--auto_resume") == 0
+    said = "\n".join(log)
+    assert "net_d_6.pth" in said and "begins at iteration 0" in said
+    assert list(Path("experiments").glob("tiny_archived_*/training_states/6.state"))
 
 
 @pytest.mark.slow

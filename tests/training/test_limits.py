@@ -13,7 +13,8 @@ import pytest
 from tiny_run import iterations, options, train, validated
 
 from esc_arch.cli.main import main
-from esc_arch.training import loop, samples
+from esc_arch.errors import UserError
+from esc_arch.training import loop, runtime, samples
 from esc_arch.training.log_reader import next_log, read_logs
 from esc_arch.training.run_log import Pace
 from tests import tiny
@@ -48,12 +49,19 @@ def test_few_open_files_are_one_message_before_anything_is_written(folder):
 
 
 @pytest.mark.slow
-def test_a_name_that_the_system_cannot_have(folder):
-    done = run(with_workers(name="ümläüt"), LC_ALL="C", PYTHONUTF8="0")
-    assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert "name" in done.stderr and "PYTHONUTF8=1" in done.stderr and "ascii" in done.stderr
-    assert not Path("experiments").exists()
-    assert run(with_workers(name="ümläüt", total=2), LC_ALL="C", PYTHONUTF8="1").returncode == 0
+def test_a_name_of_letters_that_the_locale_lacks(folder):
+    done = run(with_workers(name="ümläüt", total=2), LC_ALL="C", PYTHONUTF8="0")
+    assert done.returncode == 0, done.stderr
+    assert Path("experiments/ümläüt").is_dir()
+
+
+def test_a_name_that_the_system_cannot_have(monkeypatch):
+    """In a locale of few letters, which is not ASCII's."""
+    opt = {"name": "山", "datasets": {}, "path": {}}
+    runtime.check_names(opt)
+    monkeypatch.setattr(os, "fsencode", lambda name: name.encode("latin-1"))
+    with pytest.raises(UserError, match=r"name: .* PYTHONUTF8=1"):
+        runtime.check_names(opt)
 
 
 @pytest.mark.slow
@@ -114,6 +122,21 @@ def test_what_the_machine_lacks_is_one_message(folder, capfd, monkeypatch, error
     assert "Traceback" not in said
     assert samples.shortage(RuntimeError("a mistake")) is None
     assert samples.shortage(OSError(errno.ENOENT, "no file")) is None
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), ImportError("libx.so: failed to map segment from shared object")],
+    ids=["memory", "library"],
+)
+def test_memory_that_a_command_lacks_is_one_message(capfd, monkeypatch, error):
+    def refuse(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr("esc_arch.data.check.verify", refuse)
+    assert main(["data", "verify", "photos"]) == 2
+    said = capfd.readouterr().err
+    assert said.startswith("basicsr: ") and "memory" in said and said.count("\n") == 1
 
 
 # The clock, and how long it takes.

@@ -1,6 +1,5 @@
 """A run that was stopped and goes on ends where one ends that was not."""
 
-import importlib
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,6 +8,7 @@ import torch
 from basicsr.data.realesrgan_dataset import RealESRGANDataset
 from tiny_run import NETWORK, assert_equal, iterations, models, options, train, validated
 
+from esc_arch.options import parsing
 from esc_arch.training import checkpoints
 from tests import tiny
 
@@ -82,15 +82,12 @@ def test_every_model_ends_where_it_would_have_ended(folder, small_photos, make):
 
 def test_a_drawn_seed_stays(folder, monkeypatch):
     opt = options(manual_seed=None)
-    # The package has a function of this module's name.
-    parse = importlib.import_module("esc_arch.options.parse")
     # Where the option file's seed is drawn, and nowhere else.
-    parse = importlib.import_module("esc_arch.options.parse")  # not the function of that name
-    monkeypatch.setattr(parse, "random", SimpleNamespace(randint=lambda *_: 123))
+    monkeypatch.setattr(parsing, "random", SimpleNamespace(randint=lambda *_: 123))
     train(opt | {"name": "whole"})
     opt["train"]["total_iter"] = 3
     train(opt)
-    monkeypatch.setattr(parse, "random", SimpleNamespace(randint=lambda *_: 77))
+    monkeypatch.setattr(parsing, "random", SimpleNamespace(randint=lambda *_: 77))
     opt["train"]["total_iter"] = 8
     train(opt, "--auto_resume")
     assert_equal(models(), models("whole"))
