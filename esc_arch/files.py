@@ -253,7 +253,7 @@ def open_regular(path: str | os.PathLike[str]) -> IO[bytes]:
     number = os.open(path, flags)
     try:
         refuse(os.fstat(number))
-        return open(path, "rb", opener=lambda *_: number)  # with its name, not its number
+        return open(number, "rb")
     except BaseException:
         os.close(number)
         raise

@@ -61,6 +61,10 @@ _LIBTIFF_LINE = re.compile(
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 
+# Of an opened file, whose number tifffile would take for a path.
+_NAME = "image.tif"
+
+
 class TiffSize(NamedTuple):
     """Of an image as it is stored.
 
@@ -116,7 +120,7 @@ def tiff_size(file: IO[bytes]) -> TiffSize:
         Refused: for an image that is not used.
         Exception: of many kinds, when it is damaged.
     """
-    with tifffile.TiffFile(file) as opened:
+    with tifffile.TiffFile(file, name=_NAME) as opened:
         page = _first(opened)
         layout = _layout(opened, page)
         grey = layout.colours == 1 and page.photometric != _PALETTE
@@ -134,7 +138,7 @@ def decode_tiff(content: bytes) -> TiffPixels:
         Exception: of many kinds, when it is damaged.
     """
     file = io.BytesIO(content)
-    with tifffile.TiffFile(file) as opened:
+    with tifffile.TiffFile(file, name=_NAME) as opened:
         page = _first(opened)
         layout = _layout(opened, page)
         profile = bytes(page.tags.valueof(_ICC_PROFILE, b"") or b"")

@@ -264,6 +264,7 @@ def test_a_full_disk_ends_the_work(tmp_path: Path, data: Path, weights: Path, mo
     assert not built
 
 
+@pytest.mark.slow
 def test_any_name_in_the_locale_of_c(tmp_path: Path, weights: Path):
     """Also names that are formulas or commands elsewhere."""
     pytest.importorskip("matplotlib")

@@ -380,7 +380,7 @@ def test_files_that_are_not_onnx_are_refused(tmp_path):
         open_weights(path)
     path.rmdir()
     os.mkfifo(path)
-    with pytest.raises(UserError, match="expected an ONNX file; found a device"):
+    with pytest.raises(UserError, match="expected an ONNX file; found a pipe"):
         open_weights(path)
     path.unlink()
     path.symlink_to("/dev/zero")
