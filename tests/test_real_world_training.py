@@ -151,7 +151,7 @@ def test_first_stage(folder, mse):
 
 @pytest.mark.slow
 def test_second_stage(folder, gan):
-    assert re.search(r"Loading ESCReal model from \S+, with param key: \[params_ema\]", gan)
+    assert re.search(r"Loading ESCReal from \S+, parameters of params_ema ", gan)
     for name in ("l_g_pix", "l_g_percep", "l_g_gan", "l_d_real", "l_d_fake"):
         losses = logged(gan, name)
         assert len(losses) == TOTAL, name
