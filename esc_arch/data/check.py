@@ -181,15 +181,6 @@ def _list_files(listing: Listing, path: str) -> None:
     root = listing.root
     with os.scandir(path) as entries:
         found = sorted((e for e in entries if e.name[0] != "."), key=lambda entry: entry.name)
-    special = [e.name for e in found if not (e.is_file() or e.is_dir()) and special_kind(e.path)]
-    if special:
-        listing.add(
-            "special files",
-            "regular files, as BasicSR leaves the others out without a word",
-            f"{len(special)} FIFOs, sockets or devices in {root}",
-            "Remove them.",
-            *special,
-        )
     dangling = [e.name for e in found if e.is_symlink() and not os.path.exists(e.path)]
     special = [e.name for e in found if not (e.is_file() or e.is_dir()) and special_kind(e.path)]
     if special:

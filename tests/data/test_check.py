@@ -255,3 +255,11 @@ def test_one_lmdb_has_many_readers_in_a_process(prepared):
         assert transaction.get(b"0000")
     del second, transaction
     lmdb.open(f"{prepared}/HR.lmdb", readonly=True, lock=False).close()  # no one has it open
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no FIFOs here")
+def test_special_files_are_one_finding(tmp_path):
+    write_png(tmp_path / "a.png", pixels(0, 4, 4))
+    os.mkfifo(tmp_path / "pipe.png")
+    (finding,) = check_folder(str(tmp_path)).findings
+    assert finding.images == ("pipe.png",) and finding.number == 1
