@@ -11,6 +11,7 @@ import torch
 from basicsr.data import build_dataloader, build_dataset
 from basicsr.utils.lmdb_util import make_lmdb_from_imgs
 from PIL import Image
+from tensor_pixels import pixels
 
 from esc_arch.data.downsample_image_dataset import DownsampleImageDataset
 from esc_arch.errors import UserError
@@ -43,13 +44,6 @@ def options(dataroot: object, phase: str = "train", **changes: object) -> dict:
         **patches,
         **changes,
     }
-
-
-def pixels(tensor: torch.Tensor) -> np.ndarray:
-    """(H, W, C) uint8 of a tensor whose values are all n / 255."""
-    array = tensor.numpy().transpose(1, 2, 0) * 255
-    assert np.abs(array - array.round()).max() < 1e-4
-    return array.round().astype(np.uint8)
 
 
 def stems(dataset: DownsampleImageDataset) -> list[str]:

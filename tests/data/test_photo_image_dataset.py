@@ -11,6 +11,7 @@ import torch
 from basicsr.data import build_dataset
 from PIL import Image
 from scipy import ndimage
+from tensor_pixels import pixels
 
 STEPS = ("blur", "noise", "jpeg")
 
@@ -39,13 +40,6 @@ def options(root: Path, phase: str = "val", only: str = "", **changes: object) -
         **patches,
         **changes,
     }
-
-
-def pixels(tensor: torch.Tensor) -> np.ndarray:
-    """(H, W, 3) uint8 of a tensor whose values are all n / 255."""
-    array = tensor.numpy().transpose(1, 2, 0) * 255
-    assert np.abs(array - array.round()).max() < 1e-4
-    return array.round().astype(np.uint8)
 
 
 def bicubic(image: np.ndarray, scale: int) -> np.ndarray:
