@@ -13,7 +13,6 @@ from esc_arch.cli import train
 from esc_arch.errors import UserError
 from esc_arch.training import Options
 from esc_arch.training.jobs import joined
-from esc_arch.training.runtime import check_names
 from esc_arch.training.validation import validate
 
 __all__ = ["add_arguments", "run"]
@@ -41,7 +40,6 @@ def run(args: argparse.Namespace) -> None:
     """
     root_path = str(Path.cwd())
     opt = options.parse(args, root_path, is_train=False)
-    check_names(opt)
     if opt["path"].get("pretrain_network_g") is None and not args.untrained:
         raise UserError(
             f"{args.opt}: path.pretrain_network_g: expected the weights to test; found none, and "

@@ -6,7 +6,7 @@ from pathlib import Path
 from esc_arch import options
 from esc_arch.training.jobs import joined
 from esc_arch.training.loop import train_pipeline
-from esc_arch.training.runtime import check_names, require_files
+from esc_arch.training.runtime import require_files
 
 __all__ = ["add_arguments", "run"]
 
@@ -56,7 +56,6 @@ def run(args: argparse.Namespace) -> int:
     root_path = str(Path.cwd())
     opt = options.parse(args, root_path, is_train=True)
     opt["root_path"] = root_path
-    check_names(opt)
     workers = opt["datasets"]["train"]["num_worker_per_gpu"]
     require_files(workers * max(1, 0 if opt["dist"] else opt["num_gpu"]))
     raw = options.read(args.opt)

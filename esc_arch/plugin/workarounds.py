@@ -335,7 +335,9 @@ def _logging_in_utf8(original: Callable[..., logging.Logger]) -> Callable[..., l
             if isinstance(handler, logging.FileHandler) and handler.encoding != "utf-8":
                 handler.encoding = "utf-8"
                 # Nothing is in it yet.
-                file = open(handler.baseFilename, handler.mode, encoding="utf-8")  # noqa: SIM115
+                file = open(  # noqa: SIM115
+                    handler.baseFilename, handler.mode, encoding="utf-8", errors="backslashreplace"
+                )
                 before = handler.setStream(cast(TextIOWrapper, file))
                 if before is not None:
                     before.close()

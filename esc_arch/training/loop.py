@@ -438,10 +438,6 @@ def _open_experiment(
     logging.raiseExceptions = False
     number, log_file = next_log(Path(opt["path"]["log"]), opt["name"])
     logger: logging.Logger = get_root_logger(log_file=str(log_file))
-    for handler in logger.handlers:
-        if isinstance(handler, logging.FileHandler) and handler.stream:
-            # By the locale otherwise, which may lack letters.
-            handler.stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     # The clock may be set back between two logs.
     logger.info(f"Log {number} of this experiment.")
     logger.info(get_env_info())

@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import socket
-import sys
 import threading
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -18,14 +17,12 @@ from torch import distributed
 
 from esc_arch.errors import UserError
 from esc_arch.files import Held, locked, write_durably
-from esc_arch.training import Options
 
 __all__ = [
     "LOCK",
     "ExperimentLock",
     "StopRequested",
     "StopSignals",
-    "check_names",
     "note_worker_folder",
     "remove_worker_folders",
     "require_files",
@@ -137,23 +134,6 @@ class StopSignals:
         number = torch.tensor(self.received or 0, device=device)
         distributed.all_reduce(number, distributed.ReduceOp.MAX)
         return int(number) or None
-
-
-def check_names(opt: Options) -> None:
-    """
-    Raises:
-        UserError: when the system cannot have files of the names in the options.
-    """
-    sets = [str(section["name"]) for section in opt["datasets"].values()]
-    for name in [opt["name"], *sets, *(v for v in opt["path"].values() if isinstance(v, str))]:
-        try:
-            os.fsencode(name)
-        except UnicodeEncodeError:
-            raise UserError(
-                f"name: expected one that file names may have here, whose encoding is "
-                f"{sys.getfilesystemencoding()}; found {name!a}. Set PYTHONUTF8=1 or "
-                "LC_ALL=C.UTF-8 in the environment, or take other letters."
-            ) from None
 
 
 def require_files(workers: int) -> None:

@@ -1,6 +1,7 @@
 """Every mistake of the table gives a message with file, key and remedy; nothing else."""
 
 import copy
+import os
 
 import pytest
 from hypothesis import given, settings
@@ -213,3 +214,13 @@ def test_a_list_of_folders(name):
     assert "a list of 2" in text and "DownsampleImageDataset" in text
     text = message(mutated(TEST, f"datasets.test_1.{name}", roots), is_train=False)
     assert f"datasets.test_1.{name}: expected one folder" in text and "test_1, test_2" in text
+
+
+@pytest.mark.parametrize("key", ["name", "datasets.val.name", "path.pretrain_network_g"])
+def test_text_that_file_names_cannot_have(monkeypatch, key):
+    """In a locale of few letters, which is not ASCII's."""
+    opt = mutated(TRAIN, key, "山")
+    options.check_structure(opt, "tiny.yml", True)
+    monkeypatch.setattr(os, "fsencode", lambda text: text.encode("latin-1"))
+    text = message(opt)
+    assert f"{key}: " in text and r"\u5c71" in text and "PYTHONUTF8=1" in text

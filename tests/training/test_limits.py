@@ -14,8 +14,7 @@ import pytest
 from tiny_run import iterations, options, train, validated
 
 from esc_arch.cli.main import main
-from esc_arch.errors import UserError
-from esc_arch.training import loop, runtime, samples
+from esc_arch.training import loop, samples
 from esc_arch.training.log_reader import next_log, read_logs
 from esc_arch.training.run_log import Pace
 from tests import tiny
@@ -54,15 +53,6 @@ def test_a_name_of_letters_that_the_locale_lacks(folder):
     done = run(with_workers(name="ümläüt", total=2), LC_ALL="C", PYTHONUTF8="0")
     assert done.returncode == 0, done.stderr
     assert Path("experiments/ümläüt").is_dir()
-
-
-def test_a_name_that_the_system_cannot_have(monkeypatch):
-    """In a locale of few letters, which is not ASCII's."""
-    opt = {"name": "山", "datasets": {}, "path": {}}
-    runtime.check_names(opt)
-    monkeypatch.setattr(os, "fsencode", lambda name: name.encode("latin-1"))
-    with pytest.raises(UserError, match=r"name: .* PYTHONUTF8=1"):
-        runtime.check_names(opt)
 
 
 @pytest.mark.slow
