@@ -122,8 +122,8 @@ class Axis(NamedTuple):
     @classmethod
     def of(cls, coord: Tensor, n: int) -> "Axis":
         """Of coordinates (Q,) along a side of n pixels."""
-        half = torch.tensor([[-1 / n], [1 / n]], dtype=coord.dtype, device=coord.device)
-        near = (coord + half + _SHIFT).clamp(-1 + _SHIFT, 1 - _SHIFT)
+        near = torch.stack([coord - 1 / n, coord + 1 / n]) + _SHIFT
+        near = near.clamp(-1 + _SHIFT, 1 - _SHIFT)
         pixel = (((near + 1) * n - 1) / 2).round().long()
         return cls(coord, pixel, (coord - pixel_centres(n, coord)[pixel]) * n)
 
@@ -246,7 +246,7 @@ class ESCLTE(nn.Module):
             down, right = factor if isinstance(factor, Sequence) else (factor, factor)
             if not (0 < down < inf and 0 < right < inf):
                 raise ValueError(f"scale {scale} is not above 0")
-            return max(1, round(down * image[0])), max(1, round(right * image[1]))
+            return times(image[0], down), times(image[1], right)
         height, width = size
         if height < 1 or width < 1:
             raise ValueError(f"size {height} x {width} has no pixels")
@@ -261,7 +261,7 @@ class ESCLTE(nn.Module):
         image = torch.arange(batch, device=feat.device)[:, None].expand(-1, queries).flatten()
         rows = rows._replace(pixel=rows.pixel + image * height)
         cell = cell if cell.dim() == 3 else cell[:, None].expand(-1, queries, -1)
-        phase = self.phase((cell * cell.new_tensor([height, width])).to(feat.dtype)).flatten(0, 1)
+        phase = self.phases(cell, height, width).flatten(0, 1)
         texture = self.texture(self.waves(feat), width, rows, columns, phase)
         return texture.view(batch, queries, 3) + interpolated(x_normal, coord)
 
@@ -278,7 +278,7 @@ class ESCLTE(nn.Module):
             cell: (2,), sides of its pixels, in coordinates.
         """
         (height, width), outer, feat, x_normal = part
-        phase = self.phase((cell * cell.new_tensor([height, width])).to(feat.dtype))
+        phase = self.phases(cell, height, width)
         rows = Axis.of(pixel_centres(size[0], feat)[region.top : region.bottom], height)
         columns = Axis.of(pixel_centres(size[1], feat)[region.left : region.right], width)
         rows = rows.within(outer.top, outer.bottom, height)
@@ -298,6 +298,11 @@ class ESCLTE(nn.Module):
                     colour = (colour + interpolated(x, coord)[0]) * 0.5 + 0.5
                     colours[:, start : start + len(query)] = colour.T
         return result.view(len(feat), 3, region.height, region.width)
+
+    def phases(self, cell: Tensor, height: int, width: int) -> Tensor:
+        """The phases (..., D / 2) of cells (..., 2) over a map of this size."""
+        down, right = cell.unbind(-1)
+        return self.phase(torch.stack([down * height, right * width], -1).to(self.phase.weight))
 
     def waves(self, feat: Tensor, region: Region | None = None) -> Tensor:
         """The waves of every pixel of a map or of a region of it.
@@ -340,6 +345,12 @@ class ESCLTE(nn.Module):
         # A neighbour counts by the rectangle between the query and the opposite neighbour.
         weight = area.flip(0, 1) / area.sum((0, 1))
         return (colour * weight[..., None].to(colour.dtype)).sum((0, 1))
+
+
+def times(side: int, factor: float) -> int:
+    """So many pixels, to the nearest whole one."""
+    # Rounding a product of integers would fix an exported graph's sizes.
+    return side * factor if isinstance(factor, int) else max(1, round(side * factor))
 
 
 def pixel_centres(n: int, like: Tensor) -> Tensor:
