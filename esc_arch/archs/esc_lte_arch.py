@@ -88,6 +88,7 @@ class ESCEncoder(ESCFamily):
         return feat
 
 
+@fast.known
 class ImplicitNetwork(nn.Module):
     """From the waves of a query to its colour: four linear layers.
 
@@ -179,6 +180,11 @@ class ESCLTE(nn.Module):
         self.freq = nn.Conv2d(dim, waves, 3, padding=1)
         self.phase = nn.Linear(2, waves // 2, bias=False)
         self.imnet = ImplicitNetwork(waves)
+        self.blueprint = fast.Blueprint.of(self)
+
+    def convert(self) -> None:
+        """Store the encoder's large kernel folded, see :meth:`ESCFamily.convert`."""
+        self.encoder.convert()
 
     def forward(
         self,
@@ -210,22 +216,18 @@ class ESCLTE(nn.Module):
             size = self.result_size(image, size, scale)
         elif cell is None or size is not None or scale is not None:
             raise ValueError("coord goes with cell, and without size and scale")
-        x_normal = (x - 0.5) / 0.5
-        feat = self.encoder(x_normal)
+        mapped = self.mapped(x)
         if coord is not None and cell is not None:
-            return self.answers(feat, x_normal, coord, cell) * 0.5 + 0.5
+            return self.answers(mapped, coord, cell)
         assert size is not None
         cell = sides_of_pixels(size, image, max_scale, x)
         if torch.is_grad_enabled() or torch.compiler.is_compiling():
             # All queries at once: a graph would hold them in any case.
             coord = torch.cartesian_prod(*(pixel_centres(n, x) for n in size))
-            y = self.answers(
-                feat, x_normal, coord.expand(x.shape[0], -1, -1), cell.expand(x.shape[0], 2)
-            )
-            y = (y * 0.5 + 0.5).mT.reshape(-1, 3, *size)
+            coord, cell = coord.expand(x.shape[0], -1, -1), cell.expand(x.shape[0], 2)
+            y = self.answers(mapped, coord, cell).mT.reshape(-1, 3, *size)
         else:
-            part = MapPart(image, Region(0, image[0], 0, image[1]), feat, x_normal)
-            y = self.decode(part, Region(0, size[0], 0, size[1]), size, cell)
+            y = self.decode(mapped, Region(0, size[0], 0, size[1]), size, cell)
         return like_input(y, x)
 
     def result_size(
@@ -252,9 +254,15 @@ class ESCLTE(nn.Module):
             raise ValueError(f"size {height} x {width} has no pixels")
         return height, width
 
-    def answers(self, feat: Tensor, x_normal: Tensor, coord: Tensor, cell: Tensor) -> Tensor:
-        """The normalised colours (B, Q, 3) at coordinates (B, Q, 2)."""
-        (batch, _, height, width), queries = feat.shape, coord.shape[1]
+    def mapped(self, x: Tensor) -> MapPart:
+        """Images with their features."""
+        x_normal, size = normalised(x), (x.shape[2], x.shape[3])
+        return MapPart(size, Region(0, size[0], 0, size[1]), self.encoder(x_normal), x_normal)
+
+    def answers(self, mapped: MapPart, coord: Tensor, cell: Tensor) -> Tensor:
+        """The colours (B, Q, 3) at coordinates (B, Q, 2), for training and for graphs."""
+        (height, width), _, feat, x_normal = mapped
+        batch, queries = feat.shape[0], coord.shape[1]
         y, x = coord.to(wide(coord)).flatten(0, 1).unbind(-1)
         rows, columns = Axis.of(y, height), Axis.of(x, width)
         # In the table the maps of the batch lie one below the other.
@@ -263,7 +271,7 @@ class ESCLTE(nn.Module):
         cell = cell if cell.dim() == 3 else cell[:, None].expand(-1, queries, -1)
         phase = self.phases(cell, height, width).flatten(0, 1)
         texture = self.texture(self.waves(feat), width, rows, columns, phase)
-        return texture.view(batch, queries, 3) + interpolated(x_normal, coord)
+        return (texture.view(batch, queries, 3) + interpolated(x_normal, coord)) * 0.5 + 0.5
 
     def decode(self, part: MapPart, region: Region, size: tuple[int, int], cell: Tensor) -> Tensor:
         """A region of the result, (B, 3, *region), in inference.
@@ -345,6 +353,11 @@ class ESCLTE(nn.Module):
         # A neighbour counts by the rectangle between the query and the opposite neighbour.
         weight = area.flip(0, 1) / area.sum((0, 1))
         return (colour * weight[..., None].to(colour.dtype)).sum((0, 1))
+
+
+def normalised(x: Tensor) -> Tensor:
+    """From [0, 1] to [-1, 1], which the network computes in."""
+    return (x - 0.5) / 0.5
 
 
 def times(side: int, factor: float) -> int:
