@@ -21,6 +21,7 @@ OURS = {
     "esc_light": ("ESC", 3, {"n_blocks": 2}),
     "esc": ("ESC", 2, {"dim": 32, "use_ln": True, "conv_blocks": 2, "n_blocks": 1}),
     "esc_fp": ("ESCFP", 4, {"n_blocks": 1}),
+    "esc_lte": ("ESCLTE", 4, {"n_blocks": 1, "hidden_dim": 32}),
     "esc_real": ("ESCReal", 4, {"n_blocks": 1, "dim": 32}),
     "esc_real_dysample": ("ESCReal", 4, {"n_blocks": 1}),
     "esc_real_m": ("ESCRealM", 1, {"n_blocks": 1}),
@@ -28,13 +29,13 @@ OURS = {
     "elan_light": ("ELAN", 3, {"m_elan": 4}),
     "mambairv2_light": ("MambaIRv2Light", 2, {"depths": (2,), "num_heads": (4,)}),
 }
-GLOBAL = ("ESC", "ESCFP", "ESCReal", "ESCRealM", "MambaIRv2Light")
+GLOBAL = ("ESC", "ESCFP", "ESCLTE", "ESCReal", "ESCRealM", "MambaIRv2Light")
 
 
 @pytest.fixture
 def loader():
     known = registry()
-    assert len(esc_arch.spandrel.install(known)) == 7
+    assert len(esc_arch.spandrel.install(known)) == 8
     assert esc_arch.spandrel.install(known) == []
     return ModelLoader(registry=known)
 

@@ -73,7 +73,9 @@ class LoadedModel:
     @property
     def any_scale(self) -> bool:
         """Whether the network enlarges to any size; ``scale`` is where none is asked for."""
-        return self.detected is not None and self.detected.any_scale
+        if self.detected is None:
+            return getattr(self.network, "any_scale", False)  # of an ONNX file
+        return self.detected.any_scale
 
 
 @dataclass(frozen=True)

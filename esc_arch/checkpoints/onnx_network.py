@@ -36,13 +36,15 @@ class OnnxNetwork:
 
     Args:
         content: of an ONNX file with one input and one image among its outputs, (B, C, H, W) in
-            [0, 1].
+            [0, 1]; one for any scale has a second input, ``size``.
         path: of the file, for errors.
         providers: of onnxruntime, the preferred first.
 
-    Shape: (B, C, H, W) of any floating dtype, on any device -> (B, C, rH, rW) of the same.
+    Shape: (B, C, H, W) of any floating dtype, on any device -> (B, C, rH, rW) of the same, or
+    (B, C, *size).
 
     Attributes:
+        any_scale: whether it takes the size of the result, too.
         channels: C.
         metadata: of the file, text by key.
         is_half: whether it computes in float16, by its input or its metadata.
@@ -69,7 +71,8 @@ class OnnxNetwork:
                 "you mean."
             ) from error
         self.metadata = dict(self._session.get_modelmeta().custom_metadata_map)
-        image = self._only_input()
+        image, *size = self._inputs()
+        self.any_scale = bool(size)
         self._input, self._dtype = image.name, _DTYPES[image.type]
         self.is_half = self._dtype == np.float16 or self.metadata.get("precision") == "float16"
         batch, channels, *sides = image.shape
@@ -108,9 +111,14 @@ class OnnxNetwork:
         wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
         return cls(content, path, [name for name in wanted if name in available])
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         images = x.split(1) if self._one_by_one else (x,)
-        results = [self._padded(image) for image in images]
+        if self.any_scale:
+            height, width = x.shape[2:]
+            size = size or (self.scale * height, self.scale * width)
+            results = [self._run(image, size) for image in images]
+        else:
+            results = [self._padded(image) for image in images]
         return torch.cat(results) if len(results) > 1 else results[0]
 
     def probe_scale(self) -> int:
@@ -123,6 +131,9 @@ class OnnxNetwork:
             UserError: when there is none, it is not that of the metadata, or results are not
                 finite.
         """
+        if self.any_scale:
+            self._require_size()
+            return self.scale
         refusal: UserError | None = None
         for multiple in _MULTIPLES if self._fixed == (None, None) else (1,):
             # Odd numbers of multiples, so that nothing passes which asks for twice as much.
@@ -149,14 +160,36 @@ class OnnxNetwork:
         assert refusal is not None
         raise refusal
 
-    def _only_input(self) -> Any:
-        """Of onnxruntime's class, which has no types."""
+    @property
+    def scale(self) -> int:
+        """Of a network for any scale, where no size is asked for."""
+        label = self.metadata.get("scale", "")
+        return int(label) if label.isdecimal() and label.isascii() and len(label) < 3 else 4
+
+    def _require_size(self) -> None:
+        """
+        Raises:
+            UserError: when the network does not give the size that it is asked for.
+        """
+        for size in ((20, 19), (31, 45)):
+            found = tuple(self(torch.rand(1, self.channels, 9, 10), size).shape)
+            if found != (1, self.channels, *size):
+                raise UserError(
+                    f"{self.path}: expected {(1, self.channels, *size)} by its input size; found "
+                    f"{found}. Export it again."
+                )
+
+    def _inputs(self) -> list[Any]:
+        """The image, and the size if there is one; of onnxruntime's class, which has no types."""
         inputs = self._session.get_inputs()
         found = ", ".join(f"{i.name} {i.type} {i.shape}" for i in inputs)
+        sizes = [i for i in inputs if (i.name, i.type, i.shape) == ("size", "tensor(int64)", [2])]
+        inputs = [i for i in inputs if i not in sizes]
         if len(inputs) != 1 or inputs[0].type not in _DTYPES:
             integers = len(inputs) == 1 and "int" in inputs[0].type
             raise UserError(
-                f"{self.path}: expected one input of float32 or float16; found {found}. "
+                f"{self.path}: expected one input of float32 or float16, and for any scale "
+                f"another, size, of two numbers of int64; found {found}. "
                 + ("Export it for images in [0, 1]." if integers else "Name a network of images.")
             )
         shape = inputs[0].shape
@@ -175,7 +208,7 @@ class OnnxNetwork:
                 f"{self.path}: expected any number of images, or one; found the fixed number "
                 f"{shape[0]} in {shape}. Export it for one image or with a dynamic batch."
             )
-        return inputs[0]
+        return [*inputs, *sizes]
 
     def _image_among_outputs(self) -> str:
         outputs = self._session.get_outputs()
@@ -261,10 +294,13 @@ class OnnxNetwork:
         assert result is not None
         return result[:, :, : scale * x.shape[2], : scale * x.shape[3]]
 
-    def _run(self, x: Tensor) -> Tensor:
+    def _run(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         image = np.ascontiguousarray(x.detach().cpu().float().numpy(), dtype=self._dtype)
+        given = {self._input: image}
+        if size is not None:
+            given["size"] = np.array(size, np.int64)
         try:
-            result = self._session.run([self._output], {self._input: image})[0]
+            result = self._session.run([self._output], given)[0]
         except Exception as error:  # of onnxruntime, which has one class for each reason
             raise UserError(
                 f"{self.path}: expected to run on an image {tuple(x.shape)}; found: "

@@ -10,6 +10,7 @@ from math import inf, log10
 import torch
 from torch import Tensor, nn
 
+from esc_arch.archs.esc_lte_arch import ESCLTE
 from esc_arch.errors import UserError
 from esc_arch.progress import progress
 
@@ -58,7 +59,7 @@ def sizes(window: int, channels: int, least: int = 1) -> tuple[tuple[int, int, i
 
 def compare(
     network: nn.Module,
-    exported: Callable[[Tensor], Tensor],
+    exported: Callable[..., Tensor],
     shapes: tuple[tuple[int, int, int, int], ...],
     precision: str,
     name: str,
@@ -67,7 +68,7 @@ def compare(
 
     Args:
         network: in float32 on the CPU.
-        exported: from float32 to float32.
+        exported: from float32 to float32; of a network for any scale, with the argument ``size``.
         shapes: of the images.
         precision: ``float32`` or ``float16``, which decides the tolerance.
         name: of the file, for the error.
@@ -81,8 +82,9 @@ def compare(
         for shape in shapes:
             image = torch.rand(shape, generator=generator)
             with torch.no_grad():
-                expected = network(image).double()
-            found = exported(image).double()
+                size = _size_of(network, shape)
+                expected = network(image, **size).double()
+            found = exported(image, **size).double()
             if found.shape != expected.shape:
                 raise UserError(
                     f"{name}: expected {tuple(expected.shape)} of an image {shape}; the exported "
@@ -96,6 +98,12 @@ def compare(
             _require_near(agreements[-1], peak, precision, name)
             advance(1)
     return agreements
+
+
+def _size_of(network: nn.Module, shape: tuple[int, int, int, int]) -> dict[str, tuple[int, int]]:
+    """The size to ask a network for any scale for: of another scale along each side."""
+    height, width = shape[2:]
+    return {"size": (round(2.7 * height), 3 * width + 1)} if isinstance(network, ESCLTE) else {}
 
 
 def _require_near(agreement: Agreement, peak: float, precision: str, name: str) -> None:

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from esc_arch.archs.esc_arch import ConvolutionalAttention, WindowAttention
 from esc_arch.archs.esc_fp_arch import FactorizedConvAttention
+from esc_arch.archs.esc_lte_arch import ESCLTE
+from esc_arch.export.any_scale import AnyScaleGraph
 from esc_arch.export.graph_ops import attention_of_windows, depthwise_by_image
 from esc_arch.ops.padding import crop, pad_to_windows
 
@@ -26,14 +28,15 @@ def exportable(network: nn.Module) -> nn.Module:
         network: of any kind; the layers of the ESC family are replaced.
 
     Returns:
-        The copy, in evaluation mode, without gradients, folded.
+        The copy, in evaluation mode, without gradients, folded; of a network for any scale, with
+        the size as its second input.
     """
     network = portable(network)
     for parent in list(network.modules()):
         for name, child in list(parent.named_children()):
             if type(child) in _REPLACEMENTS:
                 setattr(parent, name, _REPLACEMENTS[type(child)](child))
-    return network
+    return AnyScaleGraph(network) if isinstance(network, ESCLTE) else network
 
 
 def portable(network: nn.Module) -> nn.Module:

@@ -24,6 +24,8 @@ import torch.nn.functional as F
 from onnxscript import ir, opset18
 from torch import Tensor
 
+from esc_arch.export.any_scale import decode_in_onnx
+from esc_arch.export.graph_values import constant, floating, ints, static
 from esc_arch.ops.attention import relative_position_bias
 
 __all__ = ["attention_of_windows", "depthwise_by_image", "onnx_translations"]
@@ -88,6 +90,7 @@ def onnx_translations() -> dict[Callable[..., object], Callable[..., ir.Value]]:
     return {
         torch.ops.esc_arch.attention_of_windows.default: _attention_in_onnx,
         torch.ops.esc_arch.depthwise_by_image.default: _depthwise_in_onnx,
+        torch.ops.esc_arch.decode.default: decode_in_onnx,
         torch.ops.aten.remainder.Scalar: _remainder_in_onnx,
     }
 
@@ -97,10 +100,10 @@ _ops: Any = opset18
 
 
 def _attention_in_onnx(q: ir.Value, k: ir.Value, v: ir.Value, table: ir.Value) -> ir.Value:
-    h, d = _static(q, 1), _static(q, 3)
-    w = (_static(table, 2) + 1) // 2
+    h, d = static(q, 1), static(q, 3)
+    w = (static(table, 2) + 1) // 2
     rows_of_blocks = _offsets(w).split(_rows_of_block(w, h))
-    scaled = _ops.Mul(q, _float(d**-0.5))
+    scaled = _ops.Mul(q, floating(d**-0.5))
     heads = [_split(x, 1, h) for x in (scaled, k, v)]
     attended = []
     for q_head, k_head, v_head, by_columns in zip(
@@ -111,9 +114,9 @@ def _attention_in_onnx(q: ir.Value, k: ir.Value, v: ir.Value, table: ir.Value) -
             rows_of_blocks, _split(q_head, 2, len(rows_of_blocks)), strict=True
         ):
             # (1, w, r, w, w): columns of queries, their rows, rows and columns of keys.
-            pairs = _ops.Gather(by_columns, _constant(offsets), axis=2)
+            pairs = _ops.Gather(by_columns, constant(offsets), axis=2)
             bias = _ops.Reshape(
-                _ops.Transpose(pairs, perm=[0, 2, 1, 3, 4]), _ints(1, len(offsets) * w, w * w)
+                _ops.Transpose(pairs, perm=[0, 2, 1, 3, 4]), ints(1, len(offsets) * w, w * w)
             )
             scores = _ops.Add(_ops.MatMul(queries, k_head), bias)
             blocks.append(_ops.MatMul(_ops.Softmax(scores, axis=-1), v_head))
@@ -149,20 +152,20 @@ def _bias_by_columns(table: ir.Value, q: ir.Value) -> ir.Value:
     queries of all layers: h * n * n floats of each.  The factor, 1, is none that they foresee.
     """
     images = _ops.Shape(q, start=0, end=1)
-    one = _ops.Cast(_ops.Min(images, _ints(1)), to=ir.DataType.FLOAT)
-    offsets = _offsets((_static(table, 2) + 1) // 2)
-    columns = _ops.Gather(_ops.Mul(table, one), _constant(offsets), axis=2)
+    one = _ops.Cast(_ops.Min(images, ints(1)), to=ir.DataType.FLOAT)
+    offsets = _offsets((static(table, 2) + 1) // 2)
+    columns = _ops.Gather(_ops.Mul(table, one), constant(offsets), axis=2)
     result: ir.Value = _ops.Transpose(columns, perm=[0, 2, 1, 3])
     return result
 
 
 def _depthwise_in_onnx(x: ir.Value, kernel: ir.Value) -> ir.Value:
-    padded = _ops.Pad(x, _ints(0, 0, 1, 1, 0, 0, 1, 1))
+    padded = _ops.Pad(x, ints(0, 0, 1, 1, 0, 0, 1, 1))
     ends = (-2, -1, _END)
     parts = []
     for i, j in product(range(3), repeat=2):
-        shifted = _ops.Slice(padded, _ints(i, j), _ints(ends[i], ends[j]), _ints(2, 3))
-        tap = _ops.Slice(kernel, _ints(i, j), _ints(i + 1, j + 1), _ints(2, 3))
+        shifted = _ops.Slice(padded, ints(i, j), ints(ends[i], ends[j]), ints(2, 3))
+        tap = _ops.Slice(kernel, ints(i, j), ints(i + 1, j + 1), ints(2, 3))
         parts.append(_ops.Mul(shifted, tap))
     result: ir.Value = functools.reduce(_ops.Add, parts)
     return result
@@ -171,25 +174,4 @@ def _depthwise_in_onnx(x: ir.Value, kernel: ir.Value) -> ir.Value:
 def _remainder_in_onnx(x: ir.Value, divisor: ir.Value | int) -> ir.Value:
     # PyTorch's own translation stops at a divisor that is computed from the image's size.
     result: ir.Value = _ops.Mod(x, _ops.CastLike(divisor, x))
-    return result
-
-
-def _static(value: ir.Value, axis: int) -> int:
-    """A length that does not depend on the image."""
-    assert value.shape is not None
-    length = value.shape[axis]
-    assert isinstance(length, int)
-    return length
-
-
-def _ints(*values: int) -> ir.Value:
-    return _constant(torch.tensor(values))
-
-
-def _float(value: float) -> ir.Value:
-    return _constant(torch.tensor(value))
-
-
-def _constant(tensor: Tensor) -> ir.Value:
-    result: ir.Value = _ops.Constant(value=ir.tensor(tensor.numpy()))
     return result

@@ -27,7 +27,8 @@ DEFAULT_OPSET = 20
 # As the upscaler calls them, and as the metadata do.
 DTYPES = {"fp32": "float32", "fp16": "float16"}
 
-INPUT, OUTPUT = "image", "enlarged"
+# The size is an input of networks for any scale alone.
+INPUT, SIZE, OUTPUT = "image", "size", "enlarged"
 
 
 def write_onnx(
@@ -37,7 +38,8 @@ def write_onnx(
 
     The graph is standard ONNX without Loop, Scan and If, which few programs load.  Its input is
     ``image``, (batch, C, height, width) in [0, 1], any of the three from 1, its output
-    ``enlarged``, (batch, C, r * height, r * width), both float32.
+    ``enlarged``, (batch, C, r * height, r * width), both float32.  A network for any scale has a
+    second input ``size``: two numbers of int64, height and width of the result.
 
     Args:
         model: the network.
@@ -58,7 +60,9 @@ def write_onnx(
     source = Source.of(model, ".onnx")
     metadata = source.metadata(precision)
     network = exportable(source.network)
-    graph = _translated(_InHalf(network) if dtype == "fp16" else network, source, opset)
+    if dtype == "fp16":
+        network = (_AnyScaleInHalf if source.detected.any_scale else _InHalf)(network)
+    graph = _translated(network, source, opset)
     _strip(graph.graph)
     for key, value in metadata.items():
         graph.metadata_props.add(key=key, value=value)
@@ -84,9 +88,21 @@ class _InHalf(nn.Module):
         return y.float()
 
 
+class _AnyScaleInHalf(_InHalf):
+    def forward(self, x: Tensor, size: Tensor) -> Tensor:  # type: ignore[override]
+        y: Tensor = self.network(x.half(), size)
+        return y.float()
+
+
 def _translated(network: nn.Module, source: Source, opset: int) -> ModelProto:
     dims = {0: "batch", 2: "height", 3: "width"}
-    shapes = {index: torch.export.Dim(name, min=1) for index, name in dims.items()}
+    shapes: list[dict[int, torch.export.Dim] | None]
+    shapes = [{index: torch.export.Dim(name, min=1) for index, name in dims.items()}]
+    examples, names = [source.example()], [INPUT]
+    if source.detected.any_scale:
+        examples.append(torch.tensor([171, 203]))
+        names.append(SIZE)
+        shapes.append(None)
     with (
         source.exporting("translating to ONNX"),
         _silent("torch.onnx", "onnxscript", "onnx_ir"),
@@ -94,11 +110,11 @@ def _translated(network: nn.Module, source: Source, opset: int) -> ModelProto:
     ):
         program = torch.onnx.export(
             network,
-            (source.example(),),
+            tuple(examples),
             dynamo=True,
-            dynamic_shapes=(shapes,),
+            dynamic_shapes=tuple(shapes),
             opset_version=opset,
-            input_names=[INPUT],
+            input_names=names,
             output_names=[OUTPUT],
             custom_translation_table=onnx_translations(),
             verbose=False,

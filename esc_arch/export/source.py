@@ -19,7 +19,7 @@ from esc_arch.progress import progress
 __all__ = ["EXPORTED", "PROGRAMS", "Source"]
 
 # Classes whose graphs hold for every size, see tests/export.
-EXPORTED = ("ESC", "ESCFP", "ESCReal", "ESCRealM", "HiT_SRF", "ELAN", "EDSR", "MSRResNet")
+EXPORTED = ("ESC", "ESCFP", "ESCLTE", "ESCReal", "ESCRealM", "HiT_SRF", "ELAN", "EDSR", "MSRResNet")
 # Of ELAN, torch.export finds constraints on the width.
 PROGRAMS = tuple(name for name in EXPORTED if name != "ELAN")
 

@@ -47,6 +47,7 @@ class Opened:
     metadata: Mapping[str, str] = field(default_factory=dict)
     path: Path = Path("repeat.safetensors")
     choice: str = ""
+    any_scale: bool = False
     dtypes: frozenset[torch.dtype] = frozenset({torch.float32, torch.bfloat16})
 
 

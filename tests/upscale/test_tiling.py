@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import esc_arch
-from esc_arch.archs import ESC, ESCFP
+from esc_arch.archs import ESC, ESCFP, ESCLTE
 from esc_arch.archs.elan_arch import ELAN
 from esc_arch.archs.esc_real_arch import ESCReal, ESCRealM
 from esc_arch.archs.hit_srf_arch import HiT_SRF
@@ -66,6 +66,34 @@ def test_tiles_of_esc_networks_are_exact(name, memory, tmp_path):
             assert result.shape == expected.shape
             assert deviation < 1e-9, (size, tile)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("memory", [0, 10**9], ids=["file", "memory"])
+def test_tiles_of_any_scale_are_exact(memory, tmp_path):
+    network = in_float64(ESCLTE(**SMALL, hidden_dim=8))
+    for size, scale in (((1, 1), 3), ((3, 30), 1.0), ((17, 9), 2.5), ((26, 23), 3.7), ((9, 7), 30)):
+        image = torch.rand(1, 3, *size, dtype=torch.float64)
+        expected_size = tuple(max(1, round(side * scale)) for side in size)
+        with torch.no_grad():
+            expected = network(image, size=expected_size, max_scale=4)
+        for tile in (1, 9, "off", "auto"):
+            result = enlarge(network, image, scale, tile=tile, memory=memory, scratch=tmp_path)
+            assert result.shape == expected.shape
+            assert (result - expected).abs().max() < 1e-9, (size, scale, tile)
+    assert not list(tmp_path.iterdir())
+
+
+def test_any_scale_with_a_hook_is_computed_whole():
+    network = in_float64(ESCLTE(**SMALL, hidden_dim=8))
+    image = torch.rand(1, 3, 21, 13, dtype=torch.float64)
+    with torch.no_grad():
+        expected = network(image, scale=2.5)
+    network.encoder.register_forward_hook(lambda module, inputs, feat: 2 * feat)
+    with torch.no_grad():
+        hooked = network(image, scale=2.5)
+    result = enlarge(network, image, 2.5, tile=4)
+    torch.testing.assert_close(result, hooked)
+    assert (hooked - expected).abs().max() > 1e-3
 
 
 def test_without_the_common_mean_the_tiles_would_differ():

@@ -13,6 +13,8 @@ import esc_arch
 from esc_arch.deployment import deploy
 from esc_arch.errors import UserError
 from esc_arch.imaging.imresize import imresize
+from tests import tiny
+from tests.reference_cases import fill_parameters
 from tests.upscale.stand_ins import Lopsided, Repeat, photo, repeated, use
 
 
@@ -208,6 +210,26 @@ def test_other_scales(monkeypatch, scale, runs):
     assert result.shape == (round(7 * scale), round(10 * scale), 3)
     expected = imresize(repeated(pixels, 2**runs), size=result.shape[:2]).clip(0, 1)
     assert np.abs(result - expected).max() < 1e-5
+
+
+@pytest.mark.parametrize("scale", [0.5, 1, 1.37, 3.7, 5])
+def test_a_network_for_any_scale_runs_once(monkeypatch, scale):
+    """Nothing is resized but below its least scale, 1."""
+    sizes = {**tiny.SIZES, "hidden_dim": 8}
+    network = fill_parameters(esc_arch.create("esc_lte", **sizes)).eval()
+    use(monkeypatch, network, scale=4, any_scale=True)
+    pixels = photo(9, 14)
+    upscaler = esc_arch.Upscaler(scale=scale)
+    result = upscaler(pixels)
+    assert result.shape == (round(9 * scale), round(14 * scale), 3)
+    asked = max(scale, 1)
+    x = torch.from_numpy(pixels).permute(2, 0, 1)[None].double() / 255
+    with torch.no_grad():
+        size = (round(9 * asked), round(14 * asked))
+        expected = network.double()(x, size=size, max_scale=4)[0].permute(1, 2, 0).numpy()
+    if scale < 1:
+        expected = imresize(expected, size=result.shape[:2])
+    assert np.abs(result - 255 * expected.clip(0, 1)).max() < 0.51
 
 
 def test_the_ensemble_is_the_mean_over_the_square(monkeypatch):

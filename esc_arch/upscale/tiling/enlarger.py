@@ -135,7 +135,8 @@ class _Enlarging:
         progress: Progress,
         output: Output,
     ) -> None:
-        self.network, self.image, self.scale = network, image, scale
+        self.network: Callable[..., Tensor] = network
+        self.image, self.scale = image, scale
         self.tile, self.scratch, self.output, self.progress = tile, scratch, output, progress
         self.size = image.shape[2], image.shape[3]
         self.pixels = self.size[0] * self.size[1]
@@ -172,12 +173,13 @@ class _Enlarging:
 
     def whole(self) -> None:
         image = self.image.to(self.device)
+        height, width = times(self.size[0], self.scale), times(self.size[1], self.scale)
         if not isinstance(self.inner, ESCLTE):
-            result = self.network(image)
+            is_asked = getattr(self.inner, "any_scale", False)
+            result = self.network(image, **({"size": (height, width)} if is_asked else {}))
             self.output(Region(0, result.shape[2], 0, result.shape[3]), result)
             return
         mapped = self.inner.mapped(image.to(self.dtype))
-        height, width = times(self.size[0], self.scale), times(self.size[1], self.scale)
         cell = sides_of_pixels((height, width), self.size, LARGEST_TRAINED_SCALE, image)
         for region in Region(0, height, 0, width).bands(max(_DELIVERED // width, 1)):
             part = self.inner.decode(mapped, region, (height, width), cell)
@@ -191,7 +193,7 @@ class _Enlarging:
             memory -= int(self.pixels * self.scale**2 * 3 * self.image.element_size())
         if goes_by_tiles(self.inner, self.dtype):
             self.by_synchronous_tiles(self.inner, max(memory, 0), shrink)
-        elif isinstance(self.inner, ESCLTE):
+        elif isinstance(self.inner, ESCLTE) or getattr(self.inner, "any_scale", False):
             self.whole()  # with modules that were replaced, which may look at the whole map
         else:
             self.by_overlapping_tiles(max(memory, 0), shrink)
