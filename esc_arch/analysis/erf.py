@@ -10,7 +10,8 @@ Both keep the positive gradients alone.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +20,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from esc_arch.analysis.layers import run
+from esc_arch.analysis.subjects import Subject, read_pixels, to_tensor
 from esc_arch.errors import UserError
 from esc_arch.progress import Progress
 
@@ -30,6 +33,7 @@ __all__ = [
     "areas",
     "central_gradient",
     "drawn",
+    "fields_of",
     "receptive_fields",
     "resized",
 ]
@@ -50,6 +54,20 @@ class ReceptiveField(NamedTuple):
     images: int
     left_out: int
 
+    def described(self) -> dict[str, object]:
+        """For the JSON."""
+        return {
+            "images": self.images,
+            "left_out": self.left_out,
+            "largest": float(self.contribution.max()),
+            "areas": [area._asdict() for area in areas(self.contribution)],
+        }
+
+    def __str__(self) -> str:
+        table = ", ".join(f"{area.share:.0%} in {area}" for area in areas(self.contribution))
+        left_out = f", {self.left_out} left out" if self.left_out else ""
+        return f"{table}; mean of {self.images} images{left_out}"
+
 
 class Area(NamedTuple):
     """The smallest square about the centre that has more than a share of the contribution.
@@ -64,6 +82,11 @@ class Area(NamedTuple):
     side: int | None
     ratio: float | None
 
+    def __str__(self) -> str:
+        if self.side is None or self.ratio is None:
+            return "more than the largest square"
+        return f"{self.side}x{self.side} ({self.ratio:.1%})"
+
 
 def resized(pixels: np.ndarray, size: int, convention: str) -> np.ndarray:
     """An image as the convention takes it.
@@ -77,8 +100,7 @@ def resized(pixels: np.ndarray, size: int, convention: str) -> np.ndarray:
     if convention == "sr":
         planes = torch.from_numpy(pixels).permute(2, 0, 1)[None]
         return F.interpolate(planes, (size, size))[0].permute(1, 2, 0).numpy()
-    small = Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC)
-    return np.asarray(small)
+    return np.array(Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC))
 
 
 def central_gradient(output: Tensor, images: Tensor, convention: str) -> np.ndarray:
@@ -142,15 +164,53 @@ def receptive_fields(
             advance(1)
     for name, total in totals.items():
         if not total.any():
-            found = "a gradient of zero" if counts[name] else "none that is a number"
+            found = "zero" if counts[name] else "no number"
             raise UserError(
-                f"{name}: expected an output whose centre depends on the image; found {found}. "
-                "Name another layer or other images."
+                f"{name or 'result'}: expected an output whose centre depends on the image; found "
+                f"a gradient of {found}. Name another layer or other images."
             )
     return {
         name: ReceptiveField(total / counts[name], counts[name], left_out[name])
         for name, total in totals.items()
     }
+
+
+def fields_of(
+    subject: Subject,
+    layers: Sequence[str],
+    paths: Sequence[Path],
+    size: int,
+    convention: str,
+    advance: Progress | None = None,
+) -> dict[str, ReceptiveField]:
+    """The receptive fields of layers of a network, or of its result.
+
+    Args:
+        layers: paths; none for the result.
+        paths: of images.
+        size: of the square that each becomes.
+        advance: counts the images.
+
+    Returns:
+        By the layer, in the order in which they compute; by "" of the result.
+
+    Raises:
+        UserError: as :func:`receptive_fields` and :func:`esc_arch.analysis.layers.run`.
+    """
+
+    def images() -> Iterator[Tensor]:
+        for path in paths:
+            yield to_tensor(resized(read_pixels(path), size, convention), subject)
+
+    def outputs_of(image: Tensor) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = {}
+        result = run(subject, image, layers, found.__setitem__, gradients=True)
+        return found if layers else {"": result}
+
+    try:
+        return receptive_fields(outputs_of, images(), convention, advance)
+    except UserError as error:
+        raise UserError(f"{subject.label}: {error}") from None
 
 
 def drawn(contribution: np.ndarray, convention: str) -> np.ndarray:

@@ -1,5 +1,6 @@
 """The folder of an analysis: one JSON and its pictures, each complete or as it was before."""
 
+import io
 import json
 import math
 import os
@@ -7,10 +8,20 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+import numpy as np
+
 from esc_arch.compare.results import describe_run, encoded, require_writable, write_file
 from esc_arch.errors import UserError, listed
 
-__all__ = ["claim", "file_name", "folder_of", "plain", "require_matplotlib", "write"]
+__all__ = [
+    "claim",
+    "file_name",
+    "folder_of",
+    "plain",
+    "require_matplotlib",
+    "write",
+    "write_arrays",
+]
 
 
 def folder_of(name: str | None, output: str | None, analysis: str) -> Path:
@@ -86,6 +97,19 @@ def write(
     path = folder / f"{analysis}.json"
     write_file(path, encoded(json.dumps(plain(content), indent=1, allow_nan=False) + "\n"))
     return [*(folder / name for name in pictures), path]
+
+
+def write_arrays(folder: Path, name: str, arrays: Mapping[str, np.ndarray]) -> Path:
+    """Write arrays by name as an .npz file, in float32.
+
+    Raises:
+        Unwritten: when it cannot be written.
+    """
+    out = io.BytesIO()
+    small = {key: array.astype(np.float32) for key, array in arrays.items()}
+    np.savez_compressed(out, **small)  # type: ignore[arg-type]  # of an option, by the stubs
+    write_file(folder / name, out.getvalue())
+    return folder / name
 
 
 def plain(value: object) -> object:

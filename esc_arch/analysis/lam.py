@@ -8,7 +8,7 @@ Shapes: an LR image is (h, w, C), float32 in [0, 1]; the result is (B, C, H, W) 
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import cv2
@@ -16,16 +16,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from esc_arch.analysis.subjects import Subject, shrunk, to_tensor
 from esc_arch.errors import UserError
 from esc_arch.progress import Progress
 
 __all__ = [
     "FOLD",
+    "Attributed",
+    "Place",
     "Window",
+    "attribute",
     "blur_path",
     "diffusion_index",
     "local_attribution",
+    "means",
     "most_textured_window",
+    "placed",
     "texture",
 ]
 
@@ -42,6 +48,169 @@ class Window(NamedTuple):
     x: int
     y: int
     size: int = 16
+
+
+class Place(NamedTuple):
+    """The part of an image that is analysed.
+
+    Attributes:
+        x, y: of its upper left pixel in the image.
+        pixels: (H, W, 3), RGB, uint8.
+        window: in this part.
+    """
+
+    x: int
+    y: int
+    pixels: np.ndarray
+    window: Window
+
+    def described(self) -> dict[str, object]:
+        """For the JSON: both in pixels of the image."""
+        height, width = self.pixels.shape[:2]
+        x, y, size = self.window
+        return {
+            "crop": {"x": self.x, "y": self.y, "width": width, "height": height},
+            "window": {"x": self.x + x, "y": self.y + y, "size": size},
+        }
+
+
+class Attributed(NamedTuple):
+    """A network on an image.
+
+    Attributes:
+        subject: the network.
+        lr: (h, w, 3), RGB, uint8.
+        attribution: the map, (h, w); see :func:`local_attribution`.
+        result: (r h, r w, 3), RGB, uint8.
+    """
+
+    subject: Subject
+    lr: np.ndarray
+    attribution: np.ndarray
+    result: np.ndarray
+
+    @property
+    def diffusion_index(self) -> float:
+        """See :func:`diffusion_index`."""
+        return diffusion_index(self.attribution)
+
+    @property
+    def top(self) -> tuple[int, int]:
+        """Row and column of the strongest pixel of the map."""
+        row, column = np.unravel_index(self.attribution.argmax(), self.attribution.shape)
+        return int(row), int(column)
+
+    def key(self, image: str) -> str:
+        """Of the map in a file of several.
+
+        Args:
+            image: its name.
+        """
+        return f"{image} {self.subject.label}"
+
+    def described(self) -> dict[str, object]:
+        """For the JSON."""
+        row, column = self.top
+        height, width = self.attribution.shape
+        return {
+            **self.subject.described(),
+            "scale": self.subject.scale,
+            "lr": {"width": width, "height": height},
+            "diffusion_index": self.diffusion_index,
+            "map_sum": float(self.attribution.sum(dtype=np.float64)),
+            "strongest": {"row": row, "column": column},
+        }
+
+    def __str__(self) -> str:
+        row, column = self.top
+        height, width = self.attribution.shape
+        return (
+            f"{self.subject.label}: diffusion index {self.diffusion_index:.2f}, strongest pixel at "
+            f"row {row}, column {column} of {width}x{height} LR pixels"
+        )
+
+
+def placed(
+    name: str,
+    pixels: np.ndarray,
+    corner: tuple[int, int] | None,
+    size: int,
+    crop: int,
+    multiple: int,
+) -> Place:
+    """The part of an image about a window.
+
+    Args:
+        name: of the image, for messages.
+        pixels: (H, W, 3); rows and columns beyond a multiple are cut off first.
+        corner: column and row of the window in the image; None for the one of most texture.
+        size: of the window.
+        crop: side of the part, in pixels; it is as much of the image as there is.
+        multiple: the sides of the part are multiples of it.
+
+    Raises:
+        UserError: when the image is too small, or the window is not within it, with a pixel more
+            to the right and below.
+    """
+    height, width = (side // multiple * multiple for side in pixels.shape[:2])
+    pixels = pixels[:height, :width]
+    part = crop // multiple * multiple
+    rows, columns = min(part, height), min(part, width)
+    least = -(-(size + 1) // multiple) * multiple
+    if min(rows, columns) < least:
+        raise UserError(
+            f"{name}: expected sides of at least {least} pixels, once they are cropped to a "
+            f"multiple of {multiple} and to --crop {crop}; found {columns} x {rows}. Name a larger "
+            "image, a larger --crop or a smaller window."
+        )
+    if corner is None:
+        corner = most_textured_window(pixels, size)[:2]
+    elif corner[0] + size >= width or corner[1] + size >= height:
+        raise UserError(
+            f"--window {corner[0]} {corner[1]}: expected X up to {width - size - 1} and Y up to "
+            f"{height - size - 1}, for a window of {size} in {name} of {width} x {height} pixels; "
+            "found more. Name another window."
+        )
+    x = min(max(0, corner[0] - (columns - size) // 2), width - columns)
+    y = min(max(0, corner[1] - (rows - size) // 2), height - rows)
+    window = Window(corner[0] - x, corner[1] - y, size)
+    return Place(x, y, pixels[y : y + rows, x : x + columns].copy(), window)
+
+
+def attribute(subject: Subject, place: Place, advance: Progress | None = None) -> Attributed:
+    """The local attribution map of a network.
+
+    Args:
+        advance: see :func:`local_attribution`.
+
+    Raises:
+        UserError: as :func:`local_attribution`, and when the result is not finite.
+    """
+    lr = shrunk(place.pixels, subject.scale)
+    image = to_tensor(lr, subject)
+    planes = image[0].permute(1, 2, 0).cpu().numpy()
+    try:
+        found = local_attribution(subject.network, planes, place.window, image.device, advance)
+    except UserError as error:
+        raise UserError(f"{subject.label}: {error}") from None
+    with torch.inference_mode():
+        result = subject.network(image)[0].permute(1, 2, 0).cpu()
+    rounded = (result.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+    if subject.channels == 1:
+        rounded = rounded.repeat(3, -1)
+    return Attributed(subject, lr, found, rounded)
+
+
+def means(found: Sequence[Sequence[Attributed]]) -> dict[str, float]:
+    """The mean diffusion index of each network, by its label.
+
+    Args:
+        found: of each image, those of all networks in one order.
+    """
+    return {
+        of_network[0].subject.label: sum(one.diffusion_index for one in of_network) / len(found)
+        for of_network in zip(*found, strict=True)
+    }
 
 
 def blur_path(lr: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -149,7 +149,11 @@ def hooked(subject: Subject, hooks: Mapping[str, Hook]) -> Iterator[None]:
 
 
 def run(
-    subject: Subject, image: Tensor, layers: Sequence[str], take: Callable[[str, Tensor], object]
+    subject: Subject,
+    image: Tensor,
+    layers: Sequence[str],
+    take: Callable[[str, Tensor], object],
+    gradients: bool = False,
 ) -> Tensor:
     """Run a network, and hand on the output of each layer as a map.
 
@@ -160,6 +164,7 @@ def run(
         layers: their paths.
         take: gets the path and the map, (C', H', W'), in the order in which the layers compute;
             an error that it raises ends the run.
+        gradients: whether the maps and the output are part of the image's graph.
 
     Returns:
         The network's output.
@@ -205,7 +210,8 @@ def run(
     size[:] = [] if first is not None else image.shape[-2:]
     try:
         with (
-            torch.inference_mode(),
+            torch.inference_mode(not gradients),
+            torch.set_grad_enabled(gradients),
             torch.random.fork_rng(devices=[]),
             hooked(subject, {path: hook_of(path) for path in layers}),
         ):

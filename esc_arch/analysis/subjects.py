@@ -229,4 +229,4 @@ def shrunk(pixels: np.ndarray, scale: int) -> np.ndarray:
     """
     height, width = (side // scale for side in pixels.shape[:2])
     whole = np.ascontiguousarray(pixels[: height * scale, : width * scale])
-    return np.asarray(Image.fromarray(whole).resize((width, height), Image.Resampling.BICUBIC))
+    return np.array(Image.fromarray(whole).resize((width, height), Image.Resampling.BICUBIC))

@@ -150,6 +150,160 @@ def _similarity(args: argparse.Namespace) -> None:
     _name_files(files)
 
 
+def _add_lam(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Local attribution maps (LAM): on which pixels of the LR image a window of the result "
+        "depends, and how far they are spread, the diffusion index. Writes a picture for each "
+        "image, with the networks side by side, numbers as JSON, and the maps as lam.npz."
+    )
+    parser.epilog = (
+        "X and Y are the column and row of the window's upper left pixel in the HR image, which "
+        "has the pixels of the result. Networks of several scales get LR images of their own of "
+        "the same part of the HR image; diffusion indices of one scale are comparable."
+    )
+    add_shared(parser, "lam", "HR images: files, and folders of them; LR images are made of them")
+    parser.add_argument(
+        "--window",
+        nargs=2,
+        type=_place,
+        metavar=("X", "Y"),
+        help="upper left pixel of the window (default: that of the most texture in the image)",
+    )
+    parser.add_argument(
+        "--window-size", type=_count, default=16, metavar="PIXELS", help="its side (default: 16)"
+    )
+    parser.add_argument(
+        "--crop",
+        type=_count,
+        default=256,
+        metavar="PIXELS",
+        help="of larger images only the square of this side about the window, which bounds time "
+        "and memory (default: 256)",
+    )
+    parser.set_defaults(run=_lam)
+
+
+def _place(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a whole number from 0; found {text!r}")
+    return int(text)
+
+
+def _lam(args: argparse.Namespace) -> None:
+    import math
+
+    from esc_arch.analysis import folder, lam, lam_figure, subjects
+    from esc_arch.compare import figures
+    from esc_arch.progress import progress
+
+    networks, images, place = opened(args, "lam")
+    multiple = math.lcm(*(network.scale for network in networks))
+    sides = (args.window_size, args.crop, multiple)
+    parts = [
+        lam.placed(str(path), subjects.read_pixels(path), args.window, *sides) for path in images
+    ]
+    names = subjects.image_names(images)
+    pictures = [f"lam_{folder.file_name(name)}.png" for name in names]
+    folder.claim(place, ["lam.json", "lam.npz", *pictures], args.overwrite)
+    with progress("attributing", len(parts) * len(networks) * lam.FOLD, "steps") as advance:
+        found = [[lam.attribute(one, part, advance) for one in networks] for part in parts]
+    rows = list(zip(names, images, parts, found, strict=True))
+    with figures.fixed_style():
+        drawn = [figures.png(lam_figure.draw(name, part, row)) for name, _, part, row in rows]
+    means = lam.means(found)
+    result = {
+        "window": "picked by its texture" if args.window is None else "given",
+        "maps": "lam.npz",
+        "images": [
+            {
+                "image": str(path),
+                **part.described(),
+                "networks": [{**one.described(), "map": one.key(name)} for one in row],
+            }
+            for name, path, part, row in rows
+        ],
+        "mean_diffusion_index": means,
+    }
+    maps = {one.key(name): one.attribution for name, _, _, row in rows for one in row}
+    files = [folder.write_arrays(place, "lam.npz", maps)]
+    files += folder.write(place, "lam", result, dict(zip(pictures, drawn, strict=True)))
+    for name, _, _, row in rows:
+        for one in row:
+            print(f"{name}: {one}")
+    if len(images) > 1:
+        for label, mean in means.items():
+            print(f"{label}: mean diffusion index {mean:.2f} of {len(images)} images")
+    _name_files(files)
+
+
+def _add_erf(parser: argparse.ArgumentParser) -> None:
+    from esc_arch.analysis.erf import CONVENTIONS
+
+    parser.description = (
+        "Effective receptive field (ERF): on which pixels of the image the centre of the result, "
+        "or of layers, depends, as a mean over images. Writes a picture with the table of areas, "
+        "numbers as JSON, and the fields as erf.npz."
+    )
+    parser.epilog = (
+        "Both conventions sum the output's central pixel over channels, and keep the positive "
+        "gradients. sr, MambaIR's, resizes images by nearest neighbour and draws g^0.25; replknet "
+        "resizes by bicubic, takes positive outputs alone, and draws log10(g + 1). The table has "
+        "the smallest centred square, of 3x3 pixels or more, that holds more than 20, 30, 50 and "
+        "99 % of log10(g + 1). Images are what the network takes: LR images of a network that "
+        "enlarges."
+    )
+    add_shared(parser, "erf", "the network's inputs: files, and folders of them")
+    parser.add_argument(
+        "--convention", choices=CONVENTIONS, default=CONVENTIONS[0], help="default: sr"
+    )
+    parser.add_argument(
+        "--size",
+        type=_count,
+        default=120,
+        metavar="PIXELS",
+        help="side of the square to which each image is resized (default: 120)",
+    )
+    parser.add_argument(
+        "--layers", nargs="+", metavar="LAYER", help=f"{_LAYERS} (default: the result)"
+    )
+    parser.set_defaults(run=_erf)
+
+
+def _erf(args: argparse.Namespace) -> None:
+    from esc_arch.analysis import erf, erf_figure, folder, layers
+    from esc_arch.compare import figures
+    from esc_arch.progress import progress
+
+    networks, images, place = opened(args, "erf")
+    own = [[] for _ in networks] if args.layers is None else layers.resolve(networks, args.layers)
+    folder.claim(place, ["erf.json", "erf.npz", "erf.png"], args.overwrite)
+    found: dict[str, erf.ReceptiveField] = {}
+    described = []
+    with progress("differentiating", len(images) * len(networks)) as advance:
+        for network, paths in zip(networks, own, strict=True):
+            fields = erf.fields_of(network, paths, images, args.size, args.convention, advance)
+            for layer, field in fields.items():
+                found[f"{network.label} {layer}".rstrip()] = field
+                described.append(
+                    {**network.described(), "layer": layer or None, **field.described()}
+                )
+    with figures.fixed_style():
+        picture = figures.png(erf_figure.draw(found, args.convention))
+    result = {
+        "images": [str(path) for path in images],
+        "convention": args.convention,
+        "size": args.size,
+        "fields": described,
+        "contributions": "erf.npz",
+    }
+    arrays = {label: field.contribution for label, field in found.items()}
+    files = [folder.write_arrays(place, "erf.npz", arrays)]
+    files += folder.write(place, "erf", result, {"erf.png": picture})
+    for label, field in found.items():
+        print(f"{label}: {field}")
+    _name_files(files)
+
+
 def _layers(
     subjects: "list[Subject]",
     patterns: list[str] | None,
@@ -172,4 +326,6 @@ COMMANDS = {
         "Compare the layers of networks with each other: CKA, cosine, attention maps.",
         _add_similarity,
     ),
+    "erf": ("Show on which pixels of an image the centre of the result depends.", _add_erf),
+    "lam": ("Show on which LR pixels a window of the result depends.", _add_lam),
 }
