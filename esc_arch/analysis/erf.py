@@ -11,6 +11,7 @@ Both keep the positive gradients alone.
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +21,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from esc_arch.analysis.layers import run
+from esc_arch.analysis.layers import recomputed, run
 from esc_arch.analysis.subjects import Subject, read_pixels, to_tensor
 from esc_arch.errors import UserError
 from esc_arch.progress import Progress
@@ -208,7 +209,8 @@ def fields_of(
         return found if layers else {"": result}
 
     try:
-        return receptive_fields(outputs_of, images(), convention, advance)
+        with nullcontext() if layers else recomputed(subject, size * size):
+            return receptive_fields(outputs_of, images(), convention, advance)
     except UserError as error:
         raise UserError(f"{subject.label}: {error}") from None
 

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from esc_arch.analysis.layers import KEPT_PIXELS, recomputed
 from esc_arch.analysis.subjects import Subject, shrunk, to_tensor
 from esc_arch.errors import UserError
 from esc_arch.progress import Progress
@@ -37,9 +38,6 @@ __all__ = [
 
 FOLD = 50  # steps of the path
 _SIGMA, _SIDE = 1.2, 9  # of the strongest blur, and of its kernel, in LR pixels
-# Steps of small images go through the network together: more pixels are hardly faster, and take
-# memory.
-_BATCH_PIXELS = 64 * 64
 
 
 class Window(NamedTuple):
@@ -190,7 +188,8 @@ def attribute(subject: Subject, place: Place, advance: Progress | None = None) -
     image = to_tensor(lr, subject)
     planes = image[0].permute(1, 2, 0).cpu().numpy()
     try:
-        found = local_attribution(subject.network, planes, place.window, image.device, advance)
+        with recomputed(subject, image.shape[2] * image.shape[3]):
+            found = local_attribution(subject.network, planes, place.window, image.device, advance)
     except UserError as error:
         raise UserError(f"{subject.label}: {error}") from None
     with torch.inference_mode():
@@ -267,7 +266,7 @@ def local_attribution(
 ) -> np.ndarray:
     """The map: path integral of the texture's gradient with respect to the LR image.
 
-    Memory is that of one step, forwards and backwards, of 64 x 64 LR pixels or of this image.
+    Memory is that of one step, forwards and backwards, of 64 x 64 pixels, or of a larger image.
 
     Args:
         network: (B, C, h, w) -> (B, C, r h, r w), differentiable; its noise is that of seed 0.
@@ -283,7 +282,8 @@ def local_attribution(
         UserError: when the network gives no gradients, or the texture depends on no pixel.
     """
     height, width = lr.shape[:2]
-    together = max(1, _BATCH_PIXELS // (height * width))
+    # Steps of small images go through the network at once; of more pixels that is hardly faster.
+    together = max(1, KEPT_PIXELS // (height * width))
     path = list(blur_path(np.ascontiguousarray(lr, np.float32)))
     total = np.zeros(lr.shape)
     with torch.random.fork_rng(), torch.enable_grad():

@@ -11,10 +11,12 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from esc_arch.analysis.subjects import Subject
 from esc_arch.archs.atd_arch import ATD
@@ -28,7 +30,17 @@ from esc_arch.archs.srformer_arch import SRFormer
 from esc_arch.errors import UserError, listed
 from esc_arch.ops.windows import from_tokens
 
-__all__ = ["ATTENTIONS", "BLOCKS", "default_layers", "hooked", "kind_of_layer", "resolve", "run"]
+__all__ = [
+    "ATTENTIONS",
+    "BLOCKS",
+    "KEPT_PIXELS",
+    "default_layers",
+    "hooked",
+    "kind_of_layer",
+    "recomputed",
+    "resolve",
+    "run",
+]
 
 _GROUP = "layers.*.residual_group."
 # The modules that add what they attend to to the features, in each network.
@@ -50,6 +62,9 @@ BLOCKS: Mapping[type[nn.Module], tuple[str, ...]] = {
     **dict.fromkeys((ELAN, RCAN, RRDBNet, EDSR, MSRResNet), ("body.*",)),
     ECBSR: ("backbone.*",),
 }
+
+# Of an image whose results a network keeps for the gradient: some networks take 1 GB for these.
+KEPT_PIXELS = 64 * 64
 
 Hook = Callable[[nn.Module, tuple[Any, ...], Any], None]
 
@@ -272,3 +287,32 @@ def _rearrangement(path: str, modules: Mapping[str, nn.Module]) -> nn.Module | N
         if type(after).__name__ == "Rearrange":
             return after
     return None
+
+
+@contextmanager
+def recomputed(subject: Subject, pixels: int) -> Iterator[None]:
+    """Gradients of a large image with less memory while the block lasts.
+
+    The blocks of a known network compute their inner results twice instead of keeping them, which
+    gives the same numbers; their layers cannot be hooked then.  Of another network, and for an
+    image of no more than 64 x 64 pixels, nothing changes.
+
+    Args:
+        pixels: of the image that the network takes.
+    """
+    if pixels <= KEPT_PIXELS:
+        yield
+        return
+    try:
+        paths = default_layers(subject, BLOCKS)
+    except UserError:
+        paths = []
+    modules = dict(subject.inner.named_modules())
+    blocks = [modules[path] for path in paths]
+    for block in blocks:
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+    try:
+        yield
+    finally:
+        for block in blocks:
+            del block.forward
