@@ -52,9 +52,7 @@ def test_maps_of_networks_of_two_scales_side_by_side(here, capsys):
     printed = capsys.readouterr().out.splitlines()
     assert len(printed) == 4 + 2 + 4
     maps = np.load(folder / "lam.npz")
-    for name, of_image, (height, width) in zip(
-        "ab", found["images"], [(36, 42), (36, 36)], strict=True
-    ):
+    for name, of_image in zip("ab", found["images"], strict=True):
         # Of 41 x 47 there are 36 x 42 in whole LR pixels of both scales; of these 24 x 24.
         assert of_image["window"] == {"x": 12, "y": 13, "size": 8}
         assert of_image["crop"] == {"x": 4, "y": 5, "width": 24, "height": 24}
