@@ -164,13 +164,12 @@ def find_inputs(
 
 
 def image_names(paths: Sequence[Path]) -> list[str]:
-    """Names of images without their extensions, each different: with folders where needed."""
+    """The images' names without their extensions, numbered where several are called the same."""
     stems = [path.stem for path in paths]
-    names = [
-        stem if stems.count(stem) == 1 else "_".join(path.parts).replace("/", "_").replace("..", "")
-        for stem, path in zip(stems, paths, strict=True)
+    return [
+        stem if stems.count(stem) == 1 else f"{stem}_{stems[: place + 1].count(stem)}"
+        for place, stem in enumerate(stems)
     ]
-    return names
 
 
 def read_pixels(path: Path) -> np.ndarray:
