@@ -17,7 +17,7 @@ from esc_arch.archs.presets import PRESETS, build
 from esc_arch.archs.whole_windows import WholeWindows
 from esc_arch.checkpoints.loading import open_weights
 from esc_arch.checkpoints.spandrel_networks import SpandrelNetwork
-from esc_arch.errors import UserError, listed
+from esc_arch.errors import UserError, listed, starred
 from esc_arch.imaging.alpha import on_white
 from esc_arch.imaging.codecs import SUFFIXES, find_images, read_image
 
@@ -43,7 +43,7 @@ class Subject:
     Attributes:
         label: names it in pictures and in lines of text, different for each of a command's.
         name: such as ``esc_light x2``.
-        weights: of which file; ``initial weights`` of a preset.
+        weights: file, address or name as it was given; ``initial weights`` of a preset.
         network: (B, C, H, W) in [0, 1] -> (B, C, rH, rW); float32, in evaluation mode, without
             gradients of its parameters.
         scale: r.
@@ -116,9 +116,8 @@ def open_subject(source: str, device: str = "cpu") -> Subject:
             f"--weights {source}: expected a checkpoint, whose modules can be looked into; found "
             "an ONNX file. Name the checkpoint that it was exported from."
         )
-    weights = source if Path(source).exists() else str(loaded.path)
     name = loaded.name
-    return Subject(name, name, weights, network.to(device), loaded.scale, loaded.channels)
+    return Subject(name, name, starred(source), network.to(device), loaded.scale, loaded.channels)
 
 
 def _initial(source: str, preset: str, scale: str, device: str) -> Subject:

@@ -31,6 +31,8 @@ def add_shared(parser: argparse.ArgumentParser, analysis: str, images: str) -> N
         analysis: its name.
         images: what its images are.
     """
+    # The images come first: behind -w they would be taken for weights.
+    parser.usage = "%(prog)s IMAGE [IMAGE ...] -w WEIGHTS [WEIGHTS ...] [options]"
     parser.add_argument("images", nargs="+", metavar="IMAGE", help=images)
     parser.add_argument(
         "-w",
