@@ -1,4 +1,4 @@
-"""Pictures of analyses: heat maps of pairs of layers.
+"""Pictures of analyses: heat maps of pairs of layers, sheets of features.
 
 Everything here runs inside :func:`esc_arch.compare.figures.fixed_style`.
 """
@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from esc_arch.analysis.features import BRIGHTEST, DARKEST, Features
 from esc_arch.analysis.similarity import Similarity
-from esc_arch.compare.figures import new_figure
+from esc_arch.compare.figures import WIDTH_IN, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["draw_similarities", "short_names"]
+__all__ = ["draw_features", "draw_similarities", "short_names"]
 
 _TITLES = {
     "cka": "linear CKA of outputs",
@@ -27,6 +28,8 @@ _TITLES = {
 _SCALES = {"cka": ("magma", 0.0), "cosine": ("RdBu_r", -1.0), "maps": ("magma", 0.0)}
 _ROW_IN = 2.4
 _MOST_NAMES = 40
+_PAIRS = 4  # of pictures of a layer, in a row of a sheet
+_CAPTION_IN = 0.2
 
 
 def short_names(paths: Sequence[str]) -> list[str]:
@@ -78,3 +81,39 @@ def _name(axes: "Axes", names: Sequence[str]) -> None:
     axes.set_xticks(places, some, rotation=90, fontsize=4)
     axes.set_yticks(places, some, fontsize=4)
     axes.tick_params(length=1, width=0.4, pad=1)
+
+
+def draw_features(label: str, found: Features) -> "Figure":
+    """The image and the result, then of each layer the strength and the principal components.
+
+    Args:
+        label: of the network.
+    """
+    height, width = found.image.shape[:2]
+    count = 1 + len(found.layers)
+    rows = -(-count // _PAIRS)
+    tile_in = WIDTH_IN / (2 * _PAIRS)
+    figure = new_figure(rows * (tile_in * height / width + _CAPTION_IN) + _CAPTION_IN)
+    figure.suptitle(
+        f"{label}: mean absolute value, and three principal components as RGB", fontsize=7
+    )
+    grid = figure.subplots(rows, 2 * _PAIRS, squeeze=False).reshape(-1, 2)
+    for pair in grid:
+        for axes in pair:
+            axes.set_axis_off()
+    _show(grid[0, 0], found.image, "image")
+    _show(grid[0, 1], found.output, "result")
+    names = short_names([one.path for one in found.layers])
+    for pair, one, name in zip(grid[1:], found.layers, names, strict=False):
+        _show(pair[0], one.strength, name)
+        explained = one.statistics["explained"]
+        assert isinstance(explained, list)
+        _show(pair[1], one.components, f"{100 * sum(explained):.0f}%")
+    return figure
+
+
+def _show(axes: "Axes", pixels: np.ndarray, caption: str) -> None:
+    # A pixel or two at the border must not take the contrast of the others.
+    low, high = np.percentile(pixels, (DARKEST, BRIGHTEST))
+    axes.imshow(pixels, cmap="magma", vmin=low, vmax=high, interpolation="nearest")
+    axes.set_title(caption, fontsize=5, pad=2)

@@ -43,7 +43,7 @@ class Subject:
     Attributes:
         label: names it in pictures and in lines of text, different for each of a command's.
         name: such as ``esc_light x2``.
-        weights: of which file, as it was named; ``initial weights`` of a preset.
+        weights: file, address or name as it was given; ``initial weights`` of a preset.
         network: (B, C, H, W) in [0, 1] -> (B, C, rH, rW); float32, in evaluation mode, without
             gradients of its parameters.
         scale: r.
@@ -163,13 +163,12 @@ def find_inputs(
 
 
 def image_names(paths: Sequence[Path]) -> list[str]:
-    """Names of images without their extensions, each different: with folders where needed."""
+    """The images' names without their extensions, numbered where several are called the same."""
     stems = [path.stem for path in paths]
-    names = [
-        stem if stems.count(stem) == 1 else "_".join(path.parts).replace("/", "_").replace("..", "")
-        for stem, path in zip(stems, paths, strict=True)
+    return [
+        stem if stems.count(stem) == 1 else f"{stem}_{stems[: place + 1].count(stem)}"
+        for place, stem in enumerate(stems)
     ]
-    return names
 
 
 def read_pixels(path: Path) -> np.ndarray:

@@ -1,4 +1,5 @@
-"""``basicsr analyze``: what the layers of networks have in common, and what they put out."""
+"""``basicsr analyze``: what the layers of networks have in common, what they put out, and on which
+pixels their results depend."""
 
 import argparse
 from typing import TYPE_CHECKING
@@ -31,6 +32,8 @@ def add_shared(parser: argparse.ArgumentParser, analysis: str, images: str) -> N
         analysis: its name.
         images: what its images are.
     """
+    # The images come first: behind -w they would be taken for weights.
+    parser.usage = "%(prog)s IMAGE [IMAGE ...] -w WEIGHTS [WEIGHTS ...] [options]"
     parser.add_argument("images", nargs="+", metavar="IMAGE", help=images)
     parser.add_argument(
         "-w",
@@ -147,6 +150,64 @@ def _similarity(args: argparse.Namespace) -> None:
     files = folder.write(place, "similarity", result, {"similarity.png": picture})
     for label, one in found.items():
         print(f"{label}: {one.line()}")
+    _name_files(files)
+
+
+def _add_features(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Show the output of each block of a network, or of named layers: a sheet of pictures for "
+        "each network and image, and statistics as JSON."
+    )
+    parser.epilog = (
+        "Of each layer there are two pictures: the mean over channels of the absolute values, and "
+        "the first three principal components of the pixels' feature vectors as red, green and "
+        "blue; above stands the share of the variance that they hold. Each is spread over its "
+        "range, but for its last percent at either end. Images are what the network takes: LR "
+        "images of a network that enlarges."
+    )
+    add_shared(parser, "features", "the network's inputs: files, and folders of them")
+    parser.add_argument(
+        "--layers",
+        nargs="+",
+        metavar="LAYER",
+        help=f"{_LAYERS} (default: the blocks of a known network)",
+    )
+    add_crop(parser, 128)
+    parser.set_defaults(run=_features)
+
+
+def _features(args: argparse.Namespace) -> None:
+    from esc_arch.analysis import drawing, features, folder, layers, subjects
+    from esc_arch.compare import figures
+    from esc_arch.progress import progress
+
+    networks, images, place = opened(args, "features")
+    own = _layers(networks, args.layers, layers.BLOCKS)
+    names = subjects.image_names(images)
+    jobs = [
+        (folder.file_name("features", network.label, name) + ".png", network, paths, image)
+        for image, name in zip(images, names, strict=True)
+        for network, paths in zip(networks, own, strict=True)
+    ]
+    folder.claim(place, ["features.json", *(job[0] for job in jobs)], args.overwrite)
+    pictures, seen, lines = {}, [], []
+    with progress("looking at layers", len(images) * sum(map(len, own)), "layers") as advance:
+        for name, network, paths, image in jobs:
+            found = features.see(network, paths, image, args.crop, advance)
+            with figures.fixed_style():
+                pictures[name] = figures.png(drawing.draw_features(network.label, found))
+            seen.append(
+                {
+                    **network.described(),
+                    "image": str(image),
+                    "picture": name,
+                    "layers": found.described(),
+                }
+            )
+            lines.append(f"{network.label}, {image}: {found.line()}")
+    files = folder.write(place, "features", {"crop": args.crop, "features": seen}, pictures)
+    for line in lines:
+        print(line)
     _name_files(files)
 
 
@@ -326,6 +387,7 @@ COMMANDS = {
         "Compare the layers of networks with each other: CKA, cosine, attention maps.",
         _add_similarity,
     ),
+    "features": ("Show the output of each block of a network as pictures.", _add_features),
     "erf": ("Show on which pixels of an image the centre of the result depends.", _add_erf),
     "lam": ("Show on which LR pixels a window of the result depends.", _add_lam),
 }
