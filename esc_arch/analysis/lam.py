@@ -186,14 +186,19 @@ def attribute(subject: Subject, place: Place, advance: Progress | None = None) -
     """
     lr = shrunk(place.pixels, subject.scale)
     image = to_tensor(lr, subject)
+    with torch.inference_mode():
+        result = subject.network(image)[0].permute(1, 2, 0).cpu()
+    if not result.isfinite().all():
+        raise UserError(
+            f"{subject.label}: expected a result of finite values; found others. Train or convert "
+            "it again."
+        )
     planes = image[0].permute(1, 2, 0).cpu().numpy()
     try:
         with recomputed(subject, image.shape[2] * image.shape[3]):
             found = local_attribution(subject.network, planes, place.window, image.device, advance)
     except UserError as error:
         raise UserError(f"{subject.label}: {error}") from None
-    with torch.inference_mode():
-        result = subject.network(image)[0].permute(1, 2, 0).cpu()
     rounded = (result.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
     if subject.channels == 1:
         rounded = rounded.repeat(3, -1)
@@ -286,7 +291,7 @@ def local_attribution(
     together = max(1, KEPT_PIXELS // (height * width))
     path = list(blur_path(np.ascontiguousarray(lr, np.float32)))
     total = np.zeros(lr.shape)
-    with torch.random.fork_rng(), torch.enable_grad():
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(0)
         for start in range(0, FOLD, together):
             images, derivatives = map(np.stack, zip(*path[start : start + together], strict=True))

@@ -141,6 +141,15 @@ def test_a_window_lies_in_its_part_with_a_neighbour(corner, crop, size):
     np.testing.assert_array_equal(part.pixels[y, x], pixels[corner[1], corner[0]])
 
 
+def test_a_network_that_gives_no_numbers_is_refused(here, capsys):
+    state = network(2).state_dict()
+    state["to_img.weight"].fill_(1e38)
+    state["last.weight"].fill_(1e38)
+    torch.save({"params": state}, "broken.pth")
+    assert main([*LAM, "in/a.png", "-w", "broken.pth"]) == 2
+    assert "ESC x2: expected a result of finite values" in capsys.readouterr().err
+
+
 def test_fields_of_the_result(here, capsys):
     assert main(["analyze", "erf", "in", "-w", "x2.pth", "x3.pth", "--size", "21"]) == 0
     folder = here / "experiments/analysis/erf"
