@@ -289,12 +289,12 @@ def local_attribution(
     height, width = lr.shape[:2]
     # Steps of small images go through the network at once; of more pixels that is hardly faster.
     together = max(1, KEPT_PIXELS // (height * width))
-    path = list(blur_path(np.ascontiguousarray(lr, np.float32)))
+    path = blur_path(np.ascontiguousarray(lr, np.float32))
     total = np.zeros(lr.shape)
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(0)
-        for start in range(0, FOLD, together):
-            images, derivatives = map(np.stack, zip(*path[start : start + together], strict=True))
+        while steps := list(itertools.islice(path, together)):
+            images, derivatives = map(np.stack, zip(*steps, strict=True))
             x = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous().to(device)
             result = network(x.requires_grad_())
             if not result.requires_grad:
@@ -311,9 +311,8 @@ def local_attribution(
     found = np.abs(total.sum(-1) / FOLD)
     if not 0 < found.max() < math.inf:
         raise UserError(
-            f"window {window.x} {window.y} {window.size}: expected a window whose texture depends "
-            f"on the image; found gradients of {found.max():g}, as of a flat area. Name another "
-            "window."
+            "expected a window whose texture depends on the image; found gradients of "
+            f"{found.max():g}, as of a flat area. Name another --window."
         )
     return (found / found.max()).astype(np.float32)
 

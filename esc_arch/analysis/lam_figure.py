@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["draw", "overlaid"]
 
 _COLUMNS = 4  # of networks
-_TEXT_IN, _TITLE_IN, _MOST_IN = 0.55, 0.45, 1.7
+_TEXT_IN, _TITLE_IN, _MOST_IN = 0.55, 0.45, 1.4
 _RED = np.array([0.84, 0.0, 0.05])
 
 

@@ -138,7 +138,7 @@ def test_esc_in_evaluation_against_its_float64_form():
 def test_a_flat_window_is_refused():
     lr = np.random.default_rng(0).random((40, 40, 3), dtype=np.float32)
     lr[:20] = 0.5
-    with pytest.raises(UserError, match=r"window 8 4 8: .* found gradients of 0"):
+    with pytest.raises(UserError, match=r"depends on the image; found gradients of 0"):
         local_attribution(nn.Identity(), lr, Window(8, 4, 8))
 
 

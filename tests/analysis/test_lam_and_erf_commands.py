@@ -141,6 +141,25 @@ def test_a_window_lies_in_its_part_with_a_neighbour(corner, crop, size):
     np.testing.assert_array_equal(part.pixels[y, x], pixels[corner[1], corner[0]])
 
 
+def test_a_network_that_only_spandrel_knows_gives_gradients(here):
+    pytest.importorskip("spandrel")
+    from spandrel.architectures.Compact import Compact
+
+    torch.manual_seed(0)
+    compact = Compact(num_feat=8, num_conv=2, upscale=2)
+    torch.save(compact.state_dict(), "compact.pth")
+    assert main([*LAM, "in/a.png", "-w", "compact.pth", "--window", "12", "13"]) == 0
+    (own,) = json.loads(Path("experiments/analysis/lam/lam.json").read_text())["images"]
+    found = np.load("experiments/analysis/lam/lam.npz")[own["networks"][0]["map"]]
+    crop = own["crop"]
+    box = (crop["x"], crop["y"], crop["x"] + crop["width"], crop["y"] + crop["height"])
+    lr = Image.open("in/a.png").crop(box).resize((14, 14), Image.Resampling.BICUBIC)
+    corner = Window(12 - crop["x"], 13 - crop["y"], 8)
+    planes = np.asarray(lr, np.float32) / 255
+    expected = local_attribution(lambda x: compact(x).clamp(0, 1), planes, corner)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
 def test_a_network_that_gives_no_numbers_is_refused(here, capsys):
     state = network(2).state_dict()
     state["to_img.weight"].fill_(1e38)
