@@ -10,6 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
+pytest.importorskip("matplotlib")
+
 from esc_arch.analysis.erf import areas, central_gradient
 from esc_arch.analysis.lam import Window, diffusion_index, local_attribution, placed
 from esc_arch.analysis.layers import recomputed
