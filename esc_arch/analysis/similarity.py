@@ -1,10 +1,11 @@
 """How much the layers of a network resemble each other: linear CKA, cosines, attention maps.
 
-The samples of CKA are patches of the maps that layers put out; those of one image make one
+The samples of CKA are patches of the maps that layers put out; those of ``batch`` images make one
 minibatch.  Of each image ``samples`` patches are drawn, the same ones in every layer; a patch of
 ``patch`` x ``patch`` pixels of C channels is a vector of patch * patch * C numbers.  With
 ``patch`` 1, the default, a sample is the feature vector of a pixel; with the side of a window it
-is the output of the attention in it.
+is the output of the attention in it; with the side of the images and a batch of many, it is an
+image, as where CKA compares classifiers.
 
 Shapes: n samples, C channels, H x W pixels of a map, L layers, D numbers of a sample.
 
@@ -45,35 +46,38 @@ class Sampling:
     """Which patches of a map are samples.
 
     Attributes:
-        samples: of an image, at most; at least 4.
+        samples: of an image, at most.
         patch: side of one in pixels.
+        batch: images of a minibatch.
         seed: of the draw.
     """
 
     samples: int = 1024
     patch: int = 1
+    batch: int = 1
     seed: int = 0
 
     def __post_init__(self) -> None:
         """
         Raises:
-            UserError: when there are fewer than four samples.
+            UserError: when there are fewer than four samples in a minibatch.
         """
-        if self.samples < LEAST:
+        if self.samples * self.batch < LEAST:
             raise UserError(
-                f"--samples: expected at least {LEAST}, of which the estimate is made; found "
-                f"{self.samples}."
+                f"--samples: expected at least {LEAST} of a minibatch, of which the estimate is "
+                f"made; found {self.samples} of {self.batch} images."
             )
 
     def described(self) -> dict[str, object]:
         """For the JSON: in words, too, as one cannot tell from the numbers."""
         return {
             "what": f"at most {self.samples} patches of {self.patch}x{self.patch} pixels of each "
-            "image's maps, the same in every layer; an image is a minibatch",
+            f"image's maps, the same in every layer; {self.batch} images are a minibatch",
             "samples": self.samples,
             "patch": self.patch,
+            "batch": self.batch,
             "seed": self.seed,
-            "cka": "linear; unbiased HSIC averaged over images before the ratio",
+            "cka": "linear; unbiased HSIC averaged over minibatches before the ratio",
             "cosine": "of the feature vectors of the patches' central pixels, averaged",
             "maps": "cosine between attention maps averaged over images, windows and heads",
         }
@@ -90,6 +94,7 @@ class Similarity:
         maps: (L, L), the cosine between attention maps averaged over images, windows and heads;
             not a number where a layer has none, or where they have other shapes.
         samples: in all.
+        minibatches: whole ones; a last one of fewer images counts where it is the only one.
         map_shapes: queries and keys of the attention maps of each layer that has some.
     """
 
@@ -98,6 +103,7 @@ class Similarity:
     cosine: np.ndarray
     maps: np.ndarray
     samples: int
+    minibatches: int
     map_shapes: Mapping[str, object]
 
     def measures(self) -> dict[str, np.ndarray]:
@@ -144,6 +150,7 @@ class Similarity:
         return {
             "layers": list(self.layers),
             "samples": self.samples,
+            "minibatches": self.minibatches,
             "map_shapes": dict(self.map_shapes),
             "neighbours": self.neighbours(),
             "kinds": self.kinds(),
@@ -200,7 +207,7 @@ class Sums:
     """Sums over minibatches of what CKA and the cosine are made of."""
 
     def __init__(self) -> None:
-        self.samples = 0
+        self.samples = self.minibatches = 0
         self._hsic: np.ndarray | float = 0.0
         self._cosines: np.ndarray | float = 0.0
 
@@ -213,6 +220,7 @@ class Sums:
         """
         n = len(samples[0])
         self.samples += n
+        self.minibatches += 1
         self._hsic = self._hsic + hsic(samples)
         units = [torch.nn.functional.normalize(x.double(), dim=1) for x in pixels]
         cosines = np.full((len(units),) * 2, np.nan)
@@ -261,7 +269,7 @@ def samples_of(found: Tensor, top: Tensor, left: Tensor, patch: int) -> Tensor:
 class Measurement:
     """Layers of a network, compared over images one after the other.
 
-    Kept of an image are the samples of its maps, of all together three numbers for each pair of
+    Kept are the samples of the maps of a minibatch, of all together two numbers for each pair of
     layers, and of each layer one attention map.
 
     Args:
@@ -281,21 +289,24 @@ class Measurement:
             )
         self._subject, self._layers, self._sampling = subject, layers, sampling
         self._order: list[str] = []
+        # Of the images of a minibatch: samples and pixels of each layer.
+        self._waiting: list[tuple[dict[str, Tensor], dict[str, Tensor]]] = []
         self._sums, self._maps = Sums(), MapMeans()
 
     def add(self, image: Tensor, name: str) -> None:
-        """Run the network on an image, which makes a minibatch.
+        """Run the network on an image.
 
         Args:
             image: (1, C, H, W).
             name: of the image, for errors.
 
         Raises:
-            UserError: when it is too small for four samples, or when a layer cannot be compared.
+            UserError: when it is too small, or when a layer cannot be compared.
         """
         size: list[int] = []
         places: list[Tensor] = []
-        patch = self._sampling.patch
+        patch, batch = self._sampling.patch, self._sampling.batch
+        least = -(-LEAST // batch)
         samples: dict[str, Tensor] = {}
         pixels: dict[str, Tensor] = {}
 
@@ -307,9 +318,9 @@ class Measurement:
             if not places:
                 size[:] = height, width
                 places[:] = drawn(height, width, self._sampling)
-                if len(places[0]) < LEAST:
+                if len(places[0]) < least:
                     raise UserError(
-                        f"{name}: expected a map with at least {LEAST} patches of {patch} pixels a "
+                        f"{name}: expected a map with at least {least} patches of {patch} pixels a "
                         f"side; found one of {width}x{height} pixels. Name a larger image, or a "
                         "smaller --patch."
                     )
@@ -320,18 +331,40 @@ class Measurement:
                     "one size."
                 )
             top, left = places
-            samples[path] = reduced(samples_of(found, top, left, patch))
+            of_image = samples_of(found, top, left, patch)
+            # Of several images, what samples have in common is known when all are there.
+            samples[path] = of_image if batch > 1 else reduced(of_image)
             pixels[path] = samples_of(found, top + patch // 2, left + patch // 2, 1)
 
         with watched(self._subject, self._layers, self._maps.add):
             run(self._subject, image, self._layers, take)
         self._order = self._order or list(samples)
-        self._sums.add(
-            [samples[path] for path in self._order], [pixels[path] for path in self._order]
+        self._waiting.append((samples, pixels))
+        if len(self._waiting) == batch:
+            self._add_minibatch()
+
+    def _add_minibatch(self) -> None:
+        samples, pixels = (
+            [torch.cat([image[kind][path] for image in self._waiting]) for path in self._order]
+            for kind in (0, 1)
         )
+        self._waiting = []
+        self._sums.add([reduced(x) for x in samples], pixels)
 
     def result(self) -> Similarity:
-        """Of all images so far, one at least."""
+        """Of all images so far, one at least.
+
+        Raises:
+            UserError: when they have fewer than four samples.
+        """
+        if not self._sums.minibatches:
+            count = sum(len(next(iter(samples.values()))) for samples, _ in self._waiting)
+            if count < LEAST:
+                raise UserError(
+                    f"--batch: expected at least {LEAST} samples; found {count} of "
+                    f"{len(self._waiting)} images. Name more images, or a smaller --patch."
+                )
+            self._add_minibatch()
         maps = [[self._maps.cosine(a, b) for b in self._order] for a in self._order]
         return Similarity(
             tuple(self._order),
@@ -339,6 +372,7 @@ class Measurement:
             self._sums.cosine(),
             np.array(maps),
             self._sums.samples,
+            self._sums.minibatches,
             {path: [list(s) for s in shapes] for path, shapes in self._maps.shapes().items()},
         )
 

@@ -100,11 +100,12 @@ def _add_similarity(parser: argparse.ArgumentParser) -> None:
     )
     parser.epilog = (
         "The samples of CKA are N patches of a map, drawn once for all layers; with --patch 1, the "
-        "feature vectors of N pixels. Those of an image are a minibatch: HSIC is estimated without "
-        "bias and averaged over images before the ratio. The cosine is that of the feature vectors "
-        "of a pixel, averaged over the patches' central pixels. Attention maps are averaged over "
-        "images, windows and heads before their cosine; layers without a softmax in windows have "
-        "none. Images are what the network takes: LR images of a network that enlarges."
+        "feature vectors of N pixels. Those of --batch images are a minibatch: HSIC is estimated "
+        "without bias and averaged over minibatches before the ratio. The cosine is that of the "
+        "feature vectors of a pixel, averaged over the patches' central pixels. Attention maps are "
+        "averaged over images, windows and heads before their cosine; layers without a softmax in "
+        "windows have none. Images are what the network takes: LR images of a network that "
+        "enlarges."
     )
     add_shared(parser, "similarity", "the network's inputs: files, and folders of them")
     parser.add_argument(
@@ -124,6 +125,14 @@ def _add_similarity(parser: argparse.ArgumentParser) -> None:
         metavar="PIXELS",
         help="side of a sample; 8 for the windows of SwinIR-light (default: 1)",
     )
+    parser.add_argument(
+        "--batch",
+        type=_count,
+        default=1,
+        metavar="N",
+        help="images of a minibatch; with --crop and --patch of one size, a sample is an image "
+        "(default: 1)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the draw (default: 0)")
     parser.set_defaults(run=_similarity)
 
@@ -135,7 +144,7 @@ def _similarity(args: argparse.Namespace) -> None:
 
     subjects, images, place = opened(args, "similarity")
     own = _layers(subjects, args.layers, layers.ATTENTIONS)
-    sampling = similarity.Sampling(args.samples, args.patch, args.seed)
+    sampling = similarity.Sampling(args.samples, args.patch, args.batch, args.seed)
     folder.claim(place, ["similarity.json", "similarity.png"], args.overwrite)
     with progress("comparing layers", len(images) * len(subjects)) as advance:
         found = similarity.compare_layers(subjects, own, images, args.crop, sampling, advance)

@@ -185,6 +185,34 @@ def test_patches_as_samples():
     np.testing.assert_allclose(measurement.result().cka[0, 1], expected, atol=1e-5)
 
 
+def test_images_as_samples():
+    subject, layers = esc(), ["blocks.0.attn", "blocks.0.pconvs.0"]
+    images = [torch.rand(1, 3, 6, 6) for _ in range(12)]
+    measurement = Measurement(subject, layers, Sampling(patch=6, batch=5))
+    for image in images:
+        measurement.add(image, "image")
+    found = measurement.result()
+    # Two whole minibatches; the last two images make none.
+    assert (found.samples, found.minibatches) == (10, 2)
+    flat = [[x.reshape(1, -1) for x in outputs(subject, layers, image)] for image in images]
+    batches = [[np.concatenate(x) for x in zip(*flat[i : i + 5], strict=True)] for i in (0, 5)]
+    cross, a, b = (
+        np.mean([unbiased(batch[i], batch[j]) for batch in batches])
+        for i, j in ((0, 1), (0, 0), (1, 1))
+    )
+    np.testing.assert_allclose(found.cka[0, 1], cross / np.sqrt(a * b), atol=1e-5)
+
+
+def test_a_minibatch_of_fewer_images_is_one_where_it_is_alone():
+    measurement = Measurement(esc(), ["blocks.0", "last"], Sampling(patch=6, batch=50))
+    for _ in range(3):
+        measurement.add(torch.rand(1, 3, 6, 6), "image")
+    with pytest.raises(UserError, match="--batch: expected at least 4 samples; found 3 of 3 im"):
+        measurement.result()
+    measurement.add(torch.rand(1, 3, 6, 6), "image")
+    assert measurement.result().samples == 4
+
+
 def test_what_cannot_be_compared_is_said():
     with pytest.raises(UserError, match="--samples: expected at least 4"):
         Sampling(samples=3)
