@@ -205,7 +205,13 @@ def fields_of(
 
     def outputs_of(image: Tensor) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}
-        result = run(subject, image, layers, found.__setitem__, gradients=True)
+
+        def take(layer: str, output: Tensor) -> None:
+            # Below and to the right of the image's own lies what was added to make whole windows.
+            is_padded = size < min(output.shape[1:]) and max(output.shape[1:]) < 2 * size
+            found[layer] = output[:, :size, :size] if is_padded else output
+
+        result = run(subject, image, layers, take, gradients=True)
         return found if layers else {"": result}
 
     try:

@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -12,13 +13,15 @@ from PIL import Image
 
 pytest.importorskip("matplotlib")
 
-from esc_arch.analysis.erf import areas, central_gradient
+from esc_arch.analysis.erf import areas, central_gradient, fields_of
 from esc_arch.analysis.lam import Window, diffusion_index, local_attribution, placed
 from esc_arch.analysis.layers import recomputed
 from esc_arch.analysis.subjects import Subject, open_subject
 from esc_arch.archs import ESC
+from esc_arch.archs.whole_windows import WholeWindows
 from esc_arch.cli.main import main
 from esc_arch.errors import UserError
+from tests.analysis.small_networks import swinir
 from tests.reference_cases import fill_parameters
 from tests.tiny import SIZES
 
@@ -205,6 +208,15 @@ def test_fields_of_layers_grow_with_depth(here):
     assert not first.any()
     second = fields["ESC x2 blocks.0"]
     assert (second > 0).sum() > 9 * 9
+
+
+def test_the_centre_of_a_layer_is_the_images_where_windows_are_padded(here):
+    """24 x 24 pixels in windows of 4, of an image of 21 x 21."""
+    subject = swinir()
+    subject = replace(subject, network=WholeWindows(subject.network))
+    found = fields_of(subject, ["conv_first"], [Path("in/a.png")], 21, "sr")
+    rows, columns = np.nonzero(found["conv_first"].contribution)
+    assert {*rows} | {*columns} == {9, 10, 11}
 
 
 def test_an_unknown_layer_is_answered_with_the_near_ones(here, capsys):
