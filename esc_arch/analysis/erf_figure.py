@@ -9,7 +9,6 @@ from esc_arch.compare.figures import WIDTH_IN, new_figure
 from esc_arch.errors import escaped
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 __all__ = ["TITLES", "draw"]
@@ -19,7 +18,7 @@ TITLES = {
     "replknet": "effective receptive fields by RepLKNet's convention, drawn as log10(g + 1) / max",
 }
 _COLUMNS = 4
-_TEXT_IN, _TITLE_IN, _MOST_IN = 0.95, 0.4, 1.9
+_LINE_IN, _TITLE_IN, _MOST_IN = 0.125, 0.4, 1.9
 
 
 def draw(found: Mapping[str, ReceptiveField], convention: str) -> "Figure":
@@ -33,25 +32,21 @@ def draw(found: Mapping[str, ReceptiveField], convention: str) -> "Figure":
     columns = min(len(found), _COLUMNS)
     rows = -(-len(found) // columns)
     side_in = min(WIDTH_IN / columns, _MOST_IN)
-    figure = new_figure(_TITLE_IN + rows * (side_in + _TEXT_IN))
+    texts = [_lines(label, field) for label, field in found.items()]
+    text_in = _LINE_IN * (1 + max(map(len, texts)))
+    figure = new_figure(_TITLE_IN + rows * (side_in + text_in))
     figure.suptitle(TITLES[convention], fontsize=9, x=0.01, ha="left")
     places = figure.subplots(rows, columns, squeeze=False).flat
-    for axes, (label, field) in zip(places, found.items(), strict=False):
-        _draw_panel(axes, label, field, convention)
+    for axes, field, lines in zip(places, found.values(), texts, strict=False):
+        shown = drawn(field.contribution, convention)
+        axes.imshow(shown, cmap="viridis", vmin=0, vmax=1, interpolation="nearest")
+        axes.set_xlabel("\n".join(lines), fontsize=7.5, linespacing=1.1)
     for axes in figure.axes:
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
     return figure
 
 
-def _draw_panel(axes: "Axes", label: str, field: ReceptiveField, convention: str) -> None:
-    axes.imshow(
-        drawn(field.contribution, convention),
-        cmap="viridis",
-        vmin=0,
-        vmax=1,
-        interpolation="nearest",
-    )
-    lines = textwrap.wrap(escaped(label), 30)[:3]
-    lines += [f"{area.share:.0%}: {area}" for area in areas(field.contribution)]
-    axes.set_xlabel("\n".join(lines), fontsize=7.5, linespacing=1.1)
+def _lines(label: str, field: ReceptiveField) -> list[str]:
+    table = [f"{area.share:.0%}: {area}" for area in areas(field.contribution)]
+    return textwrap.wrap(escaped(label), 30)[:3] + table

@@ -186,7 +186,8 @@ def attribute(subject: Subject, place: Place, advance: Progress | None = None) -
     """
     lr = shrunk(place.pixels, subject.scale)
     image = to_tensor(lr, subject)
-    with torch.inference_mode():
+    # Not in inference mode: what a network keeps for the next call could have no gradients.
+    with torch.no_grad():
         result = subject.network(image)[0].permute(1, 2, 0).cpu()
     if not result.isfinite().all():
         raise UserError(
