@@ -192,7 +192,7 @@ def run(
     seen: set[str] = set()
     size: list[int] = []
 
-    def measure(module: nn.Module, inputs: object, output: Tensor) -> None:
+    def measure(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
         size[:] = size or output.shape[-2:]
 
     def hook_of(path: str) -> Hook:
@@ -203,9 +203,11 @@ def run(
                     "that it computes again. Name the modules inside or around it."
                 )
             seen.add(path)
-            found = _to_map(output, (size[0], size[1]), path, modules) if size else None
+            height, width = size or image.shape[-2:]
+            found = _to_map(output, (height, width), path, modules)
             if found is None:
-                shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+                first = output[0] if isinstance(output, tuple | list) and output else output
+                shape = tuple(first.shape) if isinstance(first, Tensor) else type(first).__name__
                 raise UserError(
                     f"--layers {path}: expected a layer of {subject.label} whose output is a map "
                     f"of one image, or its tokens; found {shape}. Name a module around it."
@@ -219,22 +221,21 @@ def run(
 
         return hook
 
-    convolutions = (m for m in subject.inner.modules() if isinstance(m, nn.Conv2d))
-    first = next((m for m in convolutions if m.in_channels == subject.channels), None)
-    handle = first.register_forward_hook(measure) if first is not None else None
-    size[:] = [] if first is not None else image.shape[-2:]
-    try:
-        with (
-            torch.inference_mode(not gradients),
-            torch.set_grad_enabled(gradients),
-            torch.random.fork_rng(devices=[]),
-            hooked(subject, {path: hook_of(path) for path in layers}),
-        ):
-            torch.manual_seed(0)
-            result: Tensor = subject.network(image)
-    finally:
-        if handle is not None:
-            handle.remove()
+    # One of them makes the first map; others, like those that are folded into one, are not called.
+    starts = [
+        path
+        for path, module in modules.items()
+        if isinstance(module, nn.Conv2d) and module.in_channels == subject.channels
+    ]
+    with (
+        torch.inference_mode(not gradients),
+        torch.set_grad_enabled(gradients),
+        torch.random.fork_rng(devices=[]),
+        hooked(subject, dict.fromkeys(starts, measure)),
+        hooked(subject, {path: hook_of(path) for path in layers}),
+    ):
+        torch.manual_seed(0)
+        result: Tensor = subject.network(image)
     if unused := [path for path in layers if path not in seen]:
         raise UserError(
             f"--layers {unused[0]}: expected a layer that computes in inference; found that "
@@ -252,7 +253,7 @@ def _to_map(
         output: a map (1, C, H, W) or (1, H, W, C); tokens (1, H*W, C), or those of windows
             (windows, n, C) of a module that says its ``window_size`` and ``shift_size``; windows
             that einops orders; or several things, the first of which is one of these.
-        size: H and W of the map behind the first convolution.
+        size: H and W of the map behind the first convolution of the image.
     """
     if isinstance(output, tuple | list) and output:
         output = output[0]

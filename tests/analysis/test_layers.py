@@ -92,6 +92,7 @@ class Strange(nn.Module):
 
     def __init__(self):
         super().__init__()
+        self.folded = nn.Conv2d(3, 4, 1)  # is not called
         self.first = nn.Conv2d(3, 4, 1)
         self.last_channels = nn.Identity()
         self.tokens = nn.Identity()
@@ -125,7 +126,7 @@ def test_outputs_in_other_orders_and_none_at_all():
 
 
 def test_of_an_unknown_network_layers_have_to_be_named():
-    with pytest.raises(UserError, match=r"layers of small to be named.* it has first,"):
+    with pytest.raises(UserError, match=r"layers of small to be named.* it has folded, first,"):
         default_layers(subject(Strange()), ATTENTIONS)
 
 
