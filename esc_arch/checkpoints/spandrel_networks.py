@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import warnings
 from collections.abc import Mapping
@@ -33,7 +34,7 @@ class SpandrelNetwork(nn.Module):
     Args:
         descriptor: a network that spandrel loaded.
 
-    Shape: (B, C, H, W) in [0, 1] -> (B, C, rH, rW), clamped to [0, 1].
+    Shape: (B, C, H, W) in [0, 1] -> (B, C, rH, rW), clamped to [0, 1], with gradients.
     """
 
     def __init__(self, descriptor: ImageModelDescriptor) -> None:
@@ -42,9 +43,10 @@ class SpandrelNetwork(nn.Module):
         self.descriptor = descriptor
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.descriptor(x)
-        # A tensor of inference mode cannot be changed in place outside of it.
-        return y.clone()
+        # Its own call is in inference mode, whose tensors have no gradients, and cannot be changed
+        # in place outside of it.
+        y: Tensor = inspect.unwrap(type(self.descriptor).__call__)(self.descriptor, x)
+        return y
 
 
 def known_networks() -> ArchRegistry | None:

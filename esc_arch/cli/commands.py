@@ -5,7 +5,16 @@ import importlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-__all__ = ["INTERRUPTED", "CommandParser", "add_commands", "add_modules"]
+from esc_arch.errors import UserError
+
+__all__ = [
+    "INTERRUPTED",
+    "CommandParser",
+    "add_commands",
+    "add_device",
+    "add_modules",
+    "device_of",
+]
 
 INTERRUPTED = 130  # the exit code that shells give for Ctrl-C
 
@@ -66,3 +75,26 @@ def add_modules(parser: argparse.ArgumentParser, package: str, helps: Mapping[st
         return add_arguments
 
     add_commands(parser, {name: (text, loader(name)) for name, text in helps.items()})
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """``--device``, for :func:`device_of`."""
+    parser.add_argument(
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default="auto",
+        help="default: a GPU where there is one",
+    )
+
+
+def device_of(name: str) -> str:
+    """The device, ``cpu`` or ``cuda``.
+
+    Raises:
+        UserError: when there is no GPU.
+    """
+    import torch
+
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: expected a GPU that PyTorch can use; found none.")
+    return name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu"

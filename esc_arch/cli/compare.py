@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from esc_arch.cli.commands import add_commands
+from esc_arch.cli.commands import add_commands, add_device, device_of
 from esc_arch.errors import UserError
 
 if TYPE_CHECKING:
@@ -19,23 +19,6 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The sub-commands, each with its arguments."""
     add_commands(parser, COMMANDS)
-
-
-def _add_device(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--device",
-        choices=("auto", "cpu", "cuda"),
-        default="auto",
-        help="default: a GPU where there is one",
-    )
-
-
-def _device(name: str) -> str:
-    import torch
-
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: expected a GPU that PyTorch can use; found none.")
-    return name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _add_cost(parser: argparse.ArgumentParser) -> None:
@@ -60,7 +43,7 @@ def _add_cost(parser: argparse.ArgumentParser) -> None:
         metavar="SIZE",
         help=f"{', '.join(OUTPUT_SIZES)} or WIDTHxHEIGHT of the output (default: HD)",
     )
-    _add_device(parser)
+    add_device(parser)
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="default: float32")
     parser.add_argument("--warm-up", type=int, default=1, metavar="N", help="default: 1")
     parser.add_argument(
@@ -81,7 +64,7 @@ def _cost(args: argparse.Namespace) -> int:
     from esc_arch.progress import progress
 
     size = cost.output_size(args.output_size)
-    device = _device(args.device)
+    device = device_of(args.device)
     folder = results.folder_of(args.name)
     found = results.read(folder)
     results.require_writable(folder)
@@ -162,7 +145,7 @@ def _add_quality(parser: argparse.ArgumentParser) -> None:
         metavar="DATA",
         help="holds SET/HR/*.png and SET/LR_bicubic/X{scale}/*x{scale}.png (default: datasets)",
     )
-    _add_device(parser)
+    add_device(parser)
     parser.add_argument(
         "--name", default="quality", help="writes experiments/compare/NAME (default: quality)"
     )
@@ -173,7 +156,7 @@ def _quality(args: argparse.Namespace) -> int:
     from esc_arch.compare import quality, results
     from esc_arch.compare.candidates import read_candidate
 
-    device = _device(args.device)
+    device = device_of(args.device)
     candidates = [read_candidate(text, args.scale) for text in dict.fromkeys(args.weights)]
     scales = sorted({candidate.scale for candidate in candidates})
     names = dict.fromkeys(map(os.path.normpath, args.sets))

@@ -19,6 +19,7 @@ COMMANDS = {
     "runs": "List trainings: how far, how good, how fast, and what --auto_resume would use.",
     "upscale": "Enlarge image files: a photo, a folder of them.",
     "compare": "Compare networks: cost, quality, training, in one harness and one report.",
+    "analyze": "Look into networks: similarity of layers, features, receptive fields, attribution.",
     "data": "Prepare, pack, check, measure and download training and test images.",
     "weights": "Convert checkpoints, and say what they are.",
     "export": "Write a trained network as an ONNX or .pt2 file, checked against PyTorch.",
