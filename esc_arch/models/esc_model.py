@@ -190,7 +190,7 @@ class ESCModel(ESRModel):
         return losses
 
     def network_arguments(self) -> dict[str, Tensor]:
-        """What the network gets of the batch beside ``lq``, by the argument's name."""
+        """Inputs of the network beside ``lq``, for the batch, by the argument's name."""
         return {}
 
     def _laid_out(self, images: Tensor) -> Tensor:

@@ -66,7 +66,7 @@ class BatchDataset(Protocol):
     """A dataset whose samples have something in common with the others of their batch."""
 
     def draw_for_batch(self) -> Any:
-        """What they have in common, drawn from the generators as they are."""
+        """The part in common, drawn from the generators as they are."""
 
     def get_item(self, index: int, drawn: Any) -> Any:
         """A sample with that."""
