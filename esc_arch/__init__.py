@@ -16,7 +16,7 @@ from esc_arch.version import __version__
 
 # Public names that need PyTorch, and where they are.
 _MODULES = {
-    **dict.fromkeys(("ESC", "ESCFP", "ESCReal", "ESCRealM", "PRESETS"), "esc_arch.archs"),
+    **dict.fromkeys(("ESC", "ESCFP", "ESCLTE", "ESCReal", "ESCRealM", "PRESETS"), "esc_arch.archs"),
     "DownsampleImageDataset": "esc_arch.data.downsample_image_dataset",
     "PhotoImageDataset": "esc_arch.data.photo_image_dataset",
     "RandomScaleImageDataset": "esc_arch.data.random_scale_image_dataset",

@@ -8,6 +8,7 @@ import basicsr  # noqa: F401
 from esc_arch.archs.elan_arch import ELAN
 from esc_arch.archs.esc_arch import ESC
 from esc_arch.archs.esc_fp_arch import ESCFP
+from esc_arch.archs.esc_lte_arch import ESCLTE
 from esc_arch.archs.esc_real_arch import ESCReal, ESCRealM
 from esc_arch.archs.hit_srf_arch import HiT_SRF
 from esc_arch.archs.mambairv2_light_arch import MambaIRv2Light
@@ -17,6 +18,7 @@ __all__ = [
     "ELAN",
     "ESC",
     "ESCFP",
+    "ESCLTE",
     "PRESETS",
     "ESCReal",
     "ESCRealM",

@@ -14,6 +14,7 @@ from esc_arch.archs.basicsr_networks import RCAN, SwinIR
 from esc_arch.archs.elan_arch import ELAN
 from esc_arch.archs.esc_arch import ESC
 from esc_arch.archs.esc_fp_arch import ESCFP
+from esc_arch.archs.esc_lte_arch import ESCLTE
 from esc_arch.archs.esc_real_arch import ESCReal, ESCRealM
 from esc_arch.archs.hit_srf_arch import HiT_SRF
 from esc_arch.archs.mambairv2_light_arch import MambaIRv2Light
@@ -60,6 +61,7 @@ _ESC_XL = {
     "use_ln": True,
 }
 _ESC_REAL = {**_ESC, "n_blocks": 10, "exp_ratio": 2}
+_ESC_LTE = {**_ESC, "hidden_dim": 256}
 
 # Of the public option files.  What those of SwinIR and of its successors have in common:
 _SWINIR_FRAME = {
@@ -155,6 +157,8 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             ESCReal, MappingProxyType({**_ESC_REAL, "use_dysample": True}), (4,)
         ),
         "esc_real_m": Preset(ESCRealM, MappingProxyType(_ESC_REAL), (1, 2, 3, 4)),
+        # For any scale; this is the one that it has where none is asked for.
+        "esc_lte": Preset(ESCLTE, MappingProxyType(_ESC_LTE), (4,)),
         "swinir_light": Preset(SwinIR, MappingProxyType(_SWINIR_LIGHT), (2, 3, 4), "upscale"),
         "elan_light": Preset(ELAN, MappingProxyType(_ELAN_LIGHT), (2, 3, 4), "scale"),
         "omnisr": Preset(OmniSR, MappingProxyType(_OMNISR), (2, 3, 4), "upsampling"),
@@ -169,29 +173,34 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
 )
 
 
-def build(name: str, scale: int, **arguments: object) -> nn.Module:
+def build(name: str, scale: int | None = None, **arguments: object) -> nn.Module:
     """A preset with initial weights.
 
     Args:
         name: key of :data:`PRESETS`.
-        scale: upscaling factor.
+        scale: upscaling factor; None for the only one that it is published for.
         arguments: replace or add constructor arguments, e.g. ``attn_type="naive"``.
 
     Returns:
         The network, in training mode as PyTorch builds it.
 
     Raises:
-        UserError: when there is no preset of this name.
+        UserError: when there is no preset of this name, or it has several scales and none is named.
         ValueError: when the arguments do not fit each other.
     """
     network, own = _preset(name, scale)
     return construct(network, {**own, **arguments})
 
 
-def _preset(name: str, scale: int) -> tuple[type[nn.Module], dict[str, object]]:
+def _preset(name: str, scale: int | None) -> tuple[type[nn.Module], dict[str, object]]:
     if name not in PRESETS:
         raise UserError(f"expected a preset: {', '.join(PRESETS)}; found {name!r}. Name one.")
     preset = PRESETS[name]
+    if scale is None and len(preset.scales) > 1:
+        raise UserError(
+            f"{name}: expected a scale: {', '.join(map(str, preset.scales))}; found none. Name one."
+        )
+    scale = preset.scales[0] if scale is None else scale
     return preset.network, {**preset.arguments, preset.scale_argument: scale}
 
 

@@ -276,13 +276,13 @@ def _open_onnx(path: Path) -> LoadedModel:
 
 
 def create(
-    name: str, scale: int, weights: str | Path | None = None, **arguments: object
+    name: str, scale: int | None = None, weights: str | Path | None = None, **arguments: object
 ) -> nn.Module:
     """Build a preset, with trained weights when a checkpoint is named.
 
     Args:
         name: key of :data:`esc_arch.PRESETS`.
-        scale: upscaling factor.
+        scale: upscaling factor; None for the only one that it is published for.
         weights: a .pth or .safetensors file of this network and scale; initial weights
             when None.
         arguments: replace or add constructor arguments, e.g. ``attn_type="naive"``.

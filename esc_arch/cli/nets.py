@@ -38,6 +38,7 @@ PRESETS = {
     "esc_real": Listed("ESCReal", {4: 2_265_307}),
     "esc_real_dysample": Listed("ESCReal", {4: 2_169_499}),
     "esc_real_m": Listed("ESCRealM", {1: 2_296_987, 2: 2_271_643, 3: 2_228_379, 4: 2_265_307}),
+    "esc_lte": Listed("ESCLTE", {4: 1_433_631}),
     "swinir_light": Listed("SwinIR", {2: 910_152, 3: 918_267, 4: 929_628}),
     "elan_light": Listed("ELAN", {2: 620_916, 3: 629_031, 4: 640_392}),
     "omnisr": Listed("OmniSR", {2: 784_604, 3: 793_259, 4: 805_376}, "spandrel"),
