@@ -359,8 +359,8 @@ def _check_template(problems: Problems, place: str, section: Mapping[str, Any]) 
 def _check_queries(problems: Problems, place: str, section: Mapping[str, Any]) -> None:
     """A patch of the least scale has to have as many pixels as are queried."""
     side, count = section.get("lq_size"), section.get("sample_q")
-    scales = section.get("scale_range", SCALE_RANGE)
-    if accepts(Size, side) and accepts(Size, count) and accepts(Scales, list(scales)):
+    scales = section.get("scale_range", list(SCALE_RANGE))
+    if accepts(Size, side) and accepts(Size, count) and accepts(Scales, scales):
         most = round(section["lq_size"] * scales[0]) ** 2
         if section["sample_q"] > most:
             expected = f"at most {most}, the pixels of the smallest HR patch"

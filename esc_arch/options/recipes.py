@@ -195,7 +195,9 @@ def _network(chosen: Recipe, scale: int | None) -> str:
     arguments = {"type": preset.network.__name__, **own, **preset.arguments}
     lines = [f"  {name}: {_yaml(value)}" for name, value in arguments.items()]
     try:
-        count = sum(p.numel() for p in build_meta(chosen.preset, scale or preset.scales[0]).parameters())
+        count = sum(
+            p.numel() for p in build_meta(chosen.preset, scale or preset.scales[0]).parameters()
+        )
         title = f"# {chosen.title}: {count:,} parameters"
     except UserError:
         # Of another package, which is not installed.

@@ -1,0 +1,71 @@
+"""``basicsr train`` and ``basicsr test`` of ESC+LTE on tiny images."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny_run import assert_equal, models, options, train, validated
+
+from esc_arch.cli.main import main
+from tests import tiny
+
+HR = {"type": "RandomScaleImageDataset", "dataroot_gt": "data/HR", "io_backend": {"type": "disk"}}
+SCALES = (2, 3.3)
+
+
+def lte_options(total: int, workers: int = 0) -> dict:
+    opt = validated(options(model_type="ESCLTEModel", total=total))
+    del opt["scale"]
+    data = opt["datasets"]["train"]
+    for name in ("dataroot_lq", "gt_size"):
+        del data[name]
+    data |= {**HR, "lq_size": 4, "sample_q": 12, "scale_range": [1, 4]}
+    data["num_worker_per_gpu"] = workers
+    opt["datasets"] = {"train": data, **sections("val")}
+    opt["network_g"] = {"type": "ESCLTE", **tiny.SIZES, "hidden_dim": 16}
+    opt["val"]["metrics"] = {"psnr": {"type": "calculate_psnr_lte"}}
+    opt["logger"]["keep_best"] = "psnr"
+    return opt
+
+
+def sections(phase: str) -> dict[str, dict]:
+    return {
+        f"{phase}_{i}": {"name": f"tiny_x{scale:g}", **HR, "scale": scale}
+        for i, scale in enumerate(SCALES, 1)
+    }
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_stopped_training_ends_where_it_would_have_ended(folder, log, workers):
+    assert train(lte_options(6, workers) | {"name": "whole"}) == 0
+    said = "\n".join(log)
+    for scale in SCALES:
+        assert said.count(f"Validation tiny_x{scale:g}\n") == 4  # at 2, 4, 6 and the end
+    for total in (3, 6):
+        assert train(lte_options(total, workers), "--auto_resume") == 0
+    assert_equal(models(), models("whole"))
+    assert_equal(models(iteration="best"), models("whole", iteration="best"))
+
+    # The network of the last iteration, in the public release's layout.
+    weights = torch.load("experiments/tiny/models/net_g_latest.pth", weights_only=True)
+    public = {"model": {"name": "lte", "args": {}, "sd": weights["params_ema"]}}
+    torch.save(public, "epoch-last.pth")
+    opt = lte_options(6)
+    test = {name: opt[name] for name in ("name", "model_type", "num_gpu", "network_g")}
+    test |= {"datasets": sections("test"), "path": {"pretrain_network_g": "epoch-last.pth"}}
+    test["val"] = {"save_img": True, "suffix": None, "metrics": opt["val"]["metrics"]}
+    tiny.write(Path("test.yml"), test)
+    before = len(log)
+    assert main(["test", "-opt", "test.yml"]) == 0
+    tested = [line for line in log[before:] if line.startswith("Validation")]
+    validated_last = [line for line in log[:before] if line.startswith("Validation")][-2:]
+    # The lines of a training end in the best value so far.
+    for line, other in zip(tested, validated_last, strict=True):
+        assert line.split()[:5] == other.split()[:5]
+    for scale in SCALES:
+        images = sorted(Path("results/tiny/visualization", f"tiny_x{scale:g}").iterdir())
+        assert len(images) == 5
+        side = round(int(20 / scale) * scale)
+        assert np.asarray(Image.open(images[0])).shape == (side, side, 3)
