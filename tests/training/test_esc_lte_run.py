@@ -1,7 +1,9 @@
 """``basicsr train`` and ``basicsr test`` of ESC+LTE on tiny images."""
 
+import json
 from pathlib import Path
 
+import jobs
 import numpy as np
 import pytest
 import torch
@@ -69,3 +71,26 @@ def test_a_stopped_training_ends_where_it_would_have_ended(folder, log, workers)
         assert len(images) == 5
         side = round(int(20 / scale) * scale)
         assert np.asarray(Image.open(images[0])).shape == (side, side, 3)
+
+
+@pytest.mark.slow
+def test_two_processes_train_and_validate_as_one(folder):
+    """To rounding, as gradients of two halves of a batch are added in another order."""
+    opt = lte_options(6)
+    opt["train"]["optim_g"] = {"type": "SGD", "lr": 0.05, "momentum": 0.9}
+    found = {}
+    for processes in (1, 2):
+        opt["name"] = name = f"of_{processes}"
+        opt["datasets"]["train"]["batch_size_per_gpu"] = 4 // processes
+        if processes == 1:
+            assert train(opt) == 0
+        else:
+            assert jobs.torchrun(opt).wait(jobs.SECONDS) == 0, Path("log").read_text()
+        state = Path("experiments", name, "training_states", "6.json").read_text()
+        found[processes] = models(name), json.loads(state)["best_metric_results"]
+    (one, best), (two, same) = found[1], found[2]
+    for key, tensor in one.items():
+        torch.testing.assert_close(two[key], tensor, rtol=1e-4, atol=1e-6, msg=key)
+    for scale in SCALES:
+        value = same[f"tiny_x{scale:g}"]["psnr"]["val"]
+        assert value == pytest.approx(best[f"tiny_x{scale:g}"]["psnr"]["val"], abs=1e-3)
