@@ -82,7 +82,7 @@ class Dataset(Section):
     max_bad_samples: Size = key("damaged samples before training stops", "100", None)
     task: Any = key("read by nothing", "SR", None)
     phase: Any = key("set by BasicSR", "train", None)
-    scale: Any = key("set by BasicSR to the file's scale", "2", None)
+    scale: Any = key("upscaling factor, where the file has none at its top", "2", None, "(*)")
 
     @classmethod
     def needed(cls, section: Mapping[str, object], is_train: bool) -> Collection[str]:
