@@ -1,6 +1,6 @@
 """Making a network ready for inference."""
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +26,7 @@ def deploy(
 
     Returns:
         A module that holds the network: (B, 3, H, W) -> (B, 3, rH, rW), never with a
-        gradient.
+        gradient; what the network takes beside the images, such as a size, it takes too.
 
     Raises:
         ValueError: when ``dtype`` is not a floating one.
@@ -53,6 +53,6 @@ class Deployed(nn.Module):
         self.dtype = dtype
 
     @torch.no_grad()
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.network(x.to(self.dtype))
+    def forward(self, x: Tensor, **arguments: Any) -> Tensor:
+        y: Tensor = self.network(x.to(self.dtype), **arguments)
         return y.to(x.dtype)

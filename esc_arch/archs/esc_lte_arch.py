@@ -88,6 +88,7 @@ class ESCEncoder(ESCFamily):
         return feat
 
 
+@fast.known
 class ImplicitNetwork(nn.Module):
     """From the waves of a query to its colour: four linear layers.
 
@@ -122,10 +123,15 @@ class Axis(NamedTuple):
     @classmethod
     def of(cls, coord: Tensor, n: int) -> "Axis":
         """Of coordinates (Q,) along a side of n pixels."""
-        half = torch.tensor([[-1 / n], [1 / n]], dtype=coord.dtype, device=coord.device)
-        near = (coord + half + _SHIFT).clamp(-1 + _SHIFT, 1 - _SHIFT)
+        near = torch.stack([coord - 1 / n, coord + 1 / n]) + _SHIFT
+        near = near.clamp(-1 + _SHIFT, 1 - _SHIFT)
         pixel = (((near + 1) * n - 1) / 2).round().long()
         return cls(coord, pixel, (coord - pixel_centres(n, coord)[pixel]) * n)
+
+    def within(self, first: int, end: int, n: int) -> "Axis":
+        """Counted within a part of the side, pixels ``first`` to ``end``, excluded, of n."""
+        coord = ((self.coord + 1) * n - 2 * first) / (end - first) - 1
+        return Axis(coord, self.pixel - first, self.distance)
 
     def at(self, which: Tensor) -> "Axis":
         """Of some of the queries."""
@@ -174,6 +180,11 @@ class ESCLTE(nn.Module):
         self.freq = nn.Conv2d(dim, waves, 3, padding=1)
         self.phase = nn.Linear(2, waves // 2, bias=False)
         self.imnet = ImplicitNetwork(waves)
+        self.blueprint = fast.Blueprint.of(self)
+
+    def convert(self) -> None:
+        """Store the encoder's large kernel folded, see :meth:`ESCFamily.convert`."""
+        self.encoder.convert()
 
     def forward(
         self,
@@ -205,13 +216,19 @@ class ESCLTE(nn.Module):
             size = self.result_size(image, size, scale)
         elif cell is None or size is not None or scale is not None:
             raise ValueError("coord goes with cell, and without size and scale")
-        x_normal = (x - 0.5) / 0.5
-        feat = self.encoder(x_normal)
+        mapped = self.mapped(x)
         if coord is not None and cell is not None:
-            return self.answers(feat, x_normal, coord, cell) * 0.5 + 0.5
+            return self.answers(mapped, coord, cell)
         assert size is not None
-        part = MapPart(image, Region(0, image[0], 0, image[1]), feat, x_normal)
-        return like_input(self.decode(part, Region(0, size[0], 0, size[1]), size, max_scale), x)
+        cell = sides_of_pixels(size, image, max_scale, x)
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            # All queries at once: a graph would hold them in any case.
+            coord = torch.cartesian_prod(*(pixel_centres(n, x) for n in size))
+            coord, cell = coord.expand(x.shape[0], -1, -1), cell.expand(x.shape[0], 2)
+            y = self.answers(mapped, coord, cell).mT.reshape(-1, 3, *size)
+        else:
+            y = self.decode(mapped, Region(0, size[0], 0, size[1]), size, cell)
+        return like_input(y, x)
 
     def result_size(
         self,
@@ -231,81 +248,69 @@ class ESCLTE(nn.Module):
             down, right = factor if isinstance(factor, Sequence) else (factor, factor)
             if not (0 < down < inf and 0 < right < inf):
                 raise ValueError(f"scale {scale} is not above 0")
-            return max(1, round(down * image[0])), max(1, round(right * image[1]))
+            return times(image[0], down), times(image[1], right)
         height, width = size
         if height < 1 or width < 1:
             raise ValueError(f"size {height} x {width} has no pixels")
         return height, width
 
-    def answers(self, feat: Tensor, x_normal: Tensor, coord: Tensor, cell: Tensor) -> Tensor:
-        """The normalised colours (B, Q, 3) at coordinates (B, Q, 2)."""
-        batch, _, height, width = feat.shape
-        queries = coord.shape[1]
-        cell = cell if cell.dim() == 3 else cell[:, None]
-        phase = self.phase((cell * cell.new_tensor([height, width])).to(feat.dtype))
-        rows, columns = (
-            Axis.of(values.flatten(), n)
-            for values, n in zip(coord.to(wide(coord)).unbind(-1), (height, width), strict=True)
-        )
+    def mapped(self, x: Tensor) -> MapPart:
+        """Images with their features."""
+        x_normal, size = normalised(x), (x.shape[2], x.shape[3])
+        return MapPart(size, Region(0, size[0], 0, size[1]), self.encoder(x_normal), x_normal)
+
+    def answers(self, mapped: MapPart, coord: Tensor, cell: Tensor) -> Tensor:
+        """The colours (B, Q, 3) at coordinates (B, Q, 2), for training and for graphs."""
+        (height, width), _, feat, x_normal = mapped
+        batch, queries = feat.shape[0], coord.shape[1]
+        y, x = coord.to(wide(coord)).flatten(0, 1).unbind(-1)
+        rows, columns = Axis.of(y, height), Axis.of(x, width)
         # In the table the maps of the batch lie one below the other.
-        image = torch.arange(batch, device=feat.device).repeat_interleave(queries)
+        image = torch.arange(batch, device=feat.device)[:, None].expand(-1, queries).flatten()
         rows = rows._replace(pixel=rows.pixel + image * height)
-        phase = phase.expand(batch, queries, -1).flatten(0, 1)
+        cell = cell if cell.dim() == 3 else cell[:, None].expand(-1, queries, -1)
+        phase = self.phases(cell, height, width).flatten(0, 1)
         texture = self.texture(self.waves(feat), width, rows, columns, phase)
-        return texture.view(batch, queries, 3) + interpolated(x_normal, coord)
+        return (texture.view(batch, queries, 3) + interpolated(x_normal, coord)) * 0.5 + 0.5
 
-    def decode(
-        self,
-        part: MapPart,
-        region: Region,
-        size: tuple[int, int],
-        max_scale: float | None = None,
-    ) -> Tensor:
-        """A region of the result, (B, 3, *region).
+    def decode(self, part: MapPart, region: Region, size: tuple[int, int], cell: Tensor) -> Tensor:
+        """A region of the result, (B, 3, *region), in inference.
 
-        In inference the queries go in bands of the map's rows, and some at a time in these, so that
-        the memory on top of the result does not grow with it.
+        Queries go in bands of the map's rows, and some at a time in these, so that the memory on
+        top of the result does not grow with it.
 
         Args:
             part: of the map, that reaches :data:`HALO` pixels further than the region.
             region: of the result.
             size: H' and W' of the whole result.
-            max_scale: as :meth:`forward` takes it.
+            cell: (2,), sides of its pixels, in coordinates.
         """
         (height, width), outer, feat, x_normal = part
-        scales = (out / side for out, side in zip(size, (height, width), strict=True))
-        cell = [2 / min(scale, max_scale or scale) for scale in scales]
-        phase = self.phase(torch.tensor(cell, dtype=feat.dtype, device=feat.device))
+        phase = self.phases(cell, height, width)
         rows = Axis.of(pixel_centres(size[0], feat)[region.top : region.bottom], height)
         columns = Axis.of(pixel_centres(size[1], feat)[region.left : region.right], width)
-        # Counted from the part's first pixel.
-        rows, columns = (
-            Axis(((axis.coord + 1) * n - 2 * first) / own - 1, axis.pixel - first, axis.distance)
-            for axis, n, first, own in (
-                (rows, height, outer.top, outer.height),
-                (columns, width, outer.left, outer.width),
-            )
-        )
-        is_bounded = not torch.is_grad_enabled() and not torch.compiler.is_compiling()
-        at_a_time = _QUERIES if is_bounded else region.pixels
-        band_height = max(_BAND_PIXELS // outer.width, 1) if is_bounded else outer.height
+        rows = rows.within(outer.top, outer.bottom, height)
+        columns = columns.within(outer.left, outer.right, width)
         result = feat.new_empty(len(feat), 3, region.pixels)
-        for top, bottom in bands(rows.pixel[0], band_height):
-            first, last = int(rows.pixel[0, top]), int(rows.pixel[1, bottom - 1])
-            band = Region(first, last + 1, 0, outer.width)
+        for top, bottom, band in bands(rows.pixel, outer):
             around = band.grown(1, (outer.height, outer.width))
-            for i, one in enumerate(feat.split(1)):
+            first, end = top * region.width, bottom * region.width
+            for one, x, colours in zip(feat.split(1), x_normal.split(1), result, strict=True):
                 table = self.waves(around.of(one), band.inside(around))
-                for start in range(top * region.width, bottom * region.width, at_a_time):
-                    stop = min(start + at_a_time, bottom * region.width)
-                    query = torch.arange(start, stop, device=feat.device)
+                for start in range(first, end, _QUERIES):
+                    query = torch.arange(start, min(start + _QUERIES, end), device=feat.device)
                     down, right = rows.at(query // region.width), columns.at(query % region.width)
-                    down = down._replace(pixel=down.pixel - first)
                     coord = torch.stack([down.coord, right.coord], -1)[None]
+                    down = down._replace(pixel=down.pixel - band.top)
                     colour = self.texture(table, outer.width, down, right, phase)
-                    colour = colour + interpolated(x_normal[i : i + 1], coord)[0]
-                    result[i, :, start:stop] = (colour * 0.5 + 0.5).T
+                    colour = (colour + interpolated(x, coord)[0]) * 0.5 + 0.5
+                    colours[:, start : start + len(query)] = colour.T
         return result.view(len(feat), 3, region.height, region.width)
+
+    def phases(self, cell: Tensor, height: int, width: int) -> Tensor:
+        """The phases (..., D / 2) of cells (..., 2) over a map of this size."""
+        down, right = cell.unbind(-1)
+        return self.phase(torch.stack([down * height, right * width], -1).to(self.phase.weight))
 
     def waves(self, feat: Tensor, region: Region | None = None) -> Tensor:
         """The waves of every pixel of a map or of a region of it.
@@ -350,6 +355,17 @@ class ESCLTE(nn.Module):
         return (colour * weight[..., None].to(colour.dtype)).sum((0, 1))
 
 
+def normalised(x: Tensor) -> Tensor:
+    """From [0, 1] to [-1, 1], which the network computes in."""
+    return (x - 0.5) / 0.5
+
+
+def times(side: int, factor: float) -> int:
+    """So many pixels, to the nearest whole one."""
+    # Rounding a product of integers would fix an exported graph's sizes.
+    return side * factor if isinstance(factor, int) else max(1, round(side * factor))
+
+
 def pixel_centres(n: int, like: Tensor) -> Tensor:
     """Coordinates of the centres of n pixels, (n,), on a tensor's device, in :func:`wide`.
 
@@ -366,17 +382,34 @@ def interpolated(x: Tensor, coord: Tensor) -> Tensor:
     return y[:, :, 0].transpose(1, 2).to(x.dtype)
 
 
+def bands(pixel: Tensor, outer: Region) -> list[tuple[int, int, Region]]:
+    """Cut rows of the result where they enter the next band of the map's rows.
+
+    Args:
+        pixel: (2, rows), the rows of the map before and after each, from 0 on in ``outer``.
+        outer: the part of the map that there is.
+
+    Returns:
+        The first row of the result, that after the last, and the rows of the map that they need.
+    """
+    height = max(_BAND_PIXELS // outer.width, 1)
+    counts = torch.unique_consecutive(pixel[0] // height, return_counts=True)[1]
+    ends = counts.cumsum(0).tolist()
+    return [
+        (top, bottom, Region(int(pixel[0, top]), int(pixel[1, bottom - 1]) + 1, 0, outer.width))
+        for top, bottom in zip([0, *ends[:-1]], ends, strict=True)
+    ]
+
+
+def sides_of_pixels(
+    size: tuple[int, int], image: tuple[int, int], max_scale: float | None, like: Tensor
+) -> Tensor:
+    """The cell (2,) of a result of an image, as :class:`ESCLTE` takes it."""
+    seen = size if max_scale is None else map(min, size, (side * max_scale for side in image))
+    # Not of a list: an exported graph would keep its numbers.
+    return torch.stack([like.new_full((), 2 / side, dtype=wide(like)) for side in seen])
+
+
 def wide(x: Tensor) -> torch.dtype:
     """The type of a tensor, or float32 if that is wider."""
     return torch.promote_types(x.dtype, torch.float32)
-
-
-def bands(index: Tensor, height: int) -> list[tuple[int, int]]:
-    """Cut rows of the result where the row of the map enters the next band of so many rows.
-
-    Args:
-        index: (rows,), not falling.
-    """
-    band = (index - index[0]) // height
-    ends = torch.unique_consecutive(band, return_counts=True)[1].cumsum(0).tolist()
-    return list(zip([0, *ends[:-1]], ends, strict=True))

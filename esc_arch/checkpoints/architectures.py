@@ -16,6 +16,7 @@ from esc_arch.archs.basicsr_networks import ECBSR, EDSR, RCAN, MSRResNet, RRDBNe
 from esc_arch.archs.elan_arch import ELAN
 from esc_arch.archs.esc_arch import ESC
 from esc_arch.archs.esc_fp_arch import ESCFP
+from esc_arch.archs.esc_lte_arch import ESCLTE
 from esc_arch.archs.esc_real_arch import ESCReal, ESCRealM
 from esc_arch.archs.hit_srf_arch import HiT_SRF
 from esc_arch.archs.mambairv2_light_arch import MambaIRv2Light
@@ -71,6 +72,16 @@ def _esc(state: State) -> Found:
 
 def _esc_fp(state: State) -> Found:
     return ESCFP, _esc_plain(state, state["lk_spatial"])
+
+
+def _esc_lte(state: State) -> Found:
+    encoder = {k.removeprefix("encoder."): t for k, t in state.items() if k.startswith("encoder.")}
+    return ESCLTE, _esc_body(encoder, encoder["plk_filter"]) | {
+        # Any: what it has where none is asked for.
+        "upscaling_factor": 4,
+        "use_ln": "blocks.0.lns.0.weight" in encoder,
+        "hidden_dim": len(state["coef.bias"]),
+    }
 
 
 def _esc_plain(state: State, kernel: Tensor) -> dict[str, Argument]:
@@ -318,6 +329,7 @@ _BLOCK_0, _LAYER_0 = _BLOCK.format(0, 0, ""), _LAYER.format(0, "")
 ARCHITECTURES = (
     Architecture((ESCFP,), ("lk_spatial", "lk_channel"), _esc_fp),
     Architecture((ESC, ESCReal, ESCRealM), ("plk_filter",), _esc),
+    Architecture((ESCLTE,), ("encoder.plk_filter", "imnet.layers.0.weight"), _esc_lte),
     Architecture((HiT_SRF,), (_BLOCK_0 + "correlation.spatial_linear.weight",), _hit_srf),
     Architecture((ELAN,), ("body.0.modules_lfe.lfe_0.conv0.shift_conv.weight",), _elan),
     Architecture((MambaIRv2Light,), (_LAYER_0 + "assm.selectiveScan.A_logs",), _mambairv2_light),

@@ -8,6 +8,7 @@ from functools import cache
 
 from torch import Tensor, nn
 
+from esc_arch.archs.esc_lte_arch import ESCLTE
 from esc_arch.archs.presets import PRESETS, build_meta, construct, construct_meta
 from esc_arch.checkpoints.architectures import ARCHITECTURES, ASSUMED, Argument
 from esc_arch.errors import UserError, listed
@@ -49,6 +50,11 @@ class Detected:
     def scale(self) -> int:
         """The upscaling factor."""
         return self._size(self.scale_argument)
+
+    @property
+    def any_scale(self) -> bool:
+        """Whether it enlarges to any size that is asked for; ``scale`` is where none is."""
+        return issubclass(self.network, ESCLTE)
 
     @property
     def channels(self) -> int:
@@ -95,7 +101,7 @@ class Detected:
         return construct_meta(self.network, self.arguments)
 
     def __str__(self) -> str:
-        scale = f"x{self.scale}"
+        scale = "of any scale" if self.any_scale else f"x{self.scale}"
         if self.preset:
             return f"{self.preset} {scale}"
         sizes = ", ".join(f"{n} {self.arguments[n]}" for n in _SIZES.split() if n in self.arguments)

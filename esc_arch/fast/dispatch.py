@@ -64,6 +64,7 @@ _KNOWN: dict[type, dict[str, Callable[..., object]]] = {
         nn.ModuleList,
         nn.PixelShuffle,
         nn.PixelUnshuffle,
+        nn.ReLU,
         nn.Sequential,
         nn.Upsample,
     )

@@ -30,6 +30,7 @@ def small(name: str, scale: int | None = None, **arguments: object) -> nn.Module
     preset = PRESETS[name]
     scale = preset.scales[0] if scale is None else scale
     values = {**preset.arguments, **SMALL, "upscaling_factor": scale, **arguments}
+    values |= {"hidden_dim": 16} if "hidden_dim" in values else {}
     network = fill_parameters(preset.network(**values)).eval()
     if isinstance(network, ESCLTE):
         # Waves of twelve periods a pixel, as the rule makes them, multiply every rounding.
@@ -148,7 +149,7 @@ def test_copies_and_assigned_tables_are_followed(name, attn_type):
     with torch.no_grad():
         before = network(x)
         twin = copy.deepcopy(network)
-        for block in twin.blocks:
+        for block in getattr(twin, "encoder", twin).blocks:
             block.attn.relative_position_bias.copy_(
                 torch.randn_like(block.attn.relative_position_bias)
             )
