@@ -61,6 +61,9 @@ class ESCLTEModel(ESCModel):
 
     def feed_data(self, data: dict[str, Any]) -> None:
         """Take a batch: lq (B, 3, h, w), and gt (B, 3, H, W), or (B, Q, 3) with queries."""
+        # A set without HR images must not be tested with those of the batch before.
+        if hasattr(self, "gt"):
+            del self.gt
         super().feed_data(data)
         self.queries: dict[str, Tensor] = {
             name: data[name].to(self.device) for name in ("coord", "cell") if name in data

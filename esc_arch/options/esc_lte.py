@@ -7,9 +7,18 @@ from typing import Any
 from basicsr.utils.registry import ARCH_REGISTRY
 
 from esc_arch.options.constructors import registered
-from esc_arch.options.datasets import MADE, PAIRED, RANDOM_SCALE, SINGLE, evaluated, training_data
-from esc_arch.options.problems import MISSING, Problems, describe
+from esc_arch.options.datasets import (
+    MADE,
+    PAIRED,
+    RANDOM_SCALE,
+    SINGLE,
+    Factor,
+    evaluated,
+    training_data,
+)
+from esc_arch.options.problems import Problems, describe
 from esc_arch.options.sections import LTE_MODEL, PLAIN_MODELS
+from esc_arch.options.types import accepts
 
 # Of a network's forward pass.
 _ARGUMENTS = ("size", "coord", "cell", "max_scale")
@@ -31,9 +40,9 @@ def check_esc_lte(problems: Problems, opt: Mapping[str, Any], is_train: bool) ->
         advice = "Remove it, and write `scale: 4` into the sections of val or test sets."
         problems.add("scale", expected, describe(opt["scale"]), advice)
     for place, section in evaluated(opt):
-        if "scale" not in section and not problems.under(f"{place}.scale"):
-            expected = "the scale of this set, 1 or more"
-            problems.add(f"{place}.scale", expected, MISSING, "Add, for example, `scale: 4`.")
+        if not accepts(Factor, section.get("scale")) and not problems.under(f"{place}.scale"):
+            expected, advice = "the scale of this set, 1 or more", "Write, for example, `scale: 4`."
+            problems.wrong(place, section, "scale", expected, advice)
     if is_train and data is not None and data.get("type") in (PAIRED, SINGLE, *MADE):
         expected = f"{RANDOM_SCALE}, on whose queries {LTE_MODEL} trains"
         advice = f"Write `type: {RANDOM_SCALE}`."

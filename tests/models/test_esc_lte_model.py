@@ -178,6 +178,22 @@ def test_written_images_are_rounded(root, tmp_path):
     assert (written == expected.numpy()).mean() > 0.99
 
 
+def test_a_set_without_hr_images(root, tmp_path):
+    section = {
+        "name": "photos",
+        "type": "SingleImageDataset",
+        "dataroot_lq": str(root),
+        "io_backend": {"type": "disk"},
+        "phase": "val",
+        "scale": 2.5,
+    }
+    model = train(build(val={"save_img": True}, optim_g=ADAMW))
+    model.opt["path"]["visualization"] = str(tmp_path / "seen")
+    model.validation(build_dataloader(build_dataset(section), section), 3, None, True)
+    written = Image.open(tmp_path / "seen" / "a" / "a_3.png")
+    assert written.size == (round(50 * 2.5), round(41 * 2.5))
+
+
 @pytest.fixture
 def esc_file(tmp_path) -> tuple[str, dict[str, torch.Tensor]]:
     torch.manual_seed(7)

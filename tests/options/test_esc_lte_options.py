@@ -68,6 +68,12 @@ def test_any_model_validates_on_it():
     assert "val.metrics.psnr.scale: expected a number; found no such key" in message(opt)
 
 
+LR_ALONE = {
+    "name": "photos",
+    "type": "SingleImageDataset",
+    "dataroot_lq": "data/LR",
+    "io_backend": {"type": "disk"},
+}
 CASES = [
     Case("datasets.train.lq_size", DELETE, ("datasets.train.lq_size:", "Add `lq_size: 64`")),
     Case("datasets.train.sample_q", DELETE, ("datasets.train.sample_q:", "`sample_q: 2304`")),
@@ -95,6 +101,7 @@ CASES = [
     Case("network_g.hidden", 16, ("network_g.hidden:", "'hidden_dim'?")),
     Case("network_g.hidden_dim", 15, ("network_g:", "hidden_dim 15")),
     Case("network_g", TRAIN["network_g"], ("network_g.type:", "any scale", "`type: ESCLTE`")),
+    Case("datasets.val_2", LR_ALONE | {"scale": "3"}, ("datasets.val_2.scale:", "1 or more")),
     Case("val.tile", 64, ("val.tile: expected nothing (~)", "the whole image")),
     Case("val.max_scale", 0, ("val.max_scale:", "a number above 0")),
     Case("val.whole_windows", True, ("val.whole_windows:", "an unknown key")),
