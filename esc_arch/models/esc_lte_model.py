@@ -4,6 +4,7 @@ Shapes: B images, Q queries of each.
 """
 
 import inspect
+import logging
 import os
 from contextlib import nullcontext
 from typing import Any
@@ -23,6 +24,8 @@ __all__ = ["MAX_SCALE", "ESCLTEModel"]
 
 # The largest scale of the paper's training.
 MAX_SCALE = 4.0
+
+_logger = logging.getLogger("basicsr.esc_arch")
 
 
 @register_model
@@ -55,8 +58,9 @@ class ESCLTEModel(ESCModel):
         # A resumed training, or a whole checkpoint, has its own.
         if file is not None and path.get("pretrain_network_g") is None:
             key = path.get("param_key_encoder", "params")
-            # Not strict because of the upsampler; BasicSR logs what is left out.
+            # Not strict because of the upsampler.
             self.load_network(self.get_bare_model(self.net_g).encoder, file, False, key)
+            _logger.info(f"The encoder starts from {file}; to_img, its upsampler, is left out.")
         super().init_training_settings()
 
     def feed_data(self, data: dict[str, Any]) -> None:

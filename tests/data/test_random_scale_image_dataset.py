@@ -180,6 +180,12 @@ def test_a_run_that_goes_on_with_another_batch_has_one_scale_in_each(root):
     assert all(len(set(scales_of(batch))) == 1 for batch in run)
 
 
+def test_a_sample_in_place_of_a_bad_one_has_the_scale_of_the_batch(root):
+    expected = [scales_of(batch) for batch in run_of(root)]
+    (root / "b.png").write_bytes(b"no image")
+    assert [scales_of(batch) for batch in run_of(root, on_error="skip")] == expected
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_basicsrs_own_training_has_one_scale_for_each_batch(root, workers):
     own = section(root, num_worker_per_gpu=workers)
