@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 # It makes torchvision importable beside a PyTorch that it was not built for.
-from esc_arch.archs import ELAN, ESC, ESCFP, ESCReal, ESCRealM, HiT_SRF, MambaIRv2Light
+from esc_arch.archs import ELAN, ESC, ESCFP, ESCLTE, ESCReal, ESCRealM, HiT_SRF, MambaIRv2Light
 from esc_arch.checkpoints.detection import detect
 from esc_arch.checkpoints.spandrel_networks import INSTALL_EXTRA
 from esc_arch.errors import UserError
@@ -49,6 +49,7 @@ _TAGS = (
 
 _NAMES: dict[type[nn.Module], str] = {
     ESCFP: "ESC-FP",
+    ESCLTE: "ESC+LTE",
     ESCReal: "ESC-Real",
     ESCRealM: "ESC-Real-M",
     HiT_SRF: "HiT-SRF",
@@ -58,7 +59,9 @@ _NAMES: dict[type[nn.Module], str] = {
 # Of HiT-SRF and ELAN only the neighbouring windows have an influence, or nearly so.  The others
 # have kernels made of a mean over the whole image, or scan through all of it.
 _TILING = {
-    **dict.fromkeys((ESC, ESCFP, ESCReal, ESCRealM, MambaIRv2Light), ModelTiling.DISCOURAGED),
+    **dict.fromkeys(
+        (ESC, ESCFP, ESCLTE, ESCReal, ESCRealM, MambaIRv2Light), ModelTiling.DISCOURAGED
+    ),
     **dict.fromkeys((HiT_SRF, ELAN), ModelTiling.SUPPORTED),
 }
 
@@ -116,7 +119,7 @@ _ARCHITECTURES = tuple(DetectedArchitecture(*item) for item in _TILING.items())
 
 
 def install(registry: ArchRegistry | None = None) -> list[ArchSupport]:
-    """Add ESC, ESCFP, ESCReal, ESCRealM, HiT_SRF, ELAN and MambaIRv2Light to a registry.
+    """Add ESC, ESCFP, ESCLTE, ESCReal, ESCRealM, HiT_SRF, ELAN and MambaIRv2Light to a registry.
 
     They come before the architectures that are there already: they compare all keys and shapes,
     while others look for a few keys.

@@ -32,10 +32,24 @@ from esc_arch.fast.maps import Region
 from esc_arch.layers.channels_last import like_input
 from esc_arch.plugin.registration import register_arch
 
-__all__ = ["ESCLTE", "ESCEncoder", "ESCLTEConfig"]
+__all__ = [
+    "ESCLTE",
+    "HALO",
+    "LARGEST_TRAINED_SCALE",
+    "ESCEncoder",
+    "ESCLTEConfig",
+    "MapPart",
+    "normalised",
+    "sides_of_pixels",
+    "times",
+]
 
-# Queries that are answered at a time in inference: their waves stay in the processor's cache.
-_QUERIES = 1024
+# Of the published training: for larger scales ``max_scale`` is this in all tests.
+LARGEST_TRAINED_SCALE = 4
+
+# Numbers of the waves of one neighbour that are computed at a time in inference: those of all four
+# stay in the processor's cache.
+_WAVES = 1 << 18
 # Map pixels whose waves are held at a time in inference.
 _BAND_PIXELS = 1 << 15
 # Pixels of the map around those that a region of the result lies in, which it depends on: the other
@@ -142,7 +156,7 @@ class MapPart(NamedTuple):
     """A part of an image and of its features.
 
     Attributes:
-        size: H and W of the whole.
+        size: H and W of the whole map.
         region: of it that this is.
         feat: (B, dim, *region).
         x_normal: (B, 3, *region), the normalised image.
@@ -206,7 +220,7 @@ class ESCLTE(nn.Module):
             cell: (B, 2) or (B, Q, 2), with ``coord``: sides of the pixels that are asked for, in
                 coordinates: 2/H', 2/W'.
             max_scale: larger scales get the pixel sides of this one, as networks are tested
-                beyond the scales of their training (4 of the published one).
+                beyond the scales of their training: :data:`LARGEST_TRAINED_SCALE`.
 
         Raises:
             ValueError: when the arguments do not fit each other.
@@ -292,13 +306,14 @@ class ESCLTE(nn.Module):
         rows = rows.within(outer.top, outer.bottom, height)
         columns = columns.within(outer.left, outer.right, width)
         result = feat.new_empty(len(feat), 3, region.pixels)
+        at_a_time = max(_WAVES // self.coef.out_channels, 1)
         for top, bottom, band in bands(rows.pixel, outer):
             around = band.grown(1, (outer.height, outer.width))
             first, end = top * region.width, bottom * region.width
             for one, x, colours in zip(feat.split(1), x_normal.split(1), result, strict=True):
                 table = self.waves(around.of(one), band.inside(around))
-                for start in range(first, end, _QUERIES):
-                    query = torch.arange(start, min(start + _QUERIES, end), device=feat.device)
+                for start in range(first, end, at_a_time):
+                    query = torch.arange(start, min(start + at_a_time, end), device=feat.device)
                     down, right = rows.at(query // region.width), columns.at(query % region.width)
                     coord = torch.stack([down.coord, right.coord], -1)[None]
                     down = down._replace(pixel=down.pixel - band.top)

@@ -70,6 +70,11 @@ class LoadedModel:
     detected: Detected | None = None
     choice: str = ""
 
+    @property
+    def any_scale(self) -> bool:
+        """Whether the network enlarges to any size; ``scale`` is where none is asked for."""
+        return self.detected is not None and self.detected.any_scale
+
 
 @dataclass(frozen=True)
 class Inspected:

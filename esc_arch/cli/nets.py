@@ -70,7 +70,8 @@ def run(args: argparse.Namespace) -> None:
         is_missing |= not is_there
         for scale, number in preset.parameters.items():
             parameters = f"{number:,}" if is_there else "not installed"
-            table.add_row(name, preset.network, f"x{scale}", parameters)
+            scales = "any" if preset.network == "ESCLTE" else f"x{scale}"
+            table.add_row(name, preset.network, scales, parameters)
     console.print(table)
     if is_missing:
         console.print(f"Not installed: {INSTALL}")

@@ -163,6 +163,8 @@ def _introduced(upscaler: "Upscaler") -> str:
     line = f"{upscaler.path}: {upscaler.name}, {dtype} on {upscaler.device}"
     if upscaler.choice:
         line += f", of its {upscaler.choice}"
+    if upscaler.any_scale:
+        line += f", asked for x{upscaler.network_scale:g}"
     if upscaler.scale != upscaler.network_scale:
         line += f", resized to x{upscaler.scale:g}"
     if upscaler.path.parent == shipped_folder():

@@ -83,7 +83,9 @@ def _onnx_lines(found: "LoadedModel") -> list[tuple[str, object]]:
 
 
 def _lines(found: "Inspected") -> list[tuple[str, object]]:
-    lines: list[tuple[str, object]] = [("network", found.name), ("scale", f"x{found.scale}")]
+    is_any = found.detected is not None and found.detected.any_scale
+    scale = f"any (x{found.scale} where none is asked for)" if is_any else f"x{found.scale}"
+    lines: list[tuple[str, object]] = [("network", found.name), ("scale", scale)]
     if found.detected is None:
         lines.append(("known by", "spandrel"))
     else:

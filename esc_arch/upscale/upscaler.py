@@ -66,7 +66,8 @@ class Upscaler:
             float32 in any case, as none of the others keeps their levels; an ONNX file of half
             precision cannot, which is said.
         scale: of the result, a fraction too; None for the network's.  The network runs as often
-            as it needs to reach it, and antialiased bicubic resizing leads back to it.
+            as it needs to reach it, and antialiased bicubic resizing leads back to it.  A network
+            for any scale runs once, and nothing is resized from 1 on; below, it runs at 1.
         tile: ``auto``, ``off``, or the side of a tile in pixels of the image.
         memory: that computing may take, in bytes or such as ``2G``; None for half of what is
             free.
@@ -79,7 +80,8 @@ class Upscaler:
         path: of its file.
         choice: which of several sets of parameters in it was taken; empty when there is one.
         scale: of the result.
-        network_scale: of the network.
+        any_scale: whether the network enlarges to any size.
+        network_scale: of the network, or what it is asked for.
         dtype: that is computed in.
         device: that computes.
         network: that computes, (1, C, H, W) in [0, 1] -> (1, C, rH, rW).
@@ -116,12 +118,13 @@ class Upscaler:
         self.name, self.path, self.metadata = opened.name, opened.path, opened.metadata
         self.choice = opened.choice
         self.scale = opened.scale if factor is None else factor
-        if opened.scale == 1 and self.scale > 1:
+        if opened.scale == 1 and self.scale > 1 and not opened.any_scale:
             raise UserError(
                 f"scale: expected at most 1 of {self.name}, which does not enlarge; found "
                 f"{self.scale}. Choose other weights (-w)."
             )
-        self.network_scale, self._channels = opened.scale, opened.channels
+        self.any_scale, self._channels = opened.any_scale, opened.channels
+        self.network_scale = max(self.scale, 1) if opened.any_scale else opened.scale
         self._self_ensemble = check("self_ensemble", settings.yes_or_no, self_ensemble)
         self._may_fall_back = dtype == "auto"
         self._ready(opened, _dtype(dtype, self.device, opened))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from esc_arch.archs.esc_arch import ESCFamily
+from esc_arch.archs.esc_lte_arch import ESCLTE, LARGEST_TRAINED_SCALE, sides_of_pixels, times
 from esc_arch.deployment import Deployed
 from esc_arch.errors import UserError
 from esc_arch.fast.maps import FeatureMap, Region, TensorMap
@@ -40,6 +41,9 @@ _LARGEST_TILE = {"cpu": 1 << 17, "cuda": 1 << 20}
 # layers make of them; on a CPU the layers go by bands inside the tile.
 _MAPS_OF_TILE = {"cpu": 8, "cuda": 20}
 
+# Pixels of the result of a network for any scale that are delivered at a time.
+_DELIVERED = 1 << 20
+
 # Widest of what the kernel of ConvAttn and the upsampling read around a tile.
 _HALO = 6
 
@@ -51,7 +55,7 @@ _WAITING = 0.4
 def enlarge(
     network: Callable[[Tensor], Tensor],
     image: Tensor,
-    scale: int,
+    scale: float,
     *,
     memory: int | None = None,
     tile: str | int = "auto",
@@ -70,7 +74,7 @@ def enlarge(
     Args:
         network: a module in evaluation mode, or any function of (1, C, H, W).
         image: (B, C, H, W) in [0, 1], on any device, in a type that the network takes.
-        scale: r.
+        scale: r, a fraction for a network for any scale.
         memory: bytes that may be taken on top of the network and the image, on the network's
             device; the float result counts where there is no output.  None: half of what is
             available now, on a GPU 0.9.
@@ -82,7 +86,7 @@ def enlarge(
             :class:`esc_arch.upscale.tiling.ArrayOutput`.  Nothing is returned then.
 
     Returns:
-        (B, C', rH, rW) on the image's device, when there is no output.
+        (B, C', rH, rW), sides rounded, on the image's device, when there is no output.
 
     Raises:
         UserError: when ``tile`` is none of these, or the scratch folder has no room.
@@ -99,7 +103,7 @@ def enlarge(
             return None
         results = []
         for one in image.split(1):
-            shape = (1, 1, image.shape[2] * scale, image.shape[3] * scale)
+            shape = (1, 1, times(image.shape[2], scale), times(image.shape[3], scale))
             result = TensorOutput(shape, image.device)
             part = progress.part(1 / len(image))
             _Enlarging(network, one, scale, memory, tile, scratch, part, result).run()
@@ -124,7 +128,7 @@ class _Enlarging:
         self,
         network: Callable[[Tensor], Tensor],
         image: Tensor,
-        scale: int,
+        scale: float,
         memory: int | None,
         tile: str | int,
         scratch: Path | None,
@@ -167,36 +171,49 @@ class _Enlarging:
         return self.pixels * bytes_per_pixel(self.network, self.image) <= self.memory
 
     def whole(self) -> None:
-        result = self.network(self.image.to(self.device))
-        self.output(Region(0, result.shape[2], 0, result.shape[3]), result)
+        image = self.image.to(self.device)
+        if not isinstance(self.inner, ESCLTE):
+            result = self.network(image)
+            self.output(Region(0, result.shape[2], 0, result.shape[3]), result)
+            return
+        mapped = self.inner.mapped(image.to(self.dtype))
+        height, width = times(self.size[0], self.scale), times(self.size[1], self.scale)
+        cell = sides_of_pixels((height, width), self.size, LARGEST_TRAINED_SCALE, image)
+        for region in Region(0, height, 0, width).bands(max(_DELIVERED // width, 1)):
+            part = self.inner.decode(mapped, region, (height, width), cell)
+            self.output(region, part.to(self.image.dtype))
+            self.progress(region.height / height)
 
     def by_tiles(self, shrink: int) -> None:
         """By tiles whose sides are ``1 / shrink`` of those that should fit."""
         memory = self.memory
         if isinstance(self.output, TensorOutput) and self.image.device == self.device:
-            memory -= self.pixels * self.scale**2 * 3 * self.image.element_size()
+            memory -= int(self.pixels * self.scale**2 * 3 * self.image.element_size())
         if goes_by_tiles(self.inner, self.dtype):
             self.by_synchronous_tiles(self.inner, max(memory, 0), shrink)
+        elif isinstance(self.inner, ESCLTE):
+            self.whole()  # with modules that were replaced, which may look at the whole map
         else:
             self.by_overlapping_tiles(max(memory, 0), shrink)
 
-    def by_synchronous_tiles(self, network: ESCFamily, memory: int, shrink: int) -> None:
-        size = map_size(network, self.size)
+    def by_synchronous_tiles(self, network: ESCFamily | ESCLTE, memory: int, shrink: int) -> None:
+        family = network.encoder if isinstance(network, ESCLTE) else network
+        size = map_size(family, self.size)
         kind = "cuda" if self.device.type == "cuda" else "cpu"
-        pixel = network.last.out_channels * self.dtype.itemsize
+        pixel = family.last.out_channels * self.dtype.itemsize
         of_tile = _MAPS_OF_TILE[kind] * pixel
-        of_tile += 4 * 3 * (fold(network) * self.scale) ** 2 * self.dtype.itemsize
+        of_tile += int(4 * 3 * (fold(family) * self.scale) ** 2 * self.dtype.itemsize)
         # A GPU's maps lie in main memory.
         room = memory if kind == "cpu" else available_memory(torch.device("cpu"))
         maps = 3 * pixel * size[0] * size[1]
-        tile_at_least = of_tile * (2 * window(network) + 2 * _HALO) ** 2
+        tile_at_least = of_tile * (2 * window(family) + 2 * _HALO) ** 2
         in_memory = maps + (tile_at_least if kind == "cpu" else 0) <= room
         if isinstance(self.tile, int):
-            side = (max(self.tile // fold(network), 1),) * 2
+            side = (max(self.tile // fold(family), 1),) * 2
         else:
             left = memory - maps if in_memory and kind == "cpu" else memory
             pixels = min(int(left / of_tile), _LARGEST_TILE[kind])
-            side = side_of_tiles(size, window(network), _HALO, pixels)
+            side = side_of_tiles(size, window(family), _HALO, pixels)
 
         def make_map(channels: int, dtype: torch.dtype) -> FeatureMap:
             if in_memory:
@@ -206,6 +223,7 @@ class _Enlarging:
         enlarge_synchronously(
             network,
             self.image.to(self.dtype),
+            self.scale,
             (-(-side[0] // shrink), -(-side[1] // shrink)),
             make_map,
             lambda region, part: self.output(region, part.to(self.image.dtype)),
@@ -223,8 +241,9 @@ class _Enlarging:
         largest = (max(s, multiple) + 2 * halo for s in side)
         of_tile = pixel * min(next(largest), self.size[0]) * min(next(largest), self.size[1])
         together = max(int((memory - of_tile) / (_WAITING * of_tile)), 1)
+        scale = int(self.scale)  # of a network of one scale
         enlarge_overlapping(
-            self.network, self.image, self.scale, side, together, self.output, self.progress
+            self.network, self.image, scale, side, together, self.output, self.progress
         )
 
 

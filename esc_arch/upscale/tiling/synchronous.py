@@ -13,7 +13,7 @@ difference stays below 1e-9, in float32 below 1e-4 for images in [0, 1], which i
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from math import ceil
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,15 @@ from torch import Tensor, nn
 from esc_arch import fast
 from esc_arch.archs.esc_arch import ESC, ESCBlock, ESCFamily
 from esc_arch.archs.esc_fp_arch import ESCFP
+from esc_arch.archs.esc_lte_arch import (
+    ESCLTE,
+    HALO,
+    LARGEST_TRAINED_SCALE,
+    MapPart,
+    normalised,
+    sides_of_pixels,
+    times,
+)
 from esc_arch.archs.esc_real_arch import ESCReal, ESCRealM
 from esc_arch.fast.maps import FeatureMap, Region, tiles
 from esc_arch.layers.upsamplers import DySample
@@ -33,8 +42,10 @@ __all__ = ["enlarge_synchronously", "fold", "goes_by_tiles", "map_size", "window
 _BICUBIC_REACH = 2
 
 
-def goes_by_tiles(network: object, dtype: torch.dtype) -> TypeGuard[ESCFamily]:
+def goes_by_tiles(network: object, dtype: torch.dtype) -> TypeGuard[ESCFamily | ESCLTE]:
     """Whether a network is one of ours, as it was built, and its modules have no hooks."""
+    if type(network) is ESCLTE:
+        return fast.as_built(network, dtype, network.coef.weight.device)
     if not isinstance(network, ESCFamily) or type(network) not in (ESC, ESCFP, ESCReal, ESCRealM):
         return False
     return fast.as_built(network, dtype, network.last.weight.device)
@@ -58,8 +69,9 @@ def map_size(network: ESCFamily, size: tuple[int, int]) -> tuple[int, int]:
 
 
 def enlarge_synchronously(
-    network: ESCFamily,
+    network: ESCFamily | ESCLTE,
     image: Tensor,
+    scale: float,
     side: tuple[int, int],
     make_map: Callable[[int, torch.dtype], FeatureMap],
     output: Output,
@@ -70,13 +82,18 @@ def enlarge_synchronously(
     Args:
         network: in evaluation mode.
         image: (1, 3, H, W), on any device, in the type that the network takes.
+        scale: the network's, or any for a network for any scale.
         side: height and width of a tile in pixels of the maps.
         make_map: of so many channels and this type, for maps of :func:`map_size`.
         output: takes the parts of the result.
         progress: of the image, 1 in all.
     """
     with ExitStack() as stack:
-        _Run(network, image, side, make_map, output, progress, stack).run()
+        arguments = image, scale, side, make_map, output, progress, stack
+        if isinstance(network, ESCLTE):
+            _AnyScaleRun(network, *arguments).run()
+        else:
+            _Run(network, *arguments).run()
 
 
 class _Run:
@@ -84,6 +101,7 @@ class _Run:
         self,
         network: ESCFamily,
         image: Tensor,
+        scale: float,
         side: tuple[int, int],
         make_map: Callable[[int, torch.dtype], FeatureMap],
         output: Output,
@@ -92,9 +110,9 @@ class _Run:
     ) -> None:
         self.network, self.output = network, output
         self._make_map, self._stack = make_map, stack
-        self.fold, self.scale = fold(network), network.upscaling_factor
+        self.fold = fold(network)
         height, width = image.shape[2:]
-        self.result_size = height * self.scale, width * self.scale
+        self.result_size = times(height, scale), times(width, scale)
         self.image = network.pad(image) if isinstance(network, ESCRealM) else image
         self.size = map_size(network, (height, width))
         self.device = next(network.parameters()).device
@@ -165,11 +183,37 @@ class _Run:
         return outer, self.network.deep(feat.view(outer), shallow)
 
     def deliver(self, tile: Region, inner: Region, result: Tensor) -> None:
-        scale = self.fold * self.scale
+        scale = self.fold * self.network.upscaling_factor
         region = tile.scaled(scale).clipped(self.result_size)
         inner = inner.scaled(scale)
         inner = Region(inner.top, inner.top + region.height, inner.left, inner.left + region.width)
         self.output(region, inner.of(result))
+
+
+class _AnyScaleRun(_Run):
+    """By a network for any scale: ESC's features, from which the parts of the result are read."""
+
+    def __init__(self, head: ESCLTE, image: Tensor, *arguments: Any) -> None:
+        super().__init__(head.encoder, normalised(image), *arguments)
+        self.head = head
+        self.halo = _halo(head.encoder) + HALO
+        self.cell = sides_of_pixels(self.result_size, self.size, LARGEST_TRAINED_SCALE, image)
+        self.cell = self.cell.to(self.device)
+
+    def upsample(self, feat: FeatureMap) -> None:
+        for tile in self:
+            region = self.of_result(tile)
+            if region.pixels:
+                outer, deep = self.deep(feat, tile)
+                part = MapPart(self.size, outer, deep, self.of_image(outer))
+                self.output(region, self.head.decode(part, region, self.result_size, self.cell))
+
+    def of_result(self, tile: Region) -> Region:
+        """The pixels of the result whose centres lie in a tile."""
+        height, width = (out / side for out, side in zip(self.result_size, self.size, strict=True))
+        top, bottom = (ceil(row * height - 0.5) for row in (tile.top, tile.bottom))
+        left, right = (ceil(column * width - 0.5) for column in (tile.left, tile.right))
+        return Region(max(top, 0), bottom, max(left, 0), right).clipped(self.result_size)
 
 
 def _halo(network: ESCFamily) -> int:
@@ -194,9 +238,9 @@ def _of_maps(module: nn.Module) -> list[nn.Module]:
 
 def _sampler(network: ESCFamily) -> tuple[DySample | None, nn.Module]:
     """The network's DySample, if it has one, and the layers before it."""
-    to_img = network.to_img
+    to_img = getattr(network, "to_img", None)  # not in an encoder
     if isinstance(to_img, DySample):
         return to_img, nn.Identity()
     if isinstance(to_img, nn.Sequential) and isinstance(to_img[-1], DySample):
         return to_img[-1], nn.Sequential(*list(to_img)[:-1])
-    return None, to_img
+    return None, to_img or nn.Identity()
