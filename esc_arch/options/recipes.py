@@ -250,6 +250,8 @@ def _lte_values() -> dict[str, object]:
 def _scale_sections(phase: str, sets: Sequence[tuple[str, float]]) -> str:
     """A section of datasets for each set and scale."""
     sections = []
+    # BasicSR takes them in the order of their names.
+    digits = len(str(len(sets)))
     for number, (name, scale) in enumerate(sets, 1):
         lines = [f"name: {name}_x{scale:g}"]
         if scale in _LR_FOLDERS:
@@ -262,7 +264,9 @@ def _scale_sections(phase: str, sets: Sequence[tuple[str, float]]) -> str:
         else:
             lines += ["type: RandomScaleImageDataset", f"dataroot_gt: datasets/{name}/HR"]
         lines += [f"scale: {scale:g}", "io_backend:", "  type: disk"]
-        sections.append("\n".join([f"  {phase}_{number}:", *(f"    {line}" for line in lines)]))
+        sections.append(
+            "\n".join([f"  {phase}_{number:0{digits}}:", *(f"    {line}" for line in lines)])
+        )
     return "\n".join(sections)
 
 
