@@ -7,6 +7,7 @@ import jobs
 import numpy as np
 import pytest
 import torch
+from basicsr.archs import build_network
 from PIL import Image
 from tiny_run import assert_equal, models, options, train, validated
 
@@ -71,6 +72,27 @@ def test_a_stopped_training_ends_where_it_would_have_ended(folder, log, workers)
         assert len(images) == 5
         side = round(int(20 / scale) * scale)
         assert np.asarray(Image.open(images[0])).shape == (side, side, 3)
+
+
+def test_a_resumed_training_needs_no_weights_of_esc(folder, log):
+    torch.manual_seed(7)
+    esc = build_network(tiny.network(exp_ratio=1.25)).state_dict()
+    torch.save({"params_ema": esc}, "esc_x2.pth")
+    path = {"pretrain_network_encoder": "esc_x2.pth", "param_key_encoder": "params_ema"}
+    opt = lte_options(4)
+    opt["path"] = path
+    assert train(opt | {"name": "whole"}) == 0
+    (said,) = [line for line in log if "encoder starts from" in line]
+    assert "esc_x2.pth; to_img" in said
+    part = lte_options(2)
+    part["path"] = path
+    assert train(part) == 0
+    Path("esc_x2.pth").unlink()
+    assert train(opt, "--auto_resume") == 0
+    assert_equal(models(), models("whole"))
+    # Without them it would have ended elsewhere.
+    assert train(lte_options(4) | {"name": "other"}) == 0
+    assert not torch.equal(*(models(n)["g params encoder.proj.weight"] for n in ("tiny", "other")))
 
 
 @pytest.mark.slow
