@@ -91,8 +91,8 @@ UTILS = changed(
     ("'USMSharp',", ""),
     ("'usm_sharp'", ""),
 )
-NETWORKS = ["ATD", "ELAN", "ESC", "ESCFP", "ESCReal", "ESCRealM", "HiT_SRF", "MambaIRv2Light"]
-NETWORKS += ["OmniSR", "SRFormer"]
+NETWORKS = ["ATD", "ELAN", "ESC", "ESCFP", "ESCLTE", "ESCReal", "ESCRealM", "HiT_SRF"]
+NETWORKS += ["MambaIRv2Light", "OmniSR", "SRFormer"]
 
 
 def least(folder: Path) -> None:
