@@ -343,7 +343,7 @@ class ESCLTE(nn.Module):
     def texture(
         self, table: Tensor, width: int, rows: Axis, columns: Axis, phase: Tensor
     ) -> Tensor:
-        """What the four neighbours of each query say of its colour, by their nearness.
+        """The colour of each query by its four neighbours, weighed by their nearness.
 
         Args:
             table: of :meth:`waves`.

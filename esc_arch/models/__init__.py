@@ -5,8 +5,9 @@
 import basicsr  # noqa: F401
 
 # isort: split
+from esc_arch.models.esc_lte_model import ESCLTEModel
 from esc_arch.models.esc_model import ESCModel
 from esc_arch.models.esr_model import ESRModel
 from esc_arch.models.sections_model import SectionsModel, TenthSectionsModel
 
-__all__ = ["ESCModel", "ESRModel", "SectionsModel", "TenthSectionsModel"]
+__all__ = ["ESCLTEModel", "ESCModel", "ESRModel", "SectionsModel", "TenthSectionsModel"]

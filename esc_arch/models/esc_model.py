@@ -114,7 +114,7 @@ class ESCModel(ESRModel):
             self.net_g_ema.to(memory_format=self.memory_format)
         if train.get("checkpoint_activations"):
             checkpoint_blocks(self.get_bare_model(self.net_g))
-        self.run_net_g: Callable[[Tensor], Tensor] = (
+        self.run_net_g: Callable[..., Tensor] = (
             _compiled(self.net_g) if train.get("compile") else self.net_g
         )
         self.precision = _precision(train.get("amp"))
@@ -173,20 +173,29 @@ class ESCModel(ESRModel):
         size = len(self.lq) // self.accumulate
         losses: OrderedDict[str, Tensor] = OrderedDict()
         outputs = []
-        for lq, gt in zip(self.lq.split(size), self.gt.split(size), strict=True):
-            lq = lq.contiguous(memory_format=self.memory_format)
+        for start in range(0, len(self.lq), size):
+            part = slice(start, start + size)
+            arguments = {name: value[part] for name, value in self.network_arguments().items()}
             with torch.autocast(
                 self.device.type, self.precision, enabled=self.precision is not torch.float32
             ):
-                output = self.run_net_g(lq)
+                output = self.run_net_g(self._laid_out(self.lq[part]), **arguments)
             output = output.float()
-            terms = self._losses(output, gt.contiguous(memory_format=self.memory_format))
+            terms = self._losses(output, self._laid_out(self.gt[part]))
             self.scaler.scale(reduce(add, terms.values())).backward()
             outputs.append(output.detach())
             for name, term in terms.items():
                 losses[name] = losses.get(name, 0) + term.detach()
         self.output = torch.cat(outputs)
         return losses
+
+    def network_arguments(self) -> dict[str, Tensor]:
+        """Inputs of the network beside ``lq``, for the batch, by the argument's name."""
+        return {}
+
+    def _laid_out(self, images: Tensor) -> Tensor:
+        """Images (b, C, H, W) in the memory format; queries stay as they are."""
+        return images.contiguous(memory_format=self.memory_format) if images.dim() == 4 else images
 
     def _losses(self, output: Tensor, gt: Tensor) -> OrderedDict[str, Tensor]:
         """The contribution of a part of the batch, (b, C, rH, rW), to each loss of the batch."""
@@ -246,7 +255,7 @@ def _precision(amp: str | None) -> torch.dtype:
     return PRECISIONS[amp]
 
 
-def _compiled(network: nn.Module) -> Callable[[Tensor], Tensor]:
+def _compiled(network: nn.Module) -> Callable[..., Tensor]:
     """The forward pass of a network by torch.compile.
 
     Args:
@@ -254,8 +263,8 @@ def _compiled(network: nn.Module) -> Callable[[Tensor], Tensor]:
             needs to know nothing of the compilation.
 
     Returns:
-        A function of a batch, which compiles when it is called first and raises UserError
-        when that fails.
+        A function of a batch and the network's other arguments, which compiles when it is called
+        first and raises UserError when that fails.
     """
     # Its import takes a second or two.
     from torch._dynamo.exc import TorchDynamoException
@@ -263,9 +272,9 @@ def _compiled(network: nn.Module) -> Callable[[Tensor], Tensor]:
     fast = torch.compile(network)
     _logger.info("train.compile: the first iteration compiles the network, which takes minutes.")
 
-    def forward(lq: Tensor) -> Tensor:
+    def forward(lq: Tensor, **arguments: Tensor) -> Tensor:
         try:
-            return fast(lq)
+            return fast(lq, **arguments)
         except TorchDynamoException as error:
             # The text after the first blank line is advice for developers of PyTorch.
             reason = textwrap.shorten(str(error).strip().partition("\n\n")[0], 300)
@@ -286,11 +295,12 @@ def checkpoint_blocks(network: nn.Module) -> None:
     Raises:
         UserError: for a network without such blocks.
     """
-    if not isinstance(network, ESCFamily):
+    body = getattr(network, "encoder", network)
+    if not isinstance(body, ESCFamily):
         raise UserError(
             "train.checkpoint_activations: expected a network of ESC blocks; found "
             f"{type(network).__name__}. Remove the key."
         )
-    for block in network.blocks:
+    for block in body.blocks:
         assert isinstance(block, ESCBlock)
         block.checkpointed = True

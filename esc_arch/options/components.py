@@ -30,6 +30,7 @@ from esc_arch.options.constructors import (
 from esc_arch.options.datasets import SINGLE, evaluated
 from esc_arch.options.problems import Problems, describe, suggestion
 from esc_arch.options.sections import (
+    LTE_MODEL,
     GANLossSection,
     Loss,
     Metric,
@@ -237,7 +238,8 @@ def _check_metric(
     metric = resolve_type(problems, place, section, METRIC_REGISTRY, "calculate_psnr")
     if metric is None:
         return
-    check_arguments(problems, place, metric, section, supplied=("img", "img2"), extra=("better",))
+    supplied = ("img", "img2", "scale") if opt.get("model_type") == LTE_MODEL else ("img", "img2")
+    check_arguments(problems, place, metric, section, supplied=supplied, extra=("better",))
     has_border = has_parameter(metric, "crop_border")
     own = {k: v for k, v in section.items() if k != "crop_border" or has_border}
     if metric.__module__.split(".")[0] != "basicsr":

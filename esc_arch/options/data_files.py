@@ -22,10 +22,12 @@ from esc_arch.data.check import (
     sample,
 )
 from esc_arch.data.downsample_image_dataset import one_per_root, roots_of
+from esc_arch.data.random_scale_image_dataset import SCALE_RANGE, largest_patch, lr_size
 from esc_arch.errors import listed
+from esc_arch.metrics.psnr_lte import shave_of
 from esc_arch.options import types
 from esc_arch.options.constructors import memory_bytes
-from esc_arch.options.datasets import MADE, PAIRED, REAL, SINGLE
+from esc_arch.options.datasets import MADE, PAIRED, RANDOM_SCALE, REAL, SINGLE
 from esc_arch.options.invocation import Run
 from esc_arch.options.problems import Problems
 from esc_arch.options.real_esrgan import LEAST_SHARPENED, check_queue, synthesizes
@@ -60,13 +62,13 @@ def inspect_data(problems: Problems, opt: Mapping[str, object], run: Run) -> Non
             used = _enlarged(sizes, scale)
         elif kind == REAL:
             number, _ = _inspect_one(problems, key, section, "dataroot_gt", "meta_info", train)
-        elif kind in MADE:
-            number, used = _inspect_downsample(problems, key, section, scale, train)
+        elif kind in (*MADE, RANDOM_SCALE):
+            number, used = _inspect_hr(problems, key, section, scale, train)
         else:
             _inspect_roots(problems, key, section)
             continue
         if not train:
-            _inspect_metrics(problems, key, metrics, used)
+            _inspect_metrics(problems, key, metrics, used, scale)
         if train and run.is_train and not problems.under(key):
             replicas = _replicas(opt.get("num_gpu"), run)
             _inspect_batch(problems, key, section, number, replicas)
@@ -146,15 +148,17 @@ _SSIM_WINDOW, _NIQE_BLOCK = 11, 96
 
 
 def _inspect_metrics(
-    problems: Problems, key: str, metrics: Mapping[str, Any], sizes: Sizes
+    problems: Problems, key: str, metrics: Mapping[str, Any], sizes: Sizes, scale: Any
 ) -> None:
     """Images of which a metric leaves nothing to measure: BasicSR gives NaN, or stops."""
     for name, section in metrics.items():
         kind, border = section.get("type"), section.get("crop_border", 0)
+        if kind == "calculate_psnr_lte":
+            border = shave_of(section.get("scale", scale))
         if kind == "calculate_niqe":
             asked = f"two blocks of {_NIQE_BLOCK}x{_NIQE_BLOCK}"
             small = [s for s in sizes if _blocks(s[1], border) < 2]
-        elif kind in ("calculate_psnr", "calculate_ssim"):
+        elif kind in ("calculate_psnr", "calculate_psnr_lte", "calculate_ssim"):
             least = 2 * border + (_SSIM_WINDOW if kind == "calculate_ssim" else 1)
             asked = f"sides of at least {least} pixels"
             small = [s for s in sizes if min(s[1]) < least]
@@ -165,6 +169,9 @@ def _inspect_metrics(
             expected = f"images with {asked} for {kind} with crop_border {border}"
             found = f"{len(small)} smaller images in {key}: {text}"
             advice = "Remove these images, or lower crop_border."
+            if kind == "calculate_psnr_lte":
+                expected = f"images with {asked} for {kind}, which leaves out {border} at each side"
+                advice = "Remove these images."
             problems.add(f"val.metrics.{name}", expected, found, advice)
 
 
@@ -235,7 +242,7 @@ def _inspect_one(
     return len(listing.names), list(sizes.items())
 
 
-def _inspect_downsample(
+def _inspect_hr(
     problems: Problems, key: str, section: Section, scale: int, train: bool
 ) -> tuple[int, Sizes]:
     """HR images of one or several roots, each as large as a crop or as one LR pixel."""
@@ -259,14 +266,24 @@ def _inspect_downsample(
         found, unreadable = check_sizes(listings[root], names, not train)
         sizes += found.items()
         _add(problems, key, unreadable, "dataroot_gt")
-    if train:
+    is_random = section["type"] == RANDOM_SCALE
+    if train and is_random:
+        least = largest_patch(section["lq_size"], section.get("scale_range", SCALE_RANGE))
+        expected = f"sides of at least {least}, lq_size times the largest scale"
+        findings = check_least(sizes, least, expected)
+    elif train:
         findings = check_least(sizes, section["gt_size"])
     else:
-        expected = f"sides of at least the scale {scale}, for one LR pixel"
-        findings = check_least(sizes, scale, expected)
+        expected = f"sides of at least the scale {scale:g}, for one LR pixel"
+        findings = check_least(sizes, math.ceil(scale), expected)
     _add(problems, key, findings, "dataroot_gt")
+    if train:
+        return number, []
     # Their remainder by the scale is cut off.
-    return number, [(name, Size(*(side - side % scale for side in size))) for name, size in sizes]
+    return number, [
+        (name, Size(*(round(side * scale) for side in lr_size(size.width, size.height, scale))))
+        for name, size in sizes
+    ]
 
 
 def _inspect_roots(problems: Problems, key: str, section: Section) -> None:
@@ -314,9 +331,14 @@ def _inspect_memory(problems: Problems, key: str, section: Section, scale: Any) 
     if section["num_worker_per_gpu"] > processes:
         expected = f"at most {processes}, the processes that the memory holds"
         problems.wrong(key, section, "num_worker_per_gpu", expected, "Lower it.")
-    if not accepts(types.Size, side) or not accepts(types.Size, scale):
+    if section["type"] == RANDOM_SCALE:
+        # Of queries, colour and coordinates.
+        side = section["lq_size"]
+        image = _FLOAT_BYTES * (3 * side**2 + 5 * section["sample_q"])
+    elif accepts(types.Size, side) and accepts(types.Size, scale):
+        image = 3 * _FLOAT_BYTES * (side**2 + (side // scale) ** 2)
+    else:
         return
-    image = 3 * _FLOAT_BYTES * (side**2 + (side // scale) ** 2)
     most = memory_bytes() // image
     if batch > most:
         expected = f"at most {most:,}, the patches of {side}x{side} that the memory holds"

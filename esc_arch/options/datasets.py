@@ -8,8 +8,10 @@ from basicsr.utils.registry import DATASET_REGISTRY
 from pydantic import Field
 
 from esc_arch.data.downsample_image_dataset import one_per_root, roots_of
+from esc_arch.data.random_scale_image_dataset import SCALE_RANGE
 from esc_arch.options.constructors import resolve_type
 from esc_arch.options.problems import MISSING, Problems, describe
+from esc_arch.options.sections import LTE_MODEL
 from esc_arch.options.types import (
     Amount,
     Batches,
@@ -27,12 +29,14 @@ from esc_arch.options.types import (
     accepts,
     add_missing,
     key,
+    pair,
     words,
 )
 
 PAIRED, SINGLE = "PairedImageDataset", "SingleImageDataset"
 DOWNSAMPLE, REAL = "DownsampleImageDataset", "RealESRGANDataset"
 PHOTO = "PhotoImageDataset"
+RANDOM_SCALE = "RandomScaleImageDataset"
 # Their LR images are made of HR images, one by one.
 MADE = (DOWNSAMPLE, PHOTO)
 
@@ -47,6 +51,10 @@ Metas = Annotated[
     Text | Sequence[Text | None] | None, Kind("text, nothing (~), or a list of these")
 ]
 Prefetch = Literal["cpu", "cuda"] | None
+Factor = Annotated[float, Field(ge=1, allow_inf_nan=False), Kind("a number of at least 1")]
+Scales = Annotated[
+    Sequence[float], pair("the lower one first and at least 1", lambda a, b: 1 <= a <= b)
+]
 
 
 class Dataset(Section):
@@ -74,7 +82,7 @@ class Dataset(Section):
     max_bad_samples: Size = key("damaged samples before training stops", "100", None)
     task: Any = key("read by nothing", "SR", None)
     phase: Any = key("set by BasicSR", "train", None)
-    scale: Any = key("set by BasicSR to the file's scale", "2", None)
+    scale: Any = key("upscaling factor, where the file has none at its top", "2", None, "(*)")
 
     @classmethod
     def needed(cls, section: Mapping[str, object], is_train: bool) -> Collection[str]:
@@ -158,11 +166,33 @@ class Photo(Downsample):
     jpeg_444_prob: Chance = key("share of JPEG files of 4:4:4, others 4:2:0", "0.3", 0.3)
 
 
+class RandomScale(Dataset):
+    """HR images, whose LR images have a random scale in training, and any one otherwise."""
+
+    io_backend: Mapped = key("how files are read: type is disk or lmdb", "{type: disk}")
+    dataroot_gt: Roots = key("folders or LMDBs of HR images", "[datasets/DIV2K, datasets/Flickr2K]")
+    meta_info_file: Metas = key(
+        "text files that list the images of each root", "[datasets/meta_info.txt, ~]", None
+    )
+    lq_size: Size = key("side of the LR patch in pixels; for training", "64", None, "†")
+    sample_q: Size = key("queried pixels of each HR patch; for training", "2304", None, "†")
+    scale_range: Scales = key("least and largest scale of training", "[1, 4]", (1, 4))
+    use_hflip: bool = key("flip patches at random; for training", "true", None, "†")
+    use_rot: bool = key("turn patches by 90 degrees at random; for training", "true", None, "†")
+    scale: Factor = key("of validation, where the file has none at its top", "3.3", None, "(*)")
+
+    @classmethod
+    def needed(cls, section: Mapping[str, object], is_train: bool) -> Collection[str]:
+        own = ("lq_size", "sample_q", "use_hflip", "use_rot")
+        return (*LOADER_KEYS, *own) if is_train else ()
+
+
 MODELS: dict[str, type[Dataset]] = {
     PAIRED: Paired,
     SINGLE: Single,
     DOWNSAMPLE: Downsample,
     PHOTO: Photo,
+    RANDOM_SCALE: RandomScale,
 }
 
 
@@ -216,7 +246,7 @@ def check_datasets(
             problems.add(place, words(Mapped), describe(section), "Fill the section or remove it.")
         else:
             right.append((place, section))
-            _check_dataset(problems, place, section, opt.get("scale"), phase == "train", plain)
+            _check_dataset(problems, place, section, opt, phase == "train", plain)
             name = section.get("name")
             if phase != "train" and isinstance(name, str):
                 first = names.setdefault(name, place)
@@ -231,7 +261,7 @@ def _check_dataset(
     problems: Problems,
     place: str,
     section: Mapping[str, Any],
-    scale: object,
+    opt: Mapping[str, Any],
     train: bool,
     plain: bool,
 ) -> None:
@@ -252,10 +282,13 @@ def _check_dataset(
         _check_roots(problems, place, section, train)
     if kind == PAIRED:
         _check_template(problems, place, section)
-    if kind in MADE:
+    if kind in (*MADE, RANDOM_SCALE):
         _check_metas(problems, place, section)
-    if kind in (PAIRED, *MADE):
-        _check_scale(problems, place, section, scale, train)
+    if kind == RANDOM_SCALE and train:
+        _check_queries(problems, place, section)
+    elif kind in (PAIRED, *MADE, RANDOM_SCALE):
+        is_own = opt.get("model_type") == LTE_MODEL
+        _check_scale(problems, place, section, None if is_own else opt.get("scale"), train, is_own)
 
 
 def _check_loader(problems: Problems, place: str, section: Mapping[str, Any], train: bool) -> None:
@@ -323,17 +356,42 @@ def _check_template(problems: Problems, place: str, section: Mapping[str, Any]) 
         problems.wrong(place, section, "filename_tmpl", expected, advice)
 
 
+def _check_queries(problems: Problems, place: str, section: Mapping[str, Any]) -> None:
+    """A patch of the least scale has to have as many pixels as are queried."""
+    side, count = section.get("lq_size"), section.get("sample_q")
+    scales = section.get("scale_range", list(SCALE_RANGE))
+    if accepts(Size, side) and accepts(Size, count) and accepts(Scales, scales):
+        most = round(section["lq_size"] * scales[0]) ** 2
+        if section["sample_q"] > most:
+            expected = f"at most {most}, the pixels of the smallest HR patch"
+            advice = "Lower it, or raise lq_size."
+            problems.wrong(place, section, "sample_q", expected, advice)
+
+
 def _check_scale(
-    problems: Problems, place: str, section: Mapping[str, Any], scale: Any, train: bool
+    problems: Problems,
+    place: str,
+    section: Mapping[str, Any],
+    scale: Any,
+    train: bool,
+    is_own: bool,
 ) -> None:
+    """
+    Args:
+        scale: the file's; None for none.
+        is_own: whether each set has its own, which :mod:`esc_arch.options.esc_lte` misses.
+    """
     wrong = partial(problems.wrong, place, section)
     if "scale" in section and scale is not None and section["scale"] != scale:
         wrong("scale", "the scale at the top of the file, which replaces it", "Remove the key.")
     if scale is None and "scale" not in section:
-        add_missing(problems, "scale", Size, "2")
+        if not is_own:
+            add_missing(problems, "scale", Size, "2")
         return
     scale = section.get("scale") if scale is None else scale
     size = section.get("gt_size")
+    if section["type"] == RANDOM_SCALE:
+        return  # any, as its model says
     if not accepts(Size, scale):
         if "scale" in section:
             wrong("scale", words(Size), "Write `scale: 2`.")

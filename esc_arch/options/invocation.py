@@ -15,7 +15,7 @@ from esc_arch.options.constructors import registered
 from esc_arch.options.datasets import evaluated, training_data
 from esc_arch.options.model_needs import is_video_model
 from esc_arch.options.problems import Problems
-from esc_arch.options.sections import ESC_MODEL
+from esc_arch.options.sections import ESC_MODELS
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ def _check_video_machine(problems: Problems, opt: Mapping[str, Any]) -> None:
 def check_esc_model_machine(problems: Problems, opt: Mapping[str, Any], run: Run) -> None:
     """Check that this machine can do what a training file of the model asks for."""
     train = opt.get("train")
-    if not run.is_train or opt.get("model_type") != ESC_MODEL or not isinstance(train, dict):
+    if not run.is_train or opt.get("model_type") not in ESC_MODELS or not isinstance(train, dict):
         return
     wanted, available = opt.get("num_gpu"), torch.cuda.device_count()
     gpus = available if wanted == "auto" else wanted

@@ -10,11 +10,13 @@ from basicsr.utils.registry import ARCH_REGISTRY, MODEL_REGISTRY
 from pydantic.fields import FieldInfo
 
 from esc_arch.archs.esc_arch import ESCFamily
+from esc_arch.archs.esc_lte_arch import ESCLTE
 from esc_arch.options import components
 from esc_arch.options import datasets as data
 from esc_arch.options.constructors import names, registered
 from esc_arch.options.data_files import inspect_data
 from esc_arch.options.datasets import training_data
+from esc_arch.options.esc_lte import check_esc_lte
 from esc_arch.options.invocation import Run, inspect_machine
 from esc_arch.options.model_needs import check_channels, check_model_needs, needs_pixel_loss
 from esc_arch.options.problems import Problems, describe, dotted, suggestion, unregistered
@@ -23,10 +25,13 @@ from esc_arch.options.real_esrgan import FILES, RealESRGAN, RealESRGANOfLmdb, ch
 from esc_arch.options.sections import (
     APART,
     ESC_MODEL,
+    ESC_MODELS,
+    LTE_MODEL,
     PLAIN_MODELS,
     ESCTrain,
     ESCVal,
     Logger,
+    LTEPath,
     OpenOptions,
     Options,
     Path,
@@ -135,13 +140,15 @@ def _inspect_structure(problems: Problems, opt: Mapping[str, Any], is_train: boo
     path = subsection(problems, "path", opt, "{pretrain_network_g: ~, strict_load_g: true}")
     if path is not None:
         networks = {name.removeprefix("network_") for name in opt if name.startswith("network_")}
-        check_section(problems, "path", Path.of_networks(sorted(networks)), path)
+        files = LTEPath if opt.get("model_type") == LTE_MODEL else Path
+        check_section(problems, "path", files.of_networks(sorted(networks)), path)
     _check_val(problems, opt, is_train, model)
     if is_train:
         _check_train(problems, opt, model, model_class)
         check_real_esrgan(problems, opt)
         check_esc_model(problems, opt)
         _check_logger(problems, opt)
+    check_esc_lte(problems, opt, is_train)
     check_model_needs(problems, opt, model_class, is_train)
     check_channels(problems, opt)
 
@@ -319,7 +326,7 @@ def check_esc_model_keys(
         The section's other keys.
     """
     model = opt.get("model_type")
-    own = OWN_KEYS[place] if model != ESC_MODEL and model in PLAIN_MODELS else ()
+    own = OWN_KEYS[place] if model not in ESC_MODELS and model in PLAIN_MODELS else ()
     for name in section:
         if name in own:
             key, advice = f"{place}.{name}", f"Write `model_type: {ESC_MODEL}`, or remove the key."
@@ -330,12 +337,12 @@ def check_esc_model_keys(
 def check_esc_model(problems: Problems, opt: Mapping[str, Any]) -> None:
     """Check the rules across the keys of a training file of the model."""
     train = opt.get("train")
-    if opt.get("model_type") != ESC_MODEL or not isinstance(train, dict):
+    if opt.get("model_type") not in ESC_MODELS or not isinstance(train, dict):
         return
     _check_accumulate(problems, opt, train)
     if train.get("checkpoint_activations") is True and not problems.under("network_g"):
         network = registered(ARCH_REGISTRY, opt["network_g"]["type"])
-        if not (isinstance(network, type) and issubclass(network, ESCFamily)):
+        if not (isinstance(network, type) and issubclass(network, (ESCFamily, ESCLTE))):
             key, found = "train.checkpoint_activations", describe(opt["network_g"]["type"])
             problems.add(key, "a network of ESC blocks", found, "Remove the key.")
 

@@ -13,9 +13,11 @@ from esc_arch.options.datasets import LOADER_KEYS, PAIRED, REAL, SINGLE, Dataset
 from esc_arch.options.problems import Problems, describe
 from esc_arch.options.sections import (
     ESC_MODEL,
+    LTE_MODEL,
     PLAIN_MODELS,
     SECTIONS_MODEL,
     ESCOptions,
+    LTEOptions,
     Options,
     SectionsOptions,
     Train,
@@ -163,6 +165,7 @@ class RealESRGANOptions(Degradation):
 FILES: Mapping[str, type[Options]] = {
     **dict.fromkeys(PLAIN_MODELS, Options),
     ESC_MODEL: ESCOptions,
+    LTE_MODEL: LTEOptions,
     SECTIONS_MODEL: SectionsOptions,
     NET: RealESRNetOptions,
     GAN: RealESRGANOptions,

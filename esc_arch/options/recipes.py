@@ -6,7 +6,7 @@ The files in ``templates`` hold the text; this file holds the differences betwee
 
 import functools
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
@@ -77,14 +77,18 @@ RECIPES: Mapping[str, Recipe] = {
 _REAL = Recipe("ESC-Real", "", "esc_real", committed=(4,))
 _REAL_STAGES = {"esc_real_mse": "train_ESC_Real_x4_mse", "esc_real_gan": "train_ESC_Real_x4_gan"}
 _REAL_TEST = {"esc_real": "test_ESC_Real_x4"}
-# A small network for a machine without a GPU.
-_CPU = {"esc_cpu": "ESC_cpu_x2"}
+# Networks of one training, with templates of their own: a small one for a machine without a GPU,
+# and one for any scale.
+_SINGLE = {"esc_cpu": "ESC_cpu_x2", "esc_lte": "ESC_LTE"}
+# Sets and scales on which the one for any scale is published.
+_SETS = ("Set5", "Set14", "B100", "Urban100", "Manga109")
+_LR_FOLDERS = (2, 3, 4)
 
 
 def names(test: bool = False) -> list[str]:
     """The recipes of testing, or of training."""
     own = [name for name in RECIPES if test or name != "esc_xl"]
-    return [*own, *_CPU, *(_REAL_TEST if test else _REAL_STAGES)]
+    return [*own, *_SINGLE, *(_REAL_TEST if test else _REAL_STAGES)]
 
 
 def recipe(name: str, scale: int | None = None, test: bool = False) -> tuple[str, str]:
@@ -108,11 +112,13 @@ def recipe(name: str, scale: int | None = None, test: bool = False) -> tuple[str
             f"options new: expected the name of a recipe of {task}; found {name!r}. "
             f"{suggestion(name, known)}"
         )
-    if name in _CPU:
-        if scale not in (None, 2):
-            raise UserError(f"--scale: expected 2, for which {name} is; found {scale}. Leave it.")
-        stem = f"{'test' if test else 'train'}_{_CPU[name]}"
-        return stem, _fill(stem, {})
+    if name in _SINGLE:
+        is_any = name == "esc_lte"
+        if scale not in ((None,) if is_any else (None, 2)):
+            expected = "none, as it is for all" if is_any else "2, for which it is"
+            raise UserError(f"--scale: {name}: expected {expected}; found {scale}. Leave it out.")
+        stem = f"{'test' if test else 'train'}_{_SINGLE[name]}"
+        return stem, _fill(stem, _lte_values() if is_any else {})
     # Here, as importing PyTorch takes seconds.
     from esc_arch.archs.presets import PRESETS
 
@@ -149,7 +155,7 @@ def write_all(folder: Path, overwrite: bool = False) -> list[Path]:
         folder / f"{stem}.yml": text.encode()
         for test in (False, True)
         for name in names(test)
-        for scale in (RECIPES.get(name, _REAL).committed if name not in _CPU else (2,))
+        for scale in (RECIPES.get(name, _REAL).committed if name not in _SINGLE else (None,))
         for stem, text in (recipe(name, scale, test),)
     }
     others = [
@@ -181,14 +187,17 @@ def _fill(template: str, values: Mapping[str, object]) -> str:
 
 
 @functools.cache
-def _network(chosen: Recipe, scale: int) -> str:
+def _network(chosen: Recipe, scale: int | None) -> str:
     from esc_arch.archs.presets import PRESETS, build_meta
 
     preset = PRESETS[chosen.preset]
-    arguments = {"type": preset.network.__name__, preset.scale_argument: scale, **preset.arguments}
+    own = {} if scale is None else {preset.scale_argument: scale}
+    arguments = {"type": preset.network.__name__, **own, **preset.arguments}
     lines = [f"  {name}: {_yaml(value)}" for name, value in arguments.items()]
     try:
-        count = sum(p.numel() for p in build_meta(chosen.preset, scale).parameters())
+        count = sum(
+            p.numel() for p in build_meta(chosen.preset, scale or preset.scales[0]).parameters()
+        )
         title = f"# {chosen.title}: {count:,} parameters"
     except UserError:
         # Of another package, which is not installed.
@@ -227,6 +236,38 @@ def _train_values(chosen: Recipe, scale: int) -> dict[str, object]:
         "reason": chosen.from_x2,
         "stem": chosen.stem,
     }
+
+
+def _lte_values() -> dict[str, object]:
+    tests = [(name, scale) for scale in (*_LR_FOLDERS, 6, 8) for name in _SETS]
+    return {
+        "network": _network(Recipe("ESC+LTE", "ESC_LTE", "esc_lte"), None),
+        "validation_lte": _scale_sections("val", [("Set5", scale) for scale in (2, 3.3, 4, 6)]),
+        "tests_lte": _scale_sections("test", tests),
+    }
+
+
+def _scale_sections(phase: str, sets: Sequence[tuple[str, float]]) -> str:
+    """A section of datasets for each set and scale."""
+    sections = []
+    # BasicSR takes them in the order of their names.
+    digits = len(str(len(sets)))
+    for number, (name, scale) in enumerate(sets, 1):
+        lines = [f"name: {name}_x{scale:g}"]
+        if scale in _LR_FOLDERS:
+            lines += [
+                "type: PairedImageDataset",
+                f"dataroot_gt: datasets/{name}/HR",
+                f"dataroot_lq: datasets/{name}/LR_bicubic/X{scale}",
+                f"filename_tmpl: '{{}}x{scale}'",
+            ]
+        else:
+            lines += ["type: RandomScaleImageDataset", f"dataroot_gt: datasets/{name}/HR"]
+        lines += [f"scale: {scale:g}", "io_backend:", "  type: disk"]
+        sections.append(
+            "\n".join([f"  {phase}_{number:0{digits}}:", *(f"    {line}" for line in lines)])
+        )
+    return "\n".join(sections)
 
 
 def _test_values(chosen: Recipe, scale: int) -> dict[str, object]:

@@ -28,12 +28,14 @@ from esc_arch.options.types import (
     key,
 )
 
-ESC_MODEL = "ESCModel"
+ESC_MODEL, LTE_MODEL = "ESCModel", "ESCLTEModel"
+# Those that read ESCModel's keys under train.
+ESC_MODELS = (ESC_MODEL, LTE_MODEL)
 # Models of which all keys are known; others may read more, at the top and under train, val.
 SECTIONS_MODEL = "SectionsModel"
 PLAIN_MODELS = (
     *("SRModel", "SwinIRModel", "ESRModel", SECTIONS_MODEL, "TenthSectionsModel"),
-    ESC_MODEL,
+    *ESC_MODELS,
 )
 # Sections that are checked on their own.
 APART = ("datasets", "path", "train", "val", "logger")
@@ -204,6 +206,12 @@ class ESCVal(Val):
     whole_windows: bool = key("pad LR images to multiples of window_size", "true", False)
 
 
+class LTEVal(Val):
+    """Validation with ESCLTEModel."""
+
+    max_scale: Positive = key("scale whose pixel sides queries of larger ones have", "4", 4)
+
+
 class SectionsVal(Val):
     """Validation with SectionsModel."""
 
@@ -263,6 +271,15 @@ class Path(Section):
         return create_model("Path", __base__=cls, **extra) if extra else cls
 
 
+class LTEPath(Path):
+    """Files to start from, with ESCLTEModel."""
+
+    pretrain_network_encoder: Text | None = key(
+        "checkpoint of ESC to start the encoder from", "~", None
+    )
+    param_key_encoder: Text | None = key("key of the weights in that file", "params_ema", "params")
+
+
 class DistParams(OpenSection):
     """Arguments of torch.distributed's initialisation."""
 
@@ -306,6 +323,12 @@ class ESCOptions(Options):
 
     train: ESCTrain = key("training", "{}", None, "†")
     val: ESCVal = key(_VAL, "{save_img: false}", None, "‡(†)")
+
+
+class LTEOptions(ESCOptions):
+    """The option file of ESCLTEModel."""
+
+    val: LTEVal = key(_VAL, "{save_img: false}", None, "‡(†)")  # type: ignore[assignment]
 
 
 class OpenOptions(Options):

@@ -24,6 +24,7 @@ from esc_arch.options.components import VGG_LOSSES
 from esc_arch.options.constructors import build
 from esc_arch.options.invocation import Run
 from esc_arch.options.problems import Problems
+from esc_arch.options.sections import LTE_MODEL
 from esc_arch.training.checkpoints import find_newest, networks_of
 
 
@@ -52,6 +53,8 @@ def inspect_checkpoints(problems: Problems, opt: Mapping[str, object], run: Run)
         if file is not None:
             param_key = path.get(key.replace("network", "param_key"), "params")
             _inspect_network(problems, opt, key, f"path.pretrain_{key}", file, param_key, run)
+    if run.is_train and "network_g" in networks and not path.get("pretrain_network_g"):
+        _inspect_encoder(problems, opt, path)
 
 
 @contextmanager
@@ -107,6 +110,23 @@ def _inspect_network(
         if network is not None:
             for parameters in sets.values():
                 require_fit(network, parameters, file, strict)
+
+
+def _inspect_encoder(
+    problems: Problems, opt: Mapping[str, object], path: Mapping[str, Any]
+) -> None:
+    """The checkpoint of ESC with which the encoder of network_g starts."""
+    key, section = "path.pretrain_network_encoder", opt["network_g"]
+    file = path.get("pretrain_network_encoder")
+    if file is None or opt.get("model_type") != LTE_MODEL or problems.under("network_g"):
+        return
+    assert isinstance(section, dict)
+    encoder: Any = build(section).encoder
+    with _reported(problems, key):
+        content, param_key = read_pretrained(file), path.get("param_key_encoder", "params")
+        found = pretrained_parameters(content, file, param_key, encoder.state_dict())
+        body = {name: v for name, v in found.state.items() if not name.startswith("to_img.")}
+        require_fit(encoder, body, file, strict=True)
 
 
 def inspect_loss_files(problems: Problems, opt: Mapping[str, Any]) -> None:

@@ -16,7 +16,9 @@ _REGISTERING = {
     "esc_arch.archs": "its networks",
     "esc_arch.data.downsample_image_dataset": "DownsampleImageDataset",
     "esc_arch.data.photo_image_dataset": "PhotoImageDataset",
+    "esc_arch.data.random_scale_image_dataset": "RandomScaleImageDataset",
     "esc_arch.losses": "VGGPerceptualLoss",
+    "esc_arch.metrics": "calculate_psnr_lte",
     "esc_arch.models": "its models",
 }
 

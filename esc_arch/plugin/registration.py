@@ -1,10 +1,11 @@
-"""Decorators that register a class with BasicSR.
+"""Decorators that register a class, or a function, with BasicSR.
 
 Defect: BasicSR's registries stop with an assertion when a name is taken.  Here the first class
 stays, and a warning says so when it is another plug-in's.
 """
 
 import logging
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import nn
@@ -14,7 +15,8 @@ if TYPE_CHECKING:
     from basicsr.models.base_model import BaseModel
 
 _logger = logging.getLogger("basicsr.esc_arch")
-_Class = TypeVar("_Class", bound=type)
+_Object = TypeVar("_Object", bound=Callable[..., Any])
+_Metric = TypeVar("_Metric", bound=Callable[..., float])
 _Network = TypeVar("_Network", bound=type[nn.Module])
 _Dataset = TypeVar("_Dataset", bound="type[Dataset[Any]]")
 _Model = TypeVar("_Model", bound="type[BaseModel]")
@@ -35,12 +37,17 @@ def register_loss(loss: _Network) -> _Network:
     return _register(loss, "LOSS_REGISTRY", "loss")
 
 
+def register_metric(metric: _Metric) -> _Metric:
+    """Decorator: register a metric, a function of images, under its name."""
+    return _register(metric, "METRIC_REGISTRY", "metric")
+
+
 def register_model(model: _Model) -> _Model:
     """Class decorator: register a model, in BasicSR's sense, under its class name."""
     return _register(model, "MODEL_REGISTRY", "model")
 
 
-def _register(ours: _Class, registry_name: str, kind: str) -> _Class:
+def _register(ours: _Object, registry_name: str, kind: str) -> _Object:
     # Here, as importing BasicSR imports what calls this.
     from basicsr.utils import registry as registries
 

@@ -14,12 +14,12 @@ import random
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing import resource_tracker
 from multiprocessing.queues import Queue
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from basicsr.data import build_dataloader
@@ -36,6 +36,9 @@ from esc_arch.training import Options, bad_samples, random_states
 __all__ = ["Sample", "SeededSamples", "TrainSampler", "batches", "shortage", "train_loader"]
 
 
+# Seeds what a batch shares, where attempts in place of bad samples have their number.
+_OF_BATCH = 2**31
+
 # What PyTorch says of a machine that has no more of something, and of a worker that is gone.
 _SHORTAGES = (
     *("Too many open files", "No space left on device", "Cannot allocate memory"),
@@ -45,11 +48,28 @@ _SHORTAGES = (
 
 
 class Sample(NamedTuple):
-    """The name of a sample; ``position`` counts the samples of all processes in the epoch."""
+    """The name of a sample.
+
+    Attributes:
+        position: counts the samples of all processes in the epoch.
+        batch: position of the first sample of its batch, which all processes share.
+    """
 
     index: int  # type: ignore[assignment]  # hides tuple.index
     epoch: int
     position: int
+    batch: int = 0
+
+
+@runtime_checkable
+class BatchDataset(Protocol):
+    """A dataset whose samples have something in common with the others of their batch."""
+
+    def draw_for_batch(self) -> Any:
+        """The part in common, drawn from the generators as they are."""
+
+    def get_item(self, index: int, drawn: Any) -> Any:
+        """A sample with that."""
 
 
 class TrainSampler(EnlargedSampler):
@@ -62,11 +82,13 @@ class TrainSampler(EnlargedSampler):
 
     Attributes:
         length: samples of an epoch.
+        batch_samples: of a batch, of all processes; set with the loader.
     """
 
     def __init__(self, dataset: Any, num_replicas: int, rank: int, ratio: float = 1) -> None:
         super().__init__(dataset, num_replicas, rank, ratio)
         self.length = math.ceil(len(dataset) * ratio)
+        self.batch_samples = 1
         self._begin = 0
 
     def begin(self, epoch: int, position: int = 0) -> None:
@@ -82,14 +104,17 @@ class TrainSampler(EnlargedSampler):
         order = torch.randperm(self.length, generator=generator).tolist()
         first = self._begin + self.rank
         for position in range(first, first + len(self) * self.num_replicas, self.num_replicas):
-            yield Sample(order[position] % len(self.dataset), self.epoch, position)
+            # Batches begin where the run goes on, with whatever size they have there.
+            batch = position - (position - self._begin) % self.batch_samples
+            yield Sample(order[position] % len(self.dataset), self.epoch, position, batch)
 
 
 class SeededSamples(Dataset[Any]):
     """A dataset by :class:`Sample`, each made with its own random numbers.
 
     Args:
-        dataset: may draw from the generators of Python, NumPy and PyTorch.
+        dataset: may draw from the generators of Python, NumPy and PyTorch; of a
+            :class:`BatchDataset`, what a batch shares depends on the seed and its place.
         seed: of the run.
         skips: whether another sample takes the place of a bad one.  Which one depends on the
             seed and the place alone.
@@ -108,6 +133,7 @@ class SeededSamples(Dataset[Any]):
         reasons: list[str] = []
         # Without workers, the model draws from the same generators.
         with random_states.kept():
+            make = self._maker(sample)
             for attempt in range(bad_samples.ATTEMPTS if self.skips else 1):
                 index = sample.index
                 if attempt == 0:
@@ -116,10 +142,19 @@ class SeededSamples(Dataset[Any]):
                     random_states.seed_cpu(self.seed, sample.epoch, sample.position, attempt)
                     index = random.randrange(len(self.dataset))
                 try:
-                    return bad_samples.get_item(self.dataset, index), reasons
+                    return bad_samples.get_item(self.dataset, index, make(index)), reasons
                 except bad_samples.BadSample as error:
                     reasons.append(str(error))
         return None, reasons
+
+    def _maker(self, sample: Sample) -> Callable[[int], Callable[[], Any] | None]:
+        """By an index, the function that makes its sample in this place; None for the usual."""
+        dataset = self.dataset
+        if not isinstance(dataset, BatchDataset):
+            return lambda index: None
+        random_states.seed_cpu(self.seed, sample.epoch, sample.batch, _OF_BATCH)
+        drawn = dataset.draw_for_batch()
+        return lambda index: lambda: dataset.get_item(index, drawn)
 
 
 def train_loader(
@@ -139,6 +174,7 @@ def train_loader(
     loader: DataLoader[dict[str, Any]] = build_dataloader(
         samples, own, num_gpu=opt["num_gpu"], dist=opt["dist"], sampler=sampler
     )
+    sampler.batch_samples = loader.batch_size * sampler.num_replicas
     loader.collate_fn = bad_samples.collate
     if loader.num_workers:
         loader.worker_init_fn = functools.partial(_leave_signals_to, os.getpid())

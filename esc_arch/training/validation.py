@@ -345,9 +345,7 @@ def _places(dataset: Any) -> dict[int, str]:
     paths = getattr(dataset, "paths", None)
     if not isinstance(paths, (list, tuple)):
         return {}
-    files = [
-        Path(str(entry.get("lq_path") if isinstance(entry, Mapping) else entry)) for entry in paths
-    ]
+    files = [Path(_name_of(entry)) for entry in paths]
     counts = Counter(file.stem for file in files)
     shared = {index: file for index, file in enumerate(files) if counts[file.stem] > 1}
     if not shared:
@@ -359,6 +357,14 @@ def _places(dataset: Any) -> dict[int, str]:
         if whole[places[index], file.stem] > 1:  # a.png beside a.jpg
             places[index] = os.path.join(places[index], file.name)
     return {index: "" if place == os.curdir else place for index, place in places.items()}
+
+
+def _name_of(entry: Any) -> str:
+    """The LR image of a sample: BasicSR's datasets keep its path, or several by key; those of this
+    package an object with one."""
+    if isinstance(entry, Mapping):
+        entry = entry.get("lq_path")
+    return str(getattr(entry, "path", entry))
 
 
 def _frames(error: BaseException) -> list[traceback.FrameSummary]:

@@ -78,6 +78,32 @@ def test_recipe_of_the_paper(name):
         assert opt["path"]["param_key_g"] == "params_ema"
 
 
+def test_recipe_of_the_paper_for_any_scale():
+    opt = options.read(str(FOLDER / "train_ESC_LTE.yml"))
+    train, data = opt["train"], opt["datasets"]["train"]
+    assert (data["batch_size_per_gpu"], data["sample_q"], data["scale_range"]) == (32, 2304, [1, 4])
+    # An epoch of 500 iterations, of 1000, and where the rate is halved.
+    assert 800 * data["dataset_enlarge_ratio"] == 32 * 500
+    assert train["total_iter"] == 1000 * 500
+    assert train["scheduler"]["milestones"] == [epoch * 500 for epoch in (500, 800, 900, 950)]
+    assert (train["scheduler"]["gamma"], train["pixel_opt"]["type"]) == (0.5, "L1Loss")
+    assert train["optim_g"] == {"type": "Adam", "lr": 2e-4}
+    network = opt["network_g"]
+    assert network == {"type": "ESCLTE", **PRESETS["esc_lte"].arguments}
+
+    test = options.read(str(FOLDER / "test_ESC_LTE.yml"))
+    assert test["network_g"] == network
+    assert (
+        test["path"]["pretrain_network_g"] == f"experiments/{opt['name']}/models/net_g_latest.pth"
+    )
+    sets = ("Set5", "Set14", "B100", "Urban100", "Manga109")
+    tested = {section["name"]: section for section in test["datasets"].values()}
+    assert tested.keys() == {f"{name}_x{scale}" for name in sets for scale in (2, 3, 4, 6, 8)}
+    for name, section in tested.items():
+        assert name.endswith(f"_x{section['scale']}")
+        assert (section["type"] == "PairedImageDataset") == (section["scale"] <= 4)
+
+
 @pytest.mark.parametrize("scale", [2, 3, 4])
 def test_dflip_makes_its_images_as_the_paper_did(scale):
     opt = options.read(str(FOLDER / f"train_ESC_DFLIP_x{scale}.yml"))

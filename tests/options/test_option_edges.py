@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from option_cases import COSINE, TRAIN, mutated
+from test_esc_lte_options import LTE
 from test_real_esrgan_options import GAN
 
 from esc_arch import options
@@ -28,6 +29,7 @@ BASES = {
         | {"accumulate": 1, "grad_clip": 0.5, "scheduler": COSINE, "ema_decay": 0.5},
         "val": TRAIN["val"] | {"whole_windows": True},
     },
+    "ESCLTEModel": LTE | {"network_g": LTE["network_g"] | {"upscaling_factor": 4}},
     "RealESRGANModel": tiny.changed(
         GAN,
         num_gpu=0,

@@ -30,14 +30,15 @@ RECIPES = [
     ("esc_real_mse", 4, False, "RealESRNetModel"),
     ("esc_real_gan", 4, False, "RealESRGANModel"),
     ("esc_real", 4, True, None),
+    ("esc_lte", None, False, None),
 ]
 
 
-def small_recipe(name: str, scale: int, test: bool, model: str | None) -> dict:
+def small_recipe(name: str, scale: int | None, test: bool, model: str | None) -> dict:
     """A recipe with small networks, which the checker builds."""
     opt = yaml.safe_load(recipe(name, scale, test)[1])
     kind = opt["network_g"]["type"]
-    opt["network_g"] = tiny.network(type=kind, upscaling_factor=scale)
+    opt["network_g"] = tiny.network(type=kind, upscaling_factor=scale or 4)
     if "network_d" in opt:
         opt["network_d"]["num_feat"] = 4
     return opt | ({"model_type": model} if model else {})

@@ -89,13 +89,14 @@ def test_files_of_the_user_are_not_replaced_unasked(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "fragments"),
     [
-        (["new", "esc_lite"], ("a recipe of training", "found 'esc_lite'", "'esc_light'?")),
+        (["new", "esc_lite"], ("a recipe of training", "found 'esc_lite'", "'esc_lte'?")),
         (["new", "esc_xl"], ("a recipe of training", "found 'esc_xl'")),
         (
             ["new", "nonsense"],
-            ("a recipe of training", "found 'nonsense'", "esc_light, esc_real_gan"),
+            ("a recipe of training", "found 'nonsense'", "esc_light, esc_lte, esc_real_gan"),
         ),
         (["new", "esc", "--scale", "5"], ("--scale: expected 2 or 3 or 4", "found 5")),
+        (["new", "esc_lte", "--scale", "2"], ("--scale: esc_lte: expected none", "found 2")),
         (["new", "esc_real_mse", "--scale", "2"], ("--scale: expected 4", "found 2")),
         (["new"], ("expected a recipe: esc, esc_light",)),
         (["new", "--all", "none"], ("--all none: expected a folder",)),

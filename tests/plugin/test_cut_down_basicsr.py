@@ -91,8 +91,8 @@ UTILS = changed(
     ("'USMSharp',", ""),
     ("'usm_sharp'", ""),
 )
-NETWORKS = ["ATD", "ELAN", "ESC", "ESCFP", "ESCReal", "ESCRealM", "HiT_SRF", "MambaIRv2Light"]
-NETWORKS += ["OmniSR", "SRFormer"]
+NETWORKS = ["ATD", "ELAN", "ESC", "ESCFP", "ESCLTE", "ESCReal", "ESCRealM", "HiT_SRF"]
+NETWORKS += ["MambaIRv2Light", "OmniSR", "SRFormer"]
 
 
 def least(folder: Path) -> None:
@@ -117,9 +117,11 @@ def registered(folder: Path, cut) -> str:
     output = output_of(start_python(REGISTERED, SMALL, PYTHONPATH=f"{folder}:{root}"))
     assert str(folder / "basicsr") in output
     assert f"ARCH {NETWORKS}" in output
-    has_models = "MODEL ['ESCModel', 'ESRModel', 'SectionsModel', 'TenthSectionsModel']" in output
+    models = ["ESCLTEModel", "ESCModel", "ESRModel", "SectionsModel", "TenthSectionsModel"]
+    has_models = f"MODEL {models}" in output
     assert has_models != ("its models" in output)
-    assert "DATASET ['DownsampleImageDataset', 'PhotoImageDataset']" in output
+    datasets = ["DownsampleImageDataset", "PhotoImageDataset", "RandomScaleImageDataset"]
+    assert f"DATASET {datasets}" in output
     assert "(1, 3, 18, 14)" in output
     return output
 

@@ -185,6 +185,7 @@ def said(name: str, rank: int) -> list[str]:
         ("SRModel", True),
         ("ESRModel", True),
         ("ESCModel", True),
+        ("ESCLTEModel", True),
         ("SRGANModel", True),
         ("ESRGANModel", True),
         ("RealESRNetModel", True),
