@@ -13,6 +13,7 @@ from esc_arch.errors import UserError
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from esc_arch.compare.candidates import Scale
     from esc_arch.compare.results import Row
 
 
@@ -122,8 +123,8 @@ def _cost_table(rows: "list[Row]") -> "Table":
 def _add_quality(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "Outputs are rounded to 8 bits and compared on the Y channel, without as many border "
-        "pixels as the scale. For the ESC family images are extended by reflection to whole "
-        "windows first, as its published numbers are measured."
+        "pixels as the scale, rounded up. For the ESC family images are extended by reflection to "
+        "whole windows first, as its published numbers are measured."
     )
     parser.add_argument(
         "--weights",
@@ -133,7 +134,14 @@ def _add_quality(parser: argparse.ArgumentParser) -> None:
         help="checkpoints, each of a network that is known by its parameters, or PRESET=FILE",
     )
     parser.add_argument(
-        "--scale", type=int, metavar="N", help="of the checkpoints (default: that of each)"
+        "--scales",
+        "--scale",
+        nargs="+",
+        type=_scale,
+        default=[],
+        metavar="N",
+        help="such as 2 3.5 6: a network for any scale is tested at each, others at their own "
+        "(default: that of each checkpoint)",
     )
     parser.add_argument(
         "--sets", nargs="+", default=["Set5"], metavar="SET", help="folders of DATA (default: Set5)"
@@ -152,20 +160,34 @@ def _add_quality(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_quality)
 
 
+def _scale(text: str) -> "Scale":
+    from esc_arch.upscale.settings import scale_factor
+
+    try:
+        value = scale_factor(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected 1 or more; found {text}")
+    return int(value) if value.is_integer() else value
+
+
 def _quality(args: argparse.Namespace) -> int:
     from esc_arch.compare import quality, results
-    from esc_arch.compare.candidates import read_candidate
+    from esc_arch.compare.candidates import read_candidates
 
     device = device_of(args.device)
-    candidates = [read_candidate(text, args.scale) for text in dict.fromkeys(args.weights)]
+    wanted = sorted(set(args.scales))
+    texts = dict.fromkeys(args.weights)
+    candidates = [c for text in texts for c in read_candidates(text, wanted)]
     scales = sorted({candidate.scale for candidate in candidates})
     names = dict.fromkeys(map(os.path.normpath, args.sets))
     test_sets = [quality.open_benchmark(args.data, n, s) for s in scales for n in names]
     for test_set in test_sets:
-        if test_set.is_made:
+        if test_set.rule is not None:
             print(
                 f"{test_set.name}: found no folder LR_bicubic/X{test_set.scale}: the LR images "
-                "are made from the HR images by MATLAB's bicubic rule."
+                f"are made from the HR images by {test_set.rule}."
             )
     folder = results.folder_of(args.name)
     results.read(folder)

@@ -14,6 +14,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -26,7 +27,7 @@ from torch import Tensor, nn
 
 from esc_arch.archs.whole_windows import WholeWindows
 from esc_arch.compare import results
-from esc_arch.compare.candidates import Candidate
+from esc_arch.compare.candidates import Candidate, Scale
 from esc_arch.compare.results import Row
 from esc_arch.compare.series import BICUBIC
 from esc_arch.data.names import require_one_each
@@ -39,6 +40,7 @@ from esc_arch.options.data_files import inspect_data
 from esc_arch.options.invocation import Run
 from esc_arch.options.problems import Problems
 from esc_arch.progress import progress
+from esc_arch.upscale.tiling import enlarge as enlarge_at
 
 __all__ = [
     "TestSet",
@@ -68,15 +70,15 @@ class TestSet:
     Attributes:
         name: of the set.
         scale: upscaling factor.
-        pairs: gives ``lq`` and ``gt``, (3, h, w) and (3, h * scale, w * scale) in [0, 1],
-            and ``gt_path``.
-        is_made: whether the LR images are made from the HR ones, as there are none.
+        pairs: gives ``lq`` and ``gt``, (3, h, w) and (3, h * scale, w * scale) in [0, 1], sides
+            rounded, and ``gt_path``.
+        rule: by which the LR images are made from the HR ones, where there are none.
     """
 
     name: str
-    scale: int
+    scale: Scale
     pairs: Pairs
-    is_made: bool = False
+    rule: str | None = None
 
 
 class Tested(NamedTuple):
@@ -91,10 +93,11 @@ class Tested(NamedTuple):
     errors: list[str]
 
 
-def open_benchmark(data: Path, name: str, scale: int) -> TestSet:
+def open_benchmark(data: Path, name: str, scale: Scale) -> TestSet:
     """A benchmark: HR/IMAGE.png and LR_bicubic/X{scale}/IMAGEx{scale}.png below DATA/NAME.
 
-    Without a folder LR_bicubic/X{scale} the LR images are made by MATLAB's rule.
+    Without a folder LR_bicubic/X{scale} the LR images are made: by MATLAB's rule, or, for a scale
+    that is no whole number, by Pillow's bicubic, as LTE's are.
 
     Raises:
         UserError: when the folder is missing or not below DATA, or an image of a pair is
@@ -103,15 +106,19 @@ def open_benchmark(data: Path, name: str, scale: int) -> TestSet:
     if ".." in Path(name).parts or Path(name).is_absolute():
         raise UserError(f"--sets: expected folders of {data}; found {name}. Name another --data.")
     lr = data / name / "LR_bicubic" / f"X{scale}"
-    is_made = not lr.is_dir()
-    section = {
+    rule = None
+    section: dict[str, Any] = {
         "name": name,
-        "type": "DownsampleImageDataset" if is_made else "PairedImageDataset",
+        "type": "PairedImageDataset",
         "dataroot_gt": str(data / name / "HR"),
         "io_backend": {"type": "disk"},
     }
-    if is_made:
-        section["downsampling"] = "matlab_bicubic"
+    if not isinstance(scale, int):
+        rule = "Pillow's bicubic"
+        section |= {"type": "RandomScaleImageDataset", "scale": scale}
+    elif not lr.is_dir():
+        rule = "MATLAB's bicubic rule"
+        section |= {"type": "DownsampleImageDataset", "downsampling": "matlab_bicubic"}
     else:
         section |= {"dataroot_lq": str(lr), "filename_tmpl": f"{{}}x{scale}"}
     problems = Problems(str(data / name))
@@ -122,7 +129,7 @@ def open_benchmark(data: Path, name: str, scale: int) -> TestSet:
     for file in sorted(os.listdir(data / name / "HR")):
         images.setdefault(Path(file).stem, []).append(file)
     require_one_each(images, f"HR image of each name in {data / name}")
-    return TestSet(name, scale, _pairs(section, scale), is_made)
+    return TestSet(name, scale, _pairs(section, scale), rule)
 
 
 def open_validation_sets(opt: Mapping[str, Any]) -> list[TestSet]:
@@ -144,7 +151,7 @@ def open_validation_sets(opt: Mapping[str, Any]) -> list[TestSet]:
     ]
 
 
-def _pairs(section: Mapping[str, Any], scale: int) -> Pairs:
+def _pairs(section: Mapping[str, Any], scale: Scale) -> Pairs:
     backend = dict(section["io_backend"])  # the datasets take keys out of it
     dataset = registered(DATASET_REGISTRY, section["type"])
     assert dataset is not None  # the options were checked
@@ -218,16 +225,21 @@ def _described(candidate: Candidate, error: Exception, test_set: TestSet | None 
 def _enlarger(candidate: Candidate, device: str) -> Callable[[Tensor], np.ndarray]:
     """A function that makes an 8-bit image of ``lq``, (3, h, w) in [0, 1]."""
     if candidate.network == BICUBIC:
-        return lambda lq: imresize(tensor2img(lq), candidate.scale)
+        return lambda lq: imresize(tensor2img(lq), size=_size(lq, candidate.scale))
     network = candidate.build()
     if isinstance(network, nn.Module):
-        network = WholeWindows(network).to(device)
+        network = network if candidate.any_scale else WholeWindows(network)
+        network = network.to(device)
 
     def enlarge(lq: Tensor) -> np.ndarray:
-        height, width = (side * candidate.scale for side in lq.shape[1:])
-        extended = pad_to_windows(lq[None], (candidate.window,) * 2)
-        with torch.inference_mode():
-            output = network(extended.contiguous().to(device))
+        height, width = _size(lq, candidate.scale)
+        if candidate.any_scale:
+            output = enlarge_at(network, lq[None], candidate.scale, tile="off")
+            assert output is not None  # as nothing else takes it
+        else:
+            extended = pad_to_windows(lq[None], (candidate.window,) * 2)
+            with torch.inference_mode():
+                output = network(extended.contiguous().to(device))
         if not output.isfinite().all():  # rounded to 8 bits they would look like numbers
             raise UserError(
                 "expected finite values from the network; found others. Train or convert it again."
@@ -235,6 +247,11 @@ def _enlarger(candidate: Candidate, device: str) -> Callable[[Tensor], np.ndarra
         return tensor2img(output[..., :height, :width])
 
     return enlarge
+
+
+def _size(lq: Tensor, scale: Scale) -> tuple[int, int]:
+    """Of the result of an image (3, h, w)."""
+    return round(lq.shape[1] * scale), round(lq.shape[2] * scale)
 
 
 def _rows(
@@ -245,7 +262,8 @@ def _rows(
     images: str,
 ) -> Iterator[Row]:
     scale = test_set.scale
-    least = 2 * scale + SSIM_WINDOW
+    border = ceil(scale)
+    least = 2 * border + SSIM_WINDOW
     for index in range(len(test_set.pairs)):
         pair = test_set.pairs[index]
         path = Path(pair["gt_path"])
@@ -261,7 +279,7 @@ def _rows(
             raise UserError(f"{path}: {error}") from None
         name = f"{images}/{test_set.name}/{path.stem}x{scale}.png"
         results.write_file(folder / name, encode_png(output))
-        metric = {"crop_border": scale, "test_y_channel": True}
+        metric = {"crop_border": border, "test_y_channel": True}
         yield {
             "network": candidate.network,
             "scale": scale,

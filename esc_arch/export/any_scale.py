@@ -1,12 +1,12 @@
 """ESC+LTE as a graph of an image and a size, without loops and in bounded memory.
 
-The queries go in a fixed number of blocks of rows, neighbour by neighbour, so that one graph holds
-for every size: what is held at a time is a block's waves, not those of the result.
+The queries go in a fixed number of blocks of rows, so that one graph holds for every size: what is
+held at a time is a block's waves, not those of the result.
 
 Shapes: B images, H x W pixels, H' x W' pixels of the result, D waves, R rows of a block.
 """
 
-from itertools import pairwise, product
+from itertools import pairwise
 from math import pi
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ from esc_arch.export.graph_values import constant, floating, ints, static
 __all__ = ["AnyScaleGraph", "decode", "decode_in_onnx"]
 
 # Rows of the result are computed in so many blocks.  More take longer to export and to load.
-BLOCKS = 16
+BLOCKS = 32
 
 # As in the network.
 _SHIFT = 1e-6
@@ -100,16 +100,6 @@ def _(
     return x.new_empty(x.shape[0], 3, sides.new_dynamic_size(), sides.new_dynamic_size())
 
 
-class _Axis(NamedTuple):
-    """As :class:`esc_arch.archs.esc_lte_arch.Axis`, of the two neighbours."""
-
-    pixel: tuple[ir.Value, ir.Value]
-    distance: tuple[ir.Value, ir.Value]
-    before: ir.Value
-    after: ir.Value
-    part: ir.Value
-
-
 def decode_in_onnx(
     waves: ir.Value,
     x: ir.Value,
@@ -123,63 +113,28 @@ def decode_in_onnx(
     rows_out, columns_out = _ops.Split(size, num_outputs=2)
     cells = [_cell(out, n) for out, n in ((rows_out, height), (columns_out, width))]
     phases = _ops.MatMul(_ops.Concat(*cells, axis=0), _wide(phase))
-    number = _ops.Range(
-        constant(torch.tensor(0)), _ops.Squeeze(columns_out), constant(torch.tensor(1))
-    )
-    columns = _axis(number, columns_out, width)
     rows_of_block = _ops.Div(_ops.Add(rows_out, ints(BLOCKS - 1)), ints(BLOCKS))
-    in_block = _ops.Range(
-        constant(torch.tensor(0)), _ops.Squeeze(rows_of_block), constant(torch.tensor(1))
-    )
-    last = _ops.Sub(rows_out, ints(1))
-    blocks = []
-    for index in range(BLOCKS):
-        number = _ops.Add(in_block, _ops.Mul(rows_of_block, ints(index)))
-        # Beyond the end the last row is computed again, and cut off.
-        rows = _axis(_ops.Min(number, last), rows_out, height)
-        blocks.append(_block(waves, x, rows, columns, phases, weights, biases))
-    result = _ops.Slice(_ops.Concat(*blocks, axis=2), ints(0), rows_out, ints(2))
-    enlarged: ir.Value = _ops.Add(_ops.Mul(result, _like(0.5, x)), _like(0.5, x))
-    return enlarged
+    number = _count(_ops.Mul(rows_of_block, ints(BLOCKS)))
+    # Beyond the end the last row is computed again, and cut off.
+    rows = _axis(_ops.Min(number, _ops.Sub(rows_out, ints(1))), rows_out, height)
+    columns = _axis(_count(columns_out), columns_out, width)
 
-
-def _block(
-    waves: ir.Value,
-    x: ir.Value,
-    rows: _Axis,
-    columns: _Axis,
-    phases: ir.Value,
-    weights: list[ir.Value],
-    biases: list[ir.Value],
-) -> ir.Value:
-    """The rows of a block, (B, 3, R, W'), normalised."""
     quarter = static(waves, 3) // 4  # D / 2
-    # In units of the least one: optimisers take a sum with so little for the other number.
-    areas = {
-        (a, b): _ops.Add(
-            _ops.Abs(
-                _ops.Mul(
-                    _column(rows.distance[a]),
-                    _ops.Mul(columns.distance[b], floating(1 / _LEAST_AREA)),
-                )
-            ),
-            floating(1),
-        )
-        for a, b in product((0, 1), repeat=2)
-    }
-    total = _ops.Sum(*areas.values())
-    colours = []
-    for a, b in areas:
-        near = _ops.Gather(
-            _ops.Gather(waves, rows.pixel[a], axis=1), columns.pixel[b], axis=2
-        )  # (B, R, W', 2 D)
-        ends = [0, 2 * quarter, 3 * quarter, 4 * quarter]
-        coef, along_y, along_x = (
-            _ops.Slice(near, ints(first), ints(end), ints(3)) for first, end in pairwise(ends)
-        )
-        # (R, 1, 1) and (W', 1)
-        dy = _column(_column(_ops.Mul(rows.distance[a], floating(pi))))
-        dx = _column(_ops.Mul(columns.distance[b], floating(pi)))
+    ends = [ints(quarter * n) for n in (0, 2, 3, 4)]
+    least, one = floating(1 / _LEAST_AREA), floating(1)
+    first, fifth = ints(1), ints(5)
+    both_of_area, both = ints(0, 2), ints(1, 3)
+    # (2, W', 1), in radians; and in units of the least area, as optimisers take a sum with so
+    # little for the other number.
+    dx = _column(_ops.Mul(columns.distance, floating(pi)))
+    of_columns = _ops.Mul(columns.distance, least)
+    of_opposite_columns = _flipped(of_columns)
+    blocks = []
+    for pixel, distance in zip(_split(rows.pixel), _split(rows.distance), strict=True):
+        # (B, 2, R, 2, W', 2 D)
+        near = _ops.Gather(_ops.Gather(waves, pixel, axis=1), columns.pixel, axis=3)
+        coef, along_y, along_x = (_ops.Slice(near, a, b, fifth) for a, b in pairwise(ends))
+        dy = _ops.Unsqueeze(_ops.Mul(distance, floating(pi)), ints(2, 3, 4))
         angle = _ops.Add(_ops.Mul(_wide(along_y), dy), _ops.Mul(_wide(along_x), dx))
         angle = _ops.Add(angle, phases)
         basis = _ops.Concat(_ops.Cos(angle), _ops.Sin(angle), axis=-1)
@@ -187,11 +142,98 @@ def _block(
         for weight, bias in zip(weights, biases, strict=True):
             colour = _ops.Add(_ops.MatMul(colour, weight), bias)
             colour = colour if weight is weights[-1] else _ops.Relu(colour)
-        share = _ops.Div(areas[1 - a, 1 - b], total)
-        colours.append(_ops.Mul(colour, _ops.CastLike(_column(share), colour)))
-    texture = _ops.Transpose(_ops.Sum(*colours), perm=[0, 3, 1, 2])
-    by_rows = _between(x, rows, 2, _column(rows.part))
-    return _ops.Add(texture, _between(by_rows, columns, 3, columns.part))
+        # (2, R, 2, W')
+        area, opposite = (
+            _ops.Add(_ops.Abs(_ops.Mul(_ops.Unsqueeze(of_rows, ints(2, 3)), of)), one)
+            for of_rows, of in ((distance, of_columns), (_flipped(distance), of_opposite_columns))
+        )
+        share = _ops.Div(opposite, _ops.ReduceSum(area, both_of_area, keepdims=1))
+        colour = _ops.Mul(colour, _ops.CastLike(_column(share), colour))
+        blocks.append(_ops.ReduceSum(colour, both, keepdims=0))
+    texture = _ops.Slice(_ops.Concat(*blocks, axis=1), ints(0), rows_out, first)
+    texture = _ops.Transpose(texture, perm=[0, 3, 1, 2])
+    y = _between(x, _shortened(rows, rows_out), 2, column=True)
+    result = _ops.Add(texture, _between(y, columns, 3))
+    half = _ops.CastLike(floating(0.5), x)
+    enlarged: ir.Value = _ops.Add(_ops.Mul(result, half), half)
+    return enlarged
+
+
+class _Axis(NamedTuple):
+    """As :class:`esc_arch.archs.esc_lte_arch.Axis`.
+
+    Attributes:
+        pixel, distance: (2, Q), of the two neighbours.
+        place: (Q,), of the query in pixels, within the map.
+        last: (1,), the last pixel.
+    """
+
+    pixel: ir.Value
+    distance: ir.Value
+    place: ir.Value
+    last: ir.Value
+
+
+def _axis(number: ir.Value, out: ir.Value, n: ir.Value) -> _Axis:
+    """Pixels (Q,) of ``out`` along a side of n pixels, both (1,)."""
+    coord, sides, one, half = _centre(number, out), _wide(n), floating(1), floating(0.5)
+
+    def place_of(coord: ir.Value) -> ir.Value:
+        doubled = _ops.Sub(_ops.Mul(_ops.Add(coord, one), sides), one)
+        return _ops.Mul(doubled, half)
+
+    near = _ops.Add(
+        coord, _ops.Unsqueeze(_ops.Concat(_ratio(-1, n), _ratio(1, n), axis=0), ints(1))
+    )
+    near = _ops.Clip(_ops.Add(near, floating(_SHIFT)), floating(_SHIFT - 1), floating(1 - _SHIFT))
+    pixel = _ops.Cast(_ops.Round(place_of(near)), to=ir.DataType.INT64)
+    distance = _ops.Mul(_ops.Sub(coord, _centre(pixel, n)), sides)
+    last = _ops.Sub(n, ints(1))
+    place = _ops.Min(_ops.Max(place_of(coord), floating(0)), _wide(last))
+    return _Axis(pixel, distance, place, last)
+
+
+def _shortened(axis: _Axis, number: ir.Value) -> _Axis:
+    """The first queries of an axis, as far as they are interpolated at."""
+    return axis._replace(place=_ops.Slice(axis.place, ints(0), number, ints(0)))
+
+
+def _between(x: ir.Value, axis: _Axis, dimension: int, column: bool = False) -> ir.Value:
+    """Interpolated along a side."""
+    floor = _ops.Floor(axis.place)
+    before = _ops.Cast(floor, to=ir.DataType.INT64)
+    after = _ops.Min(_ops.Add(before, ints(1)), axis.last)
+    part = _ops.CastLike(_ops.Sub(axis.place, floor), x)
+    part = _column(part) if column else part
+    x, y = (_ops.Gather(x, pixel, axis=dimension) for pixel in (before, after))
+    return _ops.Add(x, _ops.Mul(_ops.Sub(y, x), part))
+
+
+def _centre(number: ir.Value, n: ir.Value) -> ir.Value:
+    """Coordinates of pixels of n, rounded as :func:`esc_arch.archs.esc_lte_arch.pixel_centres`."""
+    first = _wide(_ops.Sub(_exact_ratio(1, n), _double(1)))
+    return _ops.Add(first, _ops.Mul(_ratio(2, n), _wide(number)))
+
+
+def _cell(out: ir.Value, n: ir.Value) -> ir.Value:
+    """The side of a pixel of the result over that of a pixel of the map, times two."""
+    n, out = _wide(n), _wide(out)
+    seen = _ops.Min(out, _ops.Mul(n, floating(LARGEST_TRAINED_SCALE)))
+    return _ops.Div(_ops.Mul(n, floating(2)), seen)
+
+
+def _count(number: ir.Value) -> ir.Value:
+    """From 0 to a number (1,), that excluded."""
+    zero, one = constant(torch.tensor(0)), constant(torch.tensor(1))
+    return _ops.Range(zero, _ops.Squeeze(number), one)
+
+
+def _split(x: ir.Value) -> list[ir.Value]:
+    return list(_ops.Split(x, axis=1, num_outputs=BLOCKS))
+
+
+def _flipped(x: ir.Value) -> ir.Value:
+    return _ops.Gather(x, ints(1, 0), axis=0)
 
 
 def _column(x: ir.Value) -> ir.Value:
@@ -202,65 +244,13 @@ def _wide(x: ir.Value) -> ir.Value:
     return _ops.Cast(x, to=ir.DataType.FLOAT)
 
 
-def _like(value: float, x: ir.Value) -> ir.Value:
-    return _ops.CastLike(floating(value), x)
-
-
-def _axis(number: ir.Value, out: ir.Value, n: ir.Value) -> _Axis:
-    """Pixels (Q,) of ``out`` along a side of n pixels, both (1,)."""
-    coord = _centre(number, out)
-    pixels, distances = [], []
-    sides = _ops.Cast(n, to=ir.DataType.FLOAT)
-    for sign in (-1, 1):
-        near = _ops.Add(_ops.Add(coord, _ratio(sign, n)), floating(_SHIFT))
-        near = _ops.Clip(near, floating(-1 + _SHIFT), floating(1 - _SHIFT))
-        place = _ops.Mul(
-            _ops.Sub(_ops.Mul(_ops.Add(near, floating(1)), sides), floating(1)), floating(0.5)
-        )
-        pixel = _ops.Cast(_ops.Round(place), to=ir.DataType.INT64)
-        pixels.append(pixel)
-        distances.append(_ops.Mul(_ops.Sub(coord, _centre(pixel, n)), sides))
-    place = _ops.Mul(
-        _ops.Sub(_ops.Mul(_ops.Add(coord, floating(1)), sides), floating(1)), floating(0.5)
-    )
-    place = _ops.Min(_ops.Max(place, floating(0)), _ops.Sub(sides, floating(1)))
-    floor = _ops.Floor(place)
-    before = _ops.Cast(floor, to=ir.DataType.INT64)
-    after = _ops.Min(_ops.Add(before, ints(1)), _ops.Sub(n, ints(1)))
-    part = _ops.Sub(place, floor)
-    return _Axis(tuple(pixels), tuple(distances), before, after, part)
-
-
-def _between(x: ir.Value, axis: _Axis, dimension: int, part: ir.Value) -> ir.Value:
-    """Interpolated along a side."""
-    before = _ops.Gather(x, axis.before, axis=dimension)
-    after = _ops.Gather(x, axis.after, axis=dimension)
-    difference = _ops.Mul(_ops.Sub(after, before), _ops.CastLike(part, x))
-    return _ops.Add(before, difference)
-
-
-def _centre(number: ir.Value, n: ir.Value) -> ir.Value:
-    """Coordinates of pixels of n, rounded as :func:`esc_arch.archs.esc_lte_arch.pixel_centres`."""
-    first = _ops.Cast(
-        _ops.Sub(_exact_ratio(1, n), constant(torch.tensor(1.0, dtype=torch.float64))),
-        to=ir.DataType.FLOAT,
-    )
-    step = _ratio(2, n)
-    return _ops.Add(first, _ops.Mul(step, _ops.Cast(number, to=ir.DataType.FLOAT)))
-
-
-def _cell(out: ir.Value, n: ir.Value) -> ir.Value:
-    """The side of a pixel of the result over that of a pixel of the map, times two."""
-    n, out = (_ops.Cast(value, to=ir.DataType.FLOAT) for value in (n, out))
-    seen = _ops.Min(out, _ops.Mul(n, floating(LARGEST_TRAINED_SCALE)))
-    return _ops.Div(_ops.Mul(n, floating(2)), seen)
-
-
 def _exact_ratio(value: int, n: ir.Value) -> ir.Value:
-    return _ops.Div(
-        constant(torch.tensor(value, dtype=torch.float64)), _ops.Cast(n, to=ir.DataType.DOUBLE)
-    )
+    return _ops.Div(_double(value), _ops.Cast(n, to=ir.DataType.DOUBLE))
 
 
 def _ratio(value: int, n: ir.Value) -> ir.Value:
-    return _ops.Cast(_exact_ratio(value, n), to=ir.DataType.FLOAT)
+    return _wide(_exact_ratio(value, n))
+
+
+def _double(value: int) -> ir.Value:
+    return constant(torch.tensor(value, dtype=torch.float64))

@@ -16,14 +16,12 @@ from basicsr.utils import imwrite, tensor2img
 from basicsr.utils.registry import METRIC_REGISTRY
 from torch import Tensor
 
+from esc_arch.archs.esc_lte_arch import LARGEST_TRAINED_SCALE
 from esc_arch.models.esc_model import ESCModel
 from esc_arch.plugin.registration import register_model
 from esc_arch.progress import progress
 
-__all__ = ["MAX_SCALE", "ESCLTEModel"]
-
-# The largest scale of the paper's training.
-MAX_SCALE = 4.0
+__all__ = ["ESCLTEModel"]
 
 _logger = logging.getLogger("basicsr.esc_arch")
 
@@ -90,7 +88,7 @@ class ESCLTEModel(ESCModel):
                 self.lq,
                 size=tuple(self.gt.shape[-2:]) if has_gt else None,
                 scale=None if has_gt else self.scale,
-                max_scale=self.opt["val"].get("max_scale", MAX_SCALE),
+                max_scale=self.opt["val"].get("max_scale", LARGEST_TRAINED_SCALE),
             )
         network.train(is_training)
 

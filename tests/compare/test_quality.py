@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+from math import ceil
 from pathlib import Path
 
 import cv2
@@ -17,10 +18,12 @@ from skimage.metrics import structural_similarity
 import esc_arch
 from esc_arch.cli.main import main
 from esc_arch.compare import quality, results
-from esc_arch.compare.candidates import Candidate, read_candidate
+from esc_arch.compare.candidates import Candidate, read_candidate, read_candidates
 from esc_arch.compare.series import BICUBIC, Series, set_means
 from esc_arch.errors import UserError
+from tests import tiny
 from tests.compare.photos import make_set, photo
+from tests.reference_cases import fill_parameters
 from tests.run_python import output_of, start_python
 
 SHARED = Path(__file__).parents[3] / "shared"
@@ -71,7 +74,7 @@ def weights(tmp_path: Path) -> Path:
 
 def test_scores_and_outputs_agree_with_the_formulas(tmp_path: Path, data: Path, weights: Path):
     test_sets = [quality.open_benchmark(data, name, 2) for name in ("Little", "Bare")]
-    assert [test_set.is_made for test_set in test_sets] == [False, True]
+    assert [test_set.rule is None for test_set in test_sets] == [True, False]
     candidates = [read_candidate(str(weights))]
     tested = quality.compare(candidates, test_sets, tmp_path / "out", "cpu", RUN)
     assert not tested.errors
@@ -101,6 +104,46 @@ def test_scores_and_outputs_agree_with_the_formulas(tmp_path: Path, data: Path, 
     assert mean.psnr == pytest.approx(np.mean([row["psnr"] for row in little]))
     assert [row["image"] for row in quality.without_greyscale(little)] == ["photo0", "photo1"]
     assert results.read(tmp_path / "out")["quality"] == [{**row, "run": 0} for row in tested.rows]
+
+
+def test_a_network_for_any_scale_is_tested_at_each(tmp_path: Path, data: Path):
+    sizes = {**tiny.SIZES, "hidden_dim": 8}
+    network = fill_parameters(esc_arch.create("esc_lte", **sizes)).eval()
+    network.freq.weight.data *= 0.1
+    torch.save(
+        {"model": {"name": "lte", "args": {}, "sd": network.state_dict()}}, tmp_path / "a.pth"
+    )
+    scales = [2, 2.5, 5]
+    candidates = read_candidates(str(tmp_path / "a.pth"), scales)
+    assert [c.scale for c in candidates] == scales
+    test_sets = [quality.open_benchmark(data, "Little", scale) for scale in scales]
+    tested = quality.compare(candidates, test_sets, tmp_path / "out", "cpu", RUN)
+    assert not tested.errors
+    assert {(r["scale"], r["network"] == BICUBIC) for r in tested.rows} == {
+        (scale, is_bicubic) for scale in scales for is_bicubic in (True, False)
+    }
+    for row in tested.rows:
+        scale, hr = row["scale"], cv2.imread(row["hr"])
+        height, width = (int(side / scale) for side in hr.shape[:2])
+        hr = hr[: round(height * scale), : round(width * scale)]
+        output = cv2.imread(str(tmp_path / "out" / row["output"]))
+        border = ceil(scale)
+        assert row["psnr"] == pytest.approx(psnr(output, hr, border), abs=1e-4)
+        if row["network"] == BICUBIC or scale != 2.5:
+            continue
+        lr = Image.fromarray(hr[..., ::-1].copy()).resize((width, height), Image.BICUBIC)
+        x = torch.from_numpy(np.array(lr)).permute(2, 0, 1)[None] / 255
+        with torch.no_grad():
+            wanted = network(x, size=hr.shape[:2])[0].permute(1, 2, 0).numpy()
+        wanted = (wanted.clip(0, 1) * 255).round()[..., ::-1]
+        assert np.abs(wanted - output).max() <= 1
+        assert (wanted != output).mean() < 1e-3
+
+
+def test_a_network_of_another_scale_than_those_asked_for(weights: Path):
+    assert [c.scale for c in read_candidates(str(weights), [2, 3.5])] == [2]
+    with pytest.raises(UserError, match=r"x3 or x3\.5.*found esc_light x2"):
+        read_candidates(str(weights), [3, 3.5])
 
 
 def test_made_lr_images_are_those_that_the_benchmark_has(data: Path):
@@ -336,7 +379,7 @@ def test_weights_that_only_spandrel_knows(tmp_path: Path, data: Path):
 @pytest.mark.parametrize(
     ("entry", "scale", "parts"),
     [
-        ("{}", 3, ["expected a network for x3", "found esc_light x2", "Leave --scale out"]),
+        ("{}", 3, ["expected a network for x3", "found esc_light x2"]),
         ("esc={}", None, ["parameters of esc (x2, x3, x4)", "found those of esc_light x2"]),
         ("ecs={}", None, ["expected PRESET=FILE", "'ecs'"]),
         ("{}.gone", None, ["no such file"]),

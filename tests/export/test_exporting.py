@@ -1,5 +1,6 @@
 """Exported files against PyTorch, run by onnxruntime and by PyTorch without this package."""
 
+import copy
 import io
 import json
 import os
@@ -179,6 +180,47 @@ def test_half(tmp_path, name, scale):
     }
     assert_same(network, path, 0.05)
     assert_sums_in_float32(path)
+
+
+@pytest.mark.parametrize("blocks", [3, pytest.param(32, marks=pytest.mark.slow)])
+def test_any_scale_has_the_size_as_an_input(tmp_path, monkeypatch, blocks):
+    monkeypatch.setattr("esc_arch.export.any_scale.BLOCKS", blocks)
+    network = small("esc_lte", 4, hidden_dim=8)
+    network.freq.weight.data *= 0.1
+    path = exported(network, tmp_path, ".onnx")
+    assert_plain(path)
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    opened = open_weights(path)
+    assert opened.any_scale
+    double = copy.deepcopy(network).double()
+    # Fewer rows than the graph has blocks, sizes that are no multiple of them, cells of more than
+    # the largest scale of the training.
+    cases = ((1, 1, 3, 2), (1, 9, 1, 9), (9, 13, 33, 50), (5, 7, 150, 31), (8, 8, 4, 3))
+    for height, width, *size in cases:
+        x = torch.rand(2, 3, height, width)
+        with torch.no_grad():
+            expected = double(x.double(), size=size, max_scale=4)
+        y = session.run(None, {"image": x.numpy(), "size": np.array(size)})[0]
+        assert np.abs(y - expected.numpy()).max() < 1e-4
+        assert torch.equal(opened.network(x, tuple(size)), torch.from_numpy(y))
+
+
+@pytest.mark.slow
+def test_any_scale_in_half_and_by_openvino(tmp_path):
+    openvino = pytest.importorskip("openvino")
+    network = small("esc_lte", 4, hidden_dim=8)
+    network.freq.weight.data *= 0.1
+    x, size = torch.rand(1, 3, 11, 9), np.array([37, 24])
+    with torch.no_grad():
+        expected = network(x, size=tuple(size.tolist())).numpy()
+    half = exported(network, tmp_path, ".onnx", "--dtype", "fp16")
+    session = onnxruntime.InferenceSession(str(half), providers=["CPUExecutionProvider"])
+    given = {"image": x.numpy(), "size": size}
+    assert np.abs(session.run(None, given)[0] - expected).max() < 0.05
+    path = exported(network, tmp_path, "_32.onnx")
+    hint = {"INFERENCE_PRECISION_HINT": "f32"}
+    compiled = openvino.Core().compile_model(str(path), "CPU", hint)
+    assert np.abs(compiled(given)[0] - expected).max() < 1e-3
 
 
 @pytest.mark.slow
