@@ -1,6 +1,7 @@
 """ESC+LTE on a CPU: time beside the straightforward form, and memory of a large result.
 
-    python benchmarks/any_scale.py [--scales 2 3.3 4] [--megapixels 60] [--json FILE]
+    python benchmarks/any_scale.py [--scales 2 3.3 4] [--json FILE]
+    python benchmarks/any_scale.py --scales --megapixels 60 [--json FILE]
 
 The straightforward form, that of ``tests/naive_lte.py``, answers all queries at once and gathers
 the four neighbours one after another; both use the same encoder, and the encoder's share is in both
@@ -29,7 +30,7 @@ from tests import naive_lte
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--side", type=int, default=128, help="of the image (default: 128)")
-    parser.add_argument("--scales", type=float, nargs="+", default=[2, 3.3, 4])
+    parser.add_argument("--scales", type=float, nargs="*", default=[2, 3.3, 4])
     parser.add_argument("--rounds", type=int, default=3, help="default: 3")
     parser.add_argument(
         "--megapixels", type=float, default=0, help="of the result whose memory is measured"
