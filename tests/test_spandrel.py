@@ -103,7 +103,7 @@ def test_the_main_registry(monkeypatch):
     # The registry copies what it changes: so it is put back afterwards.
     for name in ("_architectures", "_ordered", "_by_id"):
         monkeypatch.setattr(main, name, getattr(main, name))
-    assert len(esc_arch.spandrel.install()) == 7
+    assert len(esc_arch.spandrel.install()) == 8
     network = create("esc_light", 2, n_blocks=1)
     assert ModelLoader().load_from_state_dict(network.state_dict()).architecture.id == "ESC"
     other = RRDBNet(3, 3, scale=4, num_feat=8, num_block=1)
@@ -113,7 +113,7 @@ def test_the_main_registry(monkeypatch):
 def test_an_empty_registry():
     known = ArchRegistry()
     esc_arch.spandrel.install(known)
-    assert len(known) == 7
+    assert len(known) == 8
 
 
 def test_without_spandrel(monkeypatch):
