@@ -264,6 +264,8 @@ class ESCLTE(nn.Module):
                 raise ValueError(f"scale {scale} is not above 0")
             return times(image[0], down), times(image[1], right)
         height, width = size
+        if not (hasattr(height, "__index__") and hasattr(width, "__index__")):
+            raise ValueError(f"size {height} x {width} is not in whole pixels")
         if height < 1 or width < 1:
             raise ValueError(f"size {height} x {width} has no pixels")
         return height, width
@@ -305,7 +307,8 @@ class ESCLTE(nn.Module):
         columns = Axis.of(pixel_centres(size[1], feat)[region.left : region.right], width)
         rows = rows.within(outer.top, outer.bottom, height)
         columns = columns.within(outer.left, outer.right, width)
-        result = feat.new_empty(len(feat), 3, region.pixels)
+        # Of the image's type: under autocast the features' is narrower.
+        result = x_normal.new_empty(len(feat), 3, region.pixels)
         at_a_time = max(_WAVES // self.coef.out_channels, 1)
         for top, bottom, band in bands(rows.pixel, outer):
             around = band.grown(1, (outer.height, outer.width))
