@@ -4,8 +4,8 @@ import copy
 import io
 import json
 import os
-import re
 import pickletools
+import re
 import zipfile
 
 import numpy as np
