@@ -235,8 +235,9 @@ class ESCLTE(nn.Module):
             return self.answers(mapped, coord, cell)
         assert size is not None
         cell = sides_of_pixels(size, image, max_scale, x)
-        if torch.is_grad_enabled() or torch.compiler.is_compiling():
-            # All queries at once: a graph would hold them in any case.
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or x.is_meta:
+            # All queries at once: a graph would hold them in any case, and a tensor without values
+            # says nothing of where bands end.
             coord = torch.cartesian_prod(*(pixel_centres(n, x) for n in size))
             coord, cell = coord.expand(x.shape[0], -1, -1), cell.expand(x.shape[0], 2)
             y = self.answers(mapped, coord, cell).mT.reshape(-1, 3, *size)
