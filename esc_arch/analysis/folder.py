@@ -57,7 +57,7 @@ def claim(folder: Path, files: Iterable[str], overwrite: bool) -> None:
     if there and not overwrite:
         raise UserError(
             f"{folder}: expected no {listed(there, 5)} yet; found an earlier analysis. Use "
-            "--overwrite to replace it, or another --name."
+            "--overwrite to replace it, or another folder (--name, -o)."
         )
     require_writable(folder)
 

@@ -235,8 +235,9 @@ class ESCLTE(nn.Module):
             return self.answers(mapped, coord, cell)
         assert size is not None
         cell = sides_of_pixels(size, image, max_scale, x)
-        if torch.is_grad_enabled() or torch.compiler.is_compiling():
-            # All queries at once: a graph would hold them in any case.
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or x.is_meta:
+            # All queries at once: a graph would hold them in any case, and a tensor without values
+            # says nothing of where bands end.
             coord = torch.cartesian_prod(*(pixel_centres(n, x) for n in size))
             coord, cell = coord.expand(x.shape[0], -1, -1), cell.expand(x.shape[0], 2)
             y = self.answers(mapped, coord, cell).mT.reshape(-1, 3, *size)
@@ -264,6 +265,8 @@ class ESCLTE(nn.Module):
                 raise ValueError(f"scale {scale} is not above 0")
             return times(image[0], down), times(image[1], right)
         height, width = size
+        if not (hasattr(height, "__index__") and hasattr(width, "__index__")):
+            raise ValueError(f"size {height} x {width} is not in whole pixels")
         if height < 1 or width < 1:
             raise ValueError(f"size {height} x {width} has no pixels")
         return height, width
@@ -305,7 +308,8 @@ class ESCLTE(nn.Module):
         columns = Axis.of(pixel_centres(size[1], feat)[region.left : region.right], width)
         rows = rows.within(outer.top, outer.bottom, height)
         columns = columns.within(outer.left, outer.right, width)
-        result = feat.new_empty(len(feat), 3, region.pixels)
+        # Of the image's type: under autocast the features' is narrower.
+        result = x_normal.new_empty(len(feat), 3, region.pixels)
         at_a_time = max(_WAVES // self.coef.out_channels, 1)
         for top, bottom, band in bands(rows.pixel, outer):
             around = band.grown(1, (outer.height, outer.width))

@@ -107,7 +107,11 @@ def costs(
             )
     pairs = [(n, s) for s in scales for n in networks if s in PRESETS[n].scales]
     if not pairs:
-        raise UserError(f"--scales: expected a scale of these networks; found {list(scales)}.")
+        known = sorted({scale for name in networks for scale in PRESETS[name].scales})
+        raise UserError(
+            f"--scales: expected a scale of these networks ({', '.join(map(str, known))}); found "
+            f"{', '.join(map(str, scales))}. Name one of them."
+        )
     rows = []
     for network, scale in pairs:
         width, height = (side // scale for side in output)

@@ -110,7 +110,8 @@ class Request:
         """The template with the forced values.
 
         Raises:
-            UserError: when it is no option file, or without a number of iterations to scale.
+            UserError: when it is no option file, or without a number of iterations to scale or a
+                scale of the networks.
         """
         template = options.read(self.template)
         options.force(template, self.force_yml, self.template)
@@ -120,6 +121,12 @@ class Request:
             raise UserError(
                 f"{self.template}: train.total_iter: expected {words(Count)}, from which the "
                 f"schedule is scaled; found {describe(total)}. Name an option file of training."
+            )
+        if template.get("scale") is None:
+            raise UserError(
+                f"{self.template}: scale: expected the one scale that all networks are trained "
+                "for; found none, as in option files for any scale. Name an option file of one "
+                "scale."
             )
         return template
 

@@ -20,8 +20,9 @@ __all__ = ["EXPORTED", "PROGRAMS", "Source"]
 
 # Classes whose graphs hold for every size, see tests/export.
 EXPORTED = ("ESC", "ESCFP", "ESCLTE", "ESCReal", "ESCRealM", "HiT_SRF", "ELAN", "EDSR", "MSRResNet")
-# Of ELAN, torch.export finds constraints on the width.
-PROGRAMS = tuple(name for name in EXPORTED if name != "ELAN")
+# Of ELAN, torch.export finds constraints on the width; the size that ESCLTE is asked for would be a
+# constant of the program.
+PROGRAMS = tuple(name for name in EXPORTED if name not in ("ELAN", "ESCLTE"))
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Source:
             raise _refused(model, expected, "an exported file already")
         detected = model.detected
         if detected is None or detected.network.__name__ not in known:
-            raise _refused(model, expected, "its operations depend on the image's size")
+            raise _refused(model, expected, "its operations depend on sizes")
         return cls(model, model.network, detected)
 
     def metadata(self, precision: str) -> dict[str, str]:

@@ -51,7 +51,9 @@ def test_similarity(workplace, capsys):
 
     # The same command again would replace what is there.
     assert main([*arguments, *layers]) == 2
-    assert "Use --overwrite to replace it, or another --name." in capsys.readouterr().err
+    assert (
+        "Use --overwrite to replace it, or another folder (--name, -o)." in capsys.readouterr().err
+    )
     assert read(folder / "similarity.json") == found
     again = ["analyze", "similarity", "photos", "-w", "esc.pth", "--overwrite", "--limit", "1"]
     assert main(again) == 0

@@ -117,6 +117,7 @@ def test_gradients_are_the_straightforward_forms():
     [
         ({"size": (4, 4), "scale": 2}, "size and scale"),
         ({"size": (0, 4)}, "no pixels"),
+        ({"size": (8.0, 4)}, "whole pixels"),
         ({"scale": 0}, "scale"),
         ({"scale": float("nan")}, "scale"),
         ({"coord": torch.zeros(1, 1, 2)}, "cell"),
@@ -126,6 +127,13 @@ def test_gradients_are_the_straightforward_forms():
 def test_arguments_that_do_not_fit(arguments, says):
     with pytest.raises(ValueError, match=says):
         small()(image(1, 3, 4, 4), **arguments)
+
+
+@pytest.mark.parametrize("has_graph", [False, True])
+def test_under_autocast_the_result_has_the_type_of_the_image(has_graph):
+    network, x = small().float(), image(1, 3, 5, 6).float()
+    with torch.set_grad_enabled(has_graph), torch.autocast("cpu", torch.bfloat16):
+        assert network(x, scale=2.5).dtype == torch.float32
 
 
 def test_an_odd_number_of_waves_is_refused():

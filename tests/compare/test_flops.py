@@ -97,6 +97,18 @@ def test_networks_count_as_in_fvcore(name, arguments, size):
     assert multiply_adds(network, *size) == expected
 
 
+def test_any_scale_by_hand():
+    network = create("esc_lte", hidden_dim=6)
+    height, width, dim, waves = 32, 64, 64, 6
+    queries = (4 * height) * (4 * width)
+    convolutions = 2 * 9 * dim * waves * height * width
+    colours = 4 * queries * (3 * waves**2 + 3 * waves)
+    phases, interpolated = queries * waves, 4 * 3 * queries
+    expected = multiply_adds(network.encoder, height, width)
+    expected += convolutions + colours + phases + interpolated
+    assert multiply_adds(network, height, width) == expected
+
+
 # In 10**9, as the ESC paper prints them.  SwinIR-light and SRFormer-light at x2 are left out:
 # 244.2 and 236.3 there, where fvcore itself gives 244.37 and 236.23.
 PUBLISHED = {

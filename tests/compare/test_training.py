@@ -160,6 +160,12 @@ def test_wrong_arguments_are_one_clear_message(changes: dict, part: str):
     assert part in str(error.value)
 
 
+def test_a_template_for_any_scale_is_refused():
+    request = Request(("esc",), str(ROOT / "options" / "train_ESC_LTE.yml"), "any", 4, None)
+    with pytest.raises(UserError, match="expected the one scale"):
+        request.read_template()
+
+
 def test_nothing_is_written_before_all_is_checked(folder: Path):
     path = folder / "template.yml"
     path.write_text(path.read_text().replace("data/val/HR", "data/gone/HR"))
