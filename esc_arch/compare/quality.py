@@ -96,8 +96,8 @@ class Tested(NamedTuple):
 def open_benchmark(data: Path, name: str, scale: Scale) -> TestSet:
     """A benchmark: HR/IMAGE.png and LR_bicubic/X{scale}/IMAGEx{scale}.png below DATA/NAME.
 
-    Without a folder LR_bicubic/X{scale} the LR images are made: by MATLAB's rule, or, for a scale
-    that is no whole number, by Pillow's bicubic, as LTE's are.
+    Without a folder LR_bicubic/X{scale} the LR images are made: at x2, x3 and x4 by MATLAB's rule,
+    as those of benchmarks are, at other scales by Pillow's bicubic, as those of LTE's tests are.
 
     Raises:
         UserError: when the folder is missing or not below DATA, or an image of a pair is
@@ -113,7 +113,7 @@ def open_benchmark(data: Path, name: str, scale: Scale) -> TestSet:
         "dataroot_gt": str(data / name / "HR"),
         "io_backend": {"type": "disk"},
     }
-    if not isinstance(scale, int):
+    if not lr.is_dir() and scale not in (2, 3, 4):
         rule = "Pillow's bicubic"
         section |= {"type": "RandomScaleImageDataset", "scale": scale}
     elif not lr.is_dir():
@@ -290,6 +290,8 @@ def _rows(
             "ssim": float(calculate_ssim(output, hr, **metric)),
             "hr": str(path),
             "output": name,
+            # By which the LR images were made, where there were none.
+            **({"lr_rule": test_set.rule} if test_set.rule else {}),
         }
 
 
