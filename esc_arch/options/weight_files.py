@@ -33,7 +33,7 @@ def inspect_checkpoints(problems: Problems, opt: Mapping[str, object], run: Run)
     path = opt.get("path")
     if not isinstance(path, dict) or problems.under("path"):
         return
-    networks = [key for key in opt if key.startswith("network_")]
+    networks = [key for key in opt if key.startswith("network_") and isinstance(opt[key], dict)]
     if run.is_train and (run.auto_resume or path.get("resume_state")):
         key, file = "path.resume_state", path.get("resume_state")
         if run.auto_resume:

@@ -151,3 +151,9 @@ def test_merge_keys_mean_what_pyyaml_says(sections):
         lines.append(f"s{number}: &s{number} {{<<: [{sources}]{', ' if own else ''}{own}}}")
     text = "\n".join(lines).replace("'", "")
     assert parse_yaml(text, "x") == yaml.safe_load(text)
+
+
+def test_a_file_for_a_network_that_is_no_section(empty):
+    """Found by the test above, with no model to ask for the network's section."""
+    opt = {"name": "x", "network_g": None, "path": {"pretrain_network_g": "gone.pth"}}
+    judged(lambda: run_checks(opt, False, str(empty)))
