@@ -36,6 +36,8 @@ __all__ = [
     "ESCLTE",
     "HALO",
     "LARGEST_TRAINED_SCALE",
+    "LEAST_AREA",
+    "SHIFT",
     "ESCEncoder",
     "ESCLTEConfig",
     "MapPart",
@@ -57,9 +59,9 @@ _BAND_PIXELS = 1 << 15
 HALO = 2
 # By how much a neighbour is looked for beyond half a pixel, so that a query at a pixel's centre
 # has an answer, and how far within the image it stays.
-_SHIFT = 1e-6
+SHIFT = 1e-6
 # Keeps the weights finite where all four neighbours are the same pixel.
-_LEAST_AREA = 1e-9
+LEAST_AREA = 1e-9
 
 
 @dataclass(frozen=True)
@@ -137,8 +139,8 @@ class Axis(NamedTuple):
     @classmethod
     def of(cls, coord: Tensor, n: int) -> "Axis":
         """Of coordinates (Q,) along a side of n pixels."""
-        near = torch.stack([coord - 1 / n, coord + 1 / n]) + _SHIFT
-        near = near.clamp(-1 + _SHIFT, 1 - _SHIFT)
+        near = torch.stack([coord - 1 / n, coord + 1 / n]) + SHIFT
+        near = near.clamp(-1 + SHIFT, 1 - SHIFT)
         pixel = (((near + 1) * n - 1) / 2).round().long()
         return cls(coord, pixel, (coord - pixel_centres(n, coord)[pixel]) * n)
 
@@ -180,9 +182,14 @@ class ESCLTE(nn.Module):
     Shape: (B, 3, H, W), RGB in [0, 1], any H and W from 1 -> (B, 3, H', W'), not clamped, in the
     input's memory format; or (B, Q, 3) of queries.
 
+    Attributes:
+        any_scale: tells it from networks of one scale, as ``any_scale`` of ONNX files does.
+
     Raises:
         ValueError: when the arguments do not fit each other.
     """
+
+    any_scale = True
 
     @takes_fields_of(ESCLTEConfig)
     def __init__(self, config: ESCLTEConfig, use_ln: bool = False) -> None:
@@ -369,7 +376,7 @@ class ESCLTE(nn.Module):
         angle = angle + pi * phase.to(angle.dtype)
         basis = coef * torch.cat([angle.cos(), angle.sin()], -1).to(coef.dtype)
         colour = self.imnet(basis)
-        area = (dy * dx).abs() + _LEAST_AREA
+        area = (dy * dx).abs() + LEAST_AREA
         # A neighbour counts by the rectangle between the query and the opposite neighbour.
         weight = area.flip(0, 1) / area.sum((0, 1))
         return (colour * weight[..., None].to(colour.dtype)).sum((0, 1))

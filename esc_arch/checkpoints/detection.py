@@ -8,7 +8,6 @@ from functools import cache
 
 from torch import Tensor, nn
 
-from esc_arch.archs.esc_lte_arch import ESCLTE
 from esc_arch.archs.presets import PRESETS, build_meta, construct, construct_meta
 from esc_arch.checkpoints.architectures import ARCHITECTURES, ASSUMED, Argument
 from esc_arch.errors import UserError, listed
@@ -54,7 +53,7 @@ class Detected:
     @property
     def any_scale(self) -> bool:
         """Whether it enlarges to any size that is asked for; ``scale`` is where none is."""
-        return issubclass(self.network, ESCLTE)
+        return getattr(self.network, "any_scale", False)
 
     @property
     def channels(self) -> int:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from esc_arch.archs import ESC, ESCFP, ESCLTE, ESCReal, ESCRealM
+from esc_arch.archs import ESC, ESCFP, ESCReal, ESCRealM
 from esc_arch.archs.presets import PRESETS, build_meta
 from esc_arch.checkpoints.detection import detect
 from esc_arch.checkpoints.loading import create, open_weights
@@ -129,7 +129,7 @@ def read_candidate(text: str, scale: int | None = None) -> Candidate:
 def _of_preset(name: str, scale: int, path: str) -> Candidate:
     preset = PRESETS[name]
     window = preset.arguments["window_size"] if preset.network in ESC_FAMILY else 1
-    return Candidate(name, name, scale, path, window, preset.network is ESCLTE)
+    return Candidate(name, name, scale, path, window, getattr(preset.network, "any_scale", False))
 
 
 def _holds(state: Mapping[str, Tensor], name: str, scale: int) -> bool:

@@ -25,6 +25,7 @@ from basicsr.utils import tensor2img
 from basicsr.utils.registry import DATASET_REGISTRY
 from torch import Tensor, nn
 
+from esc_arch.archs.esc_lte_arch import times
 from esc_arch.archs.whole_windows import WholeWindows
 from esc_arch.compare import results
 from esc_arch.compare.candidates import Candidate, Scale
@@ -251,7 +252,7 @@ def _enlarger(candidate: Candidate, device: str) -> Callable[[Tensor], np.ndarra
 
 def _size(lq: Tensor, scale: Scale) -> tuple[int, int]:
     """Of the result of an image (3, h, w)."""
-    return round(lq.shape[1] * scale), round(lq.shape[2] * scale)
+    return times(lq.shape[1], scale), times(lq.shape[2], scale)
 
 
 def _rows(

@@ -10,7 +10,6 @@ from math import inf, log10
 import torch
 from torch import Tensor, nn
 
-from esc_arch.archs.esc_lte_arch import ESCLTE
 from esc_arch.errors import UserError
 from esc_arch.progress import progress
 
@@ -103,7 +102,11 @@ def compare(
 def _size_of(network: nn.Module, shape: tuple[int, int, int, int]) -> dict[str, tuple[int, int]]:
     """The size to ask a network for any scale for: of another scale along each side."""
     height, width = shape[2:]
-    return {"size": (round(2.7 * height), 3 * width + 1)} if isinstance(network, ESCLTE) else {}
+    return (
+        {"size": (round(2.7 * height), 3 * width + 1)}
+        if getattr(network, "any_scale", False)
+        else {}
+    )
 
 
 def _require_near(agreement: Agreement, peak: float, precision: str, name: str) -> None:

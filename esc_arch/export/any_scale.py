@@ -14,17 +14,13 @@ import torch
 from onnxscript import ir, opset18
 from torch import Tensor, nn
 
-from esc_arch.archs.esc_lte_arch import ESCLTE, LARGEST_TRAINED_SCALE, normalised
+from esc_arch.archs.esc_lte_arch import ESCLTE, LARGEST_TRAINED_SCALE, LEAST_AREA, SHIFT, normalised
 from esc_arch.export.graph_values import constant, floating, ints, static
 
 __all__ = ["AnyScaleGraph", "decode", "decode_in_onnx"]
 
 # Rows of the result are computed in so many blocks.  More take longer to export and to load.
 BLOCKS = 32
-
-# As in the network.
-_SHIFT = 1e-6
-_LEAST_AREA = 1e-9
 
 _ops: Any = opset18
 
@@ -121,7 +117,7 @@ def decode_in_onnx(
 
     quarter = static(waves, 3) // 4  # D / 2
     ends = [ints(quarter * n) for n in (0, 2, 3, 4)]
-    least, one = floating(1 / _LEAST_AREA), floating(1)
+    least, one = floating(1 / LEAST_AREA), floating(1)
     first, fifth = ints(1), ints(5)
     both_of_area, both = ints(0, 2), ints(1, 3)
     # (2, W', 1), in radians; and in units of the least area, as optimisers take a sum with so
@@ -185,7 +181,7 @@ def _axis(number: ir.Value, out: ir.Value, n: ir.Value) -> _Axis:
     near = _ops.Add(
         coord, _ops.Unsqueeze(_ops.Concat(_ratio(-1, n), _ratio(1, n), axis=0), ints(1))
     )
-    near = _ops.Clip(_ops.Add(near, floating(_SHIFT)), floating(_SHIFT - 1), floating(1 - _SHIFT))
+    near = _ops.Clip(_ops.Add(near, floating(SHIFT)), floating(SHIFT - 1), floating(1 - SHIFT))
     pixel = _ops.Cast(_ops.Round(place_of(near)), to=ir.DataType.INT64)
     distance = _ops.Mul(_ops.Sub(coord, _centre(pixel, n)), sides)
     last = _ops.Sub(n, ints(1))

@@ -128,6 +128,7 @@ def test_a_network_for_any_scale_is_tested_at_each(tmp_path: Path, data: Path):
         hr = hr[: round(height * scale), : round(width * scale)]
         output = cv2.imread(str(tmp_path / "out" / row["output"]))
         border = ceil(scale)
+        assert row["lr_rule"] == "Pillow's bicubic" if scale != 2 else "lr_rule" not in row
         assert row["psnr"] == pytest.approx(psnr(output, hr, border), abs=1e-4)
         if row["network"] == BICUBIC or scale != 2.5:
             continue

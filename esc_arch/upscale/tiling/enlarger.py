@@ -193,7 +193,7 @@ class _Enlarging:
             memory -= int(self.pixels * self.scale**2 * 3 * self.image.element_size())
         if goes_by_tiles(self.inner, self.dtype):
             self.by_synchronous_tiles(self.inner, max(memory, 0), shrink)
-        elif isinstance(self.inner, ESCLTE) or getattr(self.inner, "any_scale", False):
+        elif getattr(self.inner, "any_scale", False):
             self.whole()  # with modules that were replaced, which may look at the whole map
         else:
             self.by_overlapping_tiles(max(memory, 0), shrink)

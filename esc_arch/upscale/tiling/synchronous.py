@@ -243,4 +243,4 @@ def _sampler(network: ESCFamily) -> tuple[DySample | None, nn.Module]:
         return to_img, nn.Identity()
     if isinstance(to_img, nn.Sequential) and isinstance(to_img[-1], DySample):
         return to_img[-1], nn.Sequential(*list(to_img)[:-1])
-    return None, to_img or nn.Identity()
+    return None, nn.Identity() if to_img is None else to_img
