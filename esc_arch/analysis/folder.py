@@ -44,7 +44,7 @@ def folder_of(name: str | None, output: str | None, analysis: str) -> Path:
 
 
 def claim(folder: Path, files: Iterable[str], overwrite: bool) -> None:
-    """Make a folder for files, before anything is computed.
+    """See that files can be written into a folder, before anything is computed.
 
     Args:
         files: that are going to be written.
@@ -59,7 +59,11 @@ def claim(folder: Path, files: Iterable[str], overwrite: bool) -> None:
             f"{folder}: expected no {listed(there, 5)} yet; found an earlier analysis. Use "
             "--overwrite to replace it, or another folder (--name, -o)."
         )
+    missing = [one for one in (folder, *folder.parents) if not one.exists()]
     require_writable(folder)
+    # Made again with the first file, so that an analysis that is refused leaves nothing.
+    for made in missing:
+        made.rmdir()
 
 
 def require_matplotlib() -> None:

@@ -99,6 +99,16 @@ def test_mistakes_are_said_before_anything_is_written(workplace, capsys, argumen
     assert sorted(workplace.rglob("*")) == before
 
 
+@pytest.mark.parametrize("output", [[], ["-o", "new/folder"]])
+def test_an_analysis_that_is_refused_while_it_computes_leaves_no_folder(workplace, capsys, output):
+    cv2.imwrite("dot.png", np.zeros((1, 1, 3), np.uint8))
+    before = sorted(workplace.rglob("*"))
+    layers = ["--layers", "blocks.0.attn", "blocks.0.pconvs.0"]
+    assert main(["analyze", "similarity", "dot.png", "-w", "esc.pth", *layers, *output]) == 2
+    assert "expected a map with at least 4 patches" in capsys.readouterr().err
+    assert sorted(workplace.rglob("*")) == before
+
+
 def test_without_matplotlib(workplace, capsys, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
     assert main(["analyze", "features", "photos", "-w", "esc.pth"]) == 2
